@@ -1,0 +1,298 @@
+"""The main job: a small study is trained once; the order of what happens and what a second call does are promised."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import windtunnel as wt
+from windtunnel.errors import InputError
+from windtunnel.launch.here import Here
+from windtunnel.store import forecast_hash
+from windtunnel.study.stages import Stages
+
+
+class Noting:
+    """The launcher of this machine, noting what it was asked for and how many forecasts were there."""
+
+    def __init__(self, *, trains: bool = True) -> None:
+        self.asked: list[tuple[object, str, int]] = []  # spec, stage, forecasts in the store at that time
+        self.trains = trains
+
+    def __call__(self, packs, store, report=None, finished=None):
+        known = len(store.forecasts())
+        pairs = [(s, labels) for p in packs for s, labels in zip(p.specs, p.labels, strict=True)]
+        self.asked += [(s, f"{labels['idea']} {labels['stage']}", known) for s, labels in pairs]
+        if self.trains:
+            Here(devices=1)(packs, store, report, finished)
+
+    def keys(self):
+        return [spec.key for spec, _, _ in self.asked]
+
+
+@pytest.fixture(scope="module")
+def study(corpus):
+    return tiny.study(corpus)
+
+
+@pytest.fixture(scope="module")
+def first(study, tmp_path_factory):
+    """Result and launcher of the first and only whole run of the study."""
+    launcher = Noting()
+    store = wt.Store(tmp_path_factory.mktemp("study") / "store")
+    return study.run(store, launcher=launcher), launcher
+
+
+@pytest.fixture
+def result(first):
+    return first[0]
+
+
+@pytest.fixture
+def copied(result, tmp_path):
+    """A store of one's own with the same records."""
+    shutil.copytree(result.store.path, tmp_path / "copy")
+    return wt.Store(tmp_path / "copy")
+
+
+def untrained(study, store):
+    """What a study would train next."""
+    launcher = Noting(trains=False)
+    with pytest.raises(InputError, match="were not recorded"):
+        study.run(store, launcher=launcher)
+    return launcher.asked
+
+
+def files(store: wt.Store) -> dict[str, tuple[int, bytes]]:
+    return {str(p.relative_to(store.path)): (p.stat().st_mtime_ns, p.read_bytes())
+            for p in sorted(store.path.rglob("*")) if p.is_file()}  # fmt: skip
+
+
+# the order of things
+
+
+def test_both_forecasts_are_stored_before_any_target_run_is_asked(first):
+    _, launcher = first
+    targets = [known for _, stage, known in launcher.asked if stage.endswith("target")]
+    assert len(targets) == 2
+    assert targets == [2, 2]
+    assert {known for _, stage, known in launcher.asked if not stage.endswith("target")} == {0}
+
+
+def test_the_target_was_not_smuggled_in_under_another_stage(study, first):
+    _, launcher = first
+    widths = {spec.rung.width for spec, stage, _ in launcher.asked if not stage.endswith("target")}
+    assert max(widths) == study.ladder.top.width
+
+
+def test_every_run_is_trained_once(first):
+    result, launcher = first
+    assert len(launcher.keys()) == len(set(launcher.keys()))
+    assert sorted(launcher.keys()) == list(result.store.keys())
+
+
+def test_forecasts_are_sealed_and_made_before_the_truth(result):
+    for stored in result.store.forecasts():
+        assert stored["hash"] == forecast_hash(stored)
+    assert {name: [s.made_before for s in scores] for name, scores in result.scores.items()} == {
+        "base": [True],
+        "sign_momentum": [True],
+    }
+    created = max(f["created"] for f in result.store.forecasts())
+    assert all(run.created > created for runs in result.targets.values() for run in runs)
+
+
+def test_a_forecast_rests_on_the_ladder_alone(result):
+    for name, forecast in result.forecasts.items():
+        assert set(forecast.runs) == {run.key for run in result.ladder[name] if run.finished}
+        assert not set(forecast.runs) & {run.key for run in result.targets[name]}
+
+
+# what is compared
+
+
+def test_base_and_idea_start_from_the_same_weights_and_see_the_same_examples(result):
+    base = {(r.spec.rung.width, r.spec.seed): r.curve["train_loss"][0] for r in result.ladder["base"]}
+    idea = {(r.spec.rung.width, r.spec.seed): r.curve["train_loss"][0] for r in result.ladder["sign_momentum"]}
+    assert base == pytest.approx(idea, rel=1e-6)
+    assert len(set(base.values())) == len(base), "seeds and widths must differ"
+
+
+def test_base_and_idea_are_judged_by_the_same_examples(result):
+    judges = {json.dumps(dict(r.spec.judge), sort_keys=True) for runs in result.ladder.values() for r in runs}
+    assert len(judges) == 1
+
+
+def test_an_idea_is_tuned_on_its_own(result):
+    tried = {n: {r.spec.hyperparameters["lr"] for r in runs} for n, runs in result.tried.items()}
+    assert len(tried["base"]) >= 5 and len(tried["sign_momentum"]) >= 5
+    assert tried["base"] != tried["sign_momentum"]
+
+
+def test_the_ladder_is_trained_at_the_tuned_value(result):
+    for name, basins in result.basins.items():
+        values = {run.spec.hyperparameters["lr"] for run in result.ladder[name] + result.targets[name]}
+        assert len(values) == 1
+        assert values.pop() == pytest.approx(basins["lr"].optimum.median, rel=0.005)
+
+
+def test_an_idea_gets_a_verdict_and_the_base_none(result):
+    assert set(result.verdicts) == {"sign_momentum"}
+    assert 0 <= result.verdicts["sign_momentum"].to_json()["p_better"] <= 1
+
+
+def test_the_true_difference_is_that_of_the_target_runs(result):
+    from windtunnel.study.words import truth_delta
+
+    losses = {name: runs[0].loss for name, runs in result.targets.items()}
+    assert truth_delta(result, "sign_momentum") == pytest.approx(losses["sign_momentum"] - losses["base"])
+
+
+# a second call
+
+
+def test_a_second_run_trains_nothing_and_writes_nothing(study, result):
+    before, launcher = files(result.store), Noting()
+    again = study.run(wt.Store(result.store.path), launcher=launcher)
+    assert launcher.asked == []
+    assert files(result.store) == before
+    assert again.to_json() == result.to_json()
+
+
+def test_no_checkpoint_outlives_its_runs(result):
+    assert [p for p in (result.store.path / "packs").rglob("*") if p.is_file()] == []
+
+
+def test_a_new_seed_asks_for_that_seed_alone(study, result):
+    more = replace(study, ladder=study.ladder.but(seeds=3))
+    asked = untrained(more, result.store)
+    assert {spec.seed for spec, _, _ in asked} == {2}
+    assert len(asked) == 2 * len(study.ladder.rungs)
+
+
+def test_a_new_rung_asks_for_that_rung_alone(study, result):
+    wider = wt.Rung(width=32, depth=1, heads=4, tokens=tiny.TOKENS)
+    asked = untrained(replace(study, ladder=study.ladder.but(rungs=(*study.ladder.rungs, wider))), result.store)
+    assert {spec.rung.width for spec, _, _ in asked} == {32}
+    assert len(asked) == 2 * study.ladder.seeds
+
+
+def lion(base):
+    """Lion in place of AdamW."""
+    from windtunnel.parts.optimizers import Lion
+
+    return base.but(optimizer=Lion())
+
+
+def test_a_new_idea_asks_for_that_idea_alone(study, result):
+    asked = untrained(replace(study, ideas=[*study.ideas, lion]), result.store)
+    assert {stage for _, stage, _ in asked} == {"lion tune"}
+    assert len(asked) == study.tuning.points
+
+
+def test_a_lost_record_is_trained_again_to_the_same_numbers(study, result, copied):
+    lost = result.ladder["base"][0]
+    shutil.rmtree(copied.path / "runs" / lost.key)
+    launcher = Noting()
+    study.run(copied, launcher=launcher)
+    assert launcher.keys() == [lost.key]
+    assert copied.get(lost.key).loss == pytest.approx(lost.loss, rel=1e-6)  # it was packed with others before
+
+
+def test_a_forecast_refitted_after_the_truth_says_that_it_is_none(study, copied):
+    late = replace(study, ideas=(), ladder=study.ladder.but(seeds=3)).run(copied, launcher=Noting())
+    assert any("Not a forecast" in caveat for caveat in late.forecasts["base"].caveats)
+    assert [score.made_before for score in late.scores["base"]] == [False]
+
+
+# plan, report, refusals
+
+
+def test_a_plan_writes_nothing_and_counts_every_run_as_missing(study, tmp_path):
+    store = wt.Store(tmp_path / "none")
+    plan = study.plan(store)
+    assert not store.path.exists()
+    assert plan.missing == sum(row.runs for row in plan.rows) > 0
+    rows = {(row.stage, row.recipe, row.rung.width): row.missing for row in plan.rows}
+    assert rows["ladder", "base", 24] == study.ladder.seeds
+    assert rows["target", "sign_momentum", 48] == 1
+    assert plan.flops == pytest.approx(sum(r.missing * r.size.training_flops(tiny.TOKENS) for r in plan.rows))
+
+
+def test_a_plan_of_a_finished_study_misses_nothing_but_what_was_lost(study, result, copied):
+    assert study.plan(copied).missing == 0
+    shutil.rmtree(copied.path / "runs" / result.ladder["sign_momentum"][-1].key)
+    missing = [(row.stage, row.recipe, row.missing) for row in study.plan(copied).rows if row.missing]
+    assert missing == [("ladder", "sign_momentum", 1)]
+
+
+def test_the_report_is_one_file_with_the_forecast_in_it(result, tmp_path):
+    page = result.report(tmp_path / "page.html", command="windtunnel run tiny.py")
+    words = page.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+    assert f"{result.forecasts['base'].loss.median:.4g}" in words
+    assert "sign_momentum" in words and "windtunnel run tiny.py" in words
+
+
+def test_the_answer_is_plain_data_without_nan(result):
+    text = json.dumps(result.to_json(), allow_nan=False)
+    assert json.loads(text)["study"] == "tiny"
+
+
+def returns_a_number(base):
+    """Not an idea."""
+    return 3
+
+
+def test_an_idea_that_returns_no_recipe_is_refused(study):
+    with pytest.raises(InputError, match=r"returns_a_number returned a int; an idea takes a Recipe"):
+        replace(study, ideas=[returns_a_number])
+
+
+@pytest.mark.parametrize("idea", [lambda base: base, "muon", None])
+def test_an_idea_without_a_name_is_refused(study, idea):
+    with pytest.raises(InputError, match="is not an idea"):
+        replace(study, ideas=[idea])
+
+
+def test_two_ideas_of_one_name_are_refused(study):
+    with pytest.raises(InputError, match="Two ideas of the study are called 'sign_momentum'"):
+        replace(study, ideas=[tiny.sign_momentum, tiny.sign_momentum])
+
+
+def test_a_target_inside_the_ladder_is_refused(study, tmp_path):
+    inside = replace(study, target=wt.Target(rung=study.ladder.top))
+    with pytest.raises(InputError, match="lies inside the ladder"):
+        inside.run(wt.Store(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_target_without_a_shape_cannot_be_trained(study):
+    with pytest.raises(InputError, match="the target has no rung"):
+        replace(study, target=wt.Target(params=1e9, tokens=1e10))
+
+
+def test_seeds_of_a_shifted_study_are_its_own(study, tmp_path):
+    store = wt.Store(tmp_path / "none")
+    shifted = replace(study, seed=1)
+    keys = [{a.spec.key for a in Stages(s, store).ladder("base", {"lr": 0.01})} for s in (study, shifted)]
+    assert not keys[0] & keys[1]
+
+
+def test_losses_fall_with_width_and_are_below_chance(result):
+    by_width = [np.mean([r.loss for r in result.ladder["base"] if r.spec.rung.width == w]) for w in (8, 12, 16, 24)]
+    assert by_width[-1] < by_width[0] < np.log(256)
+
+
+def test_the_store_can_be_read_with_json_and_numpy_alone(result):
+    run = result.ladder["base"][0]
+    folder = Path(result.store.path) / "runs" / run.key
+    assert json.loads((folder / "run.json").read_text())["loss"] == run.loss
+    with np.load(folder / "curve.npz") as curve:
+        assert curve["judged_loss"][-1] == run.loss

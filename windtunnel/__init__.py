@@ -1,0 +1,76 @@
+"""windtunnel: foretell a large model's result from small models' runs, before the large one is trained.
+
+The public names, resolved when they are first used: `import windtunnel`, reading a store and fitting a table of runs
+import no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": ("InputError",),
+    "ladder": ("Ladder", "Rung", "Size", "Target"),
+    "recipe": ("DataShape", "Judge", "Recipe", "Site", "tuned"),
+    "runs": ("Outcome", "Run", "RunSpec"),
+    "store": ("Store",),
+    "laws": ("Chinchilla", "Observations", "PlainPowerLaw", "PowerLaw", "read_runs"),
+    "forecasts": (
+        "Fit", "Forecast", "Interval", "Score", "Verdict", "backtest", "compare", "fit", "forecast", "score",
+    ),
+    "tune": ("Tuning",),
+    "study": ("Plan", "Result", "Study"),
+}  # fmt: skip
+_HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
+_ROOMS = {"data": "windtunnel.parts.data", "ideas": "windtunnel.ideas", "parts": "windtunnel.parts",
+          "recipes": "windtunnel.parts.recipes", "scaling": "windtunnel.scaling"}  # fmt: skip
+
+__all__ = sorted([*_HOME, *_ROOMS])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(_ROOMS[name])
+    if name not in _HOME:
+        raise AttributeError(f"windtunnel has no {name!r}; its public names are {', '.join(__all__)}.")
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "safetensors", "cloudpickle"):
+            raise ModuleNotFoundError(
+                f"windtunnel.{name} trains models and needs {error.name}: pip install 'windtunnel[train]'.",
+                name=error.name,
+            ) from None
+        raise
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
+    from windtunnel import ideas, parts, scaling
+    from windtunnel.errors import InputError
+    from windtunnel.forecasts import (
+        Fit,
+        Forecast,
+        Interval,
+        Score,
+        Verdict,
+        backtest,
+        compare,
+        fit,
+        forecast,
+        score,
+    )
+    from windtunnel.ladder import Ladder, Rung, Size, Target
+    from windtunnel.laws import Chinchilla, Observations, PlainPowerLaw, PowerLaw, read_runs
+    from windtunnel.parts import data, recipes
+    from windtunnel.recipe import DataShape, Judge, Recipe, Site, tuned
+    from windtunnel.runs import Outcome, Run, RunSpec
+    from windtunnel.store import Store
+    from windtunnel.study import Plan, Result, Study
+    from windtunnel.tune import Tuning

@@ -1,0 +1,76 @@
+"""The command line: verbs, no science. Exit codes: 0 done, 1 our bug, 2 bad input, 3 done but a forecast fails its own
+backtest; 130 interrupted (run again to go on).
+
+Flags say where and how, never science; a test freezes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from windtunnel.errors import InputError
+
+VERBS = {
+    "check": "conformance of an idea in seconds: loads, packs, repeats, learns, is width-stable, saves",
+    "plan": "the dry run of a study: runs missing, FLOPs, minutes, memory",
+    "run": "tune, train the ladder, write the forecast, report; run again to resume",
+    "forecast": "forecasts of a study from stored runs only",
+    "fit": "laws and a forecast from anyone's table of runs",
+    "report": "rewrite a study's HTML report from the store",
+    "runs": "list the records of a store, or show one",
+    "score": "set a stored forecast beside a stored run",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        args = parser(arguments).parse_args(arguments)
+        return import_module(f"windtunnel.cli.{args.verb}").execute(args)
+    except InputError as error:
+        print(f"windtunnel: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("windtunnel: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left, as `head` does
+        return 0
+    except ModuleNotFoundError as error:
+        return _missing(error)
+    except Exception:
+        traceback.print_exc()
+        print("windtunnel: this is a bug in windtunnel, not in your input; please report it with the lines above",
+              file=sys.stderr)  # fmt: skip
+        return 1
+
+
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser with every verb; only the asked verb's module is imported, unless none is asked."""
+    top = argparse.ArgumentParser(prog="windtunnel", description="Foretell a large model's result from small models.")
+    top.add_argument("--version", action="version", version=f"windtunnel {_version()}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    asked = next((a for a in arguments if a in VERBS), None)
+    for verb, says in VERBS.items():
+        sub = verbs.add_parser(verb, help=says, description=says)
+        if asked in (None, verb):
+            import_module(f"windtunnel.cli.{verb}").add_arguments(sub)
+    return top
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    if error.name in ("torch", "safetensors", "cloudpickle", "sklearn"):
+        print(f"windtunnel: this needs {error.name}: pip install 'windtunnel[train]'", file=sys.stderr)
+        return 2
+    raise error
+
+
+def _version() -> str:
+    from windtunnel import __version__
+
+    return __version__

@@ -1,0 +1,148 @@
+"""What a person sees while a study runs: stage, how far, minutes left, loss of each member, forecast so far.
+
+On a terminal a live display; elsewhere (logs, CI) one plain line now and then. Both go to standard error, so that
+standard output holds the answer alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from windtunnel.ladder import compact
+
+PLAIN_SECONDS = 15.0
+
+
+class Follow:
+    """How far a stage is, counted in FLOPs: what both displays show."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.begin([])
+
+    def begin(self, packs: Sequence[Any]) -> None:
+        """A stage starts."""
+        self.started = time.monotonic()
+        self.packs = {pack.key: pack for pack in packs}
+        self.cost = {pack.key: _flops(pack) for pack in packs}
+        self.done: dict[str, float] = {}
+        self.latest: dict[str, Any] = {}
+
+    def progress(self, progress: Any) -> None:
+        """A pack advanced."""
+        self.latest[progress.pack] = progress
+        self.done[progress.pack] = progress.step / progress.steps
+
+    def finished(self, pack: Any) -> None:
+        """A pack is recorded."""
+        self.latest.pop(pack.key, None)
+        self.done[pack.key] = 1.0
+
+    @property
+    def share(self) -> float:
+        """Share of the stage's FLOPs that is done."""
+        total = sum(self.cost.values())
+        return sum(self.cost.get(k, 0.0) * d for k, d in self.done.items()) / total if total else 0.0
+
+    @property
+    def minutes_left(self) -> float | None:
+        """Minutes left at the speed so far; None before there is a speed."""
+        elapsed = time.monotonic() - self.started
+        return elapsed * (1 - self.share) / self.share / 60 if self.share > 0.01 and elapsed > 2 else None
+
+    def head(self) -> str:
+        """One line: stage, share, minutes left."""
+        left = "" if self.minutes_left is None else f", about {self.minutes_left:.1f} min left"
+        recorded = sum(d == 1.0 for d in self.done.values())
+        return f"{self.name}: {100 * self.share:.0f} % of {compact(sum(self.cost.values()))}FLOPs, {recorded} of {len(self.packs)} packs{left}"
+
+    def members(self) -> list[str]:
+        """A line for each pack in flight, with the loss of each member."""
+        lines = []
+        for key, progress in self.latest.items():
+            pack = self.packs.get(key)
+            if pack is not None:
+                idea = pack.labels[0]["idea"] if pack.labels else ""
+                losses = " ".join(f"{loss:.3f}" for loss in progress.losses.values())
+                lines.append(f"  {idea} {pack.rung}: step {progress.step}/{progress.steps}, loss {losses}")
+        return lines
+
+
+class Plain:
+    """Lines for logs: sentences at once, progress every 15 seconds."""
+
+    def __init__(self) -> None:
+        self.follow, self.last = Follow(), 0.0
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def stage(self, name: str, packs: Sequence[Any]) -> None:
+        self.follow.name = name
+        self.follow.begin(packs)
+        runs = sum(len(pack.specs) for pack in packs)
+        self.say(f"{name}: {runs} runs in {len(packs)} packs, {compact(sum(self.follow.cost.values()))}FLOPs")
+
+    def progress(self, progress: Any) -> None:
+        self.follow.progress(progress)
+        if time.monotonic() - self.last > PLAIN_SECONDS:
+            self.last = time.monotonic()
+            self.say("; ".join([self.follow.head(), *(line.strip() for line in self.follow.members())]))
+
+    def finished(self, pack: Any) -> None:
+        self.follow.finished(pack)
+
+    def say(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+class Live:
+    """A display that redraws itself at the bottom of the terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self.follow = Follow()
+        self.console = Console(stderr=True, highlight=False)
+        self.live = RichLive(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._draw)
+
+    def __enter__(self) -> Live:
+        self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.live.__exit__(*error)
+
+    def stage(self, name: str, packs: Sequence[Any]) -> None:
+        self.follow.name = name
+        self.follow.begin(packs)
+        self.say(f"{name}: {sum(len(p.specs) for p in packs)} runs in {len(packs)} packs")
+
+    def progress(self, progress: Any) -> None:
+        self.follow.progress(progress)
+
+    def finished(self, pack: Any) -> None:
+        self.follow.finished(pack)
+
+    def say(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False)
+
+    def _draw(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        if not self.follow.packs:
+            return Text("")
+        lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in self.follow.members()]
+        return Group(Text(self.follow.head()), ProgressBar(total=1.0, completed=self.follow.share, width=60), *lines)
+
+
+def _flops(pack: Any) -> float:
+    return pack.size().training_flops(pack.rung.tokens) * len(pack.specs)

@@ -1,0 +1,25 @@
+"""`windtunnel plan STUDY.py`: what a study would train and what it would cost; trains and writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+
+from windtunnel.cli.shared import add_store, add_where, load_study, open_store, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `windtunnel plan`."""
+    parser.add_argument("study", metavar="STUDY.py", help="a Python file with a variable `study`")
+    add_store(parser)
+    add_where(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the plan and return 0."""
+    from windtunnel.study.plan import plan
+
+    study, store = load_study(args.study), open_store(args)
+    study.check()
+    planned = plan(study, store, args.devices)
+    print_json(planned.to_json()) if args.json else print(planned)
+    return 0

@@ -1,0 +1,112 @@
+"""What verbs share: the flags that say where and how, and loading a study from a Python file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.errors import InputError
+from windtunnel.store import Store
+
+if TYPE_CHECKING:
+    from windtunnel.study import Study
+
+DEFAULT_STORE = "windtunnel-store"
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """--store and --json."""
+    parser.add_argument(
+        "--store", default=DEFAULT_STORE, metavar="FOLDER", help=f"where runs and forecasts live ({DEFAULT_STORE})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """--on and --devices."""
+    parser.add_argument("--on", choices=("here",), default="here", help="where packs are trained")
+    parser.add_argument(
+        "--devices", type=_positive, metavar="N", help="packs trained at once (default: one a GPU, else one a CPU core)"
+    )
+
+
+def load_study(path: str) -> Study:
+    """The variable `study` of a Python file. Raises InputError if there is none; a study file is code and is run."""
+    from windtunnel.study import Study
+
+    found = getattr(load_module(path), "study", None)
+    if not isinstance(found, Study):
+        what = "has no variable `study`" if found is None else f"has a `study` that is a {type(found).__name__}"
+        raise InputError(f"{path} {what}; end it with study = wt.Study(...).")
+    return found
+
+
+def load_module(path: str) -> ModuleType:
+    """Run a Python file as a module that workers can import too. Raises InputError with the file's own line."""
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path} does not exist or is not a file; give the path of a Python file.")
+    name, folder = file.stem, str(file.resolve().parent)
+    if not name.isidentifier():
+        raise InputError(f"{path} cannot be imported: its name must be letters, digits and underscores, then .py.")
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) != str(file.resolve()):
+        raise InputError(f"{path} has the name of another module ({name}); rename the file.")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # its neighbours can be imported, as when Python runs it
+    return _executed(name, file)
+
+
+def _executed(name: str, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_loader(name, loader=None, origin=str(file))
+    if file.suffix == ".py":
+        spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} is not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{file} is not Python that can be read: {error}.") from None
+    except Exception as error:
+        raise InputError(f"{file} stopped while it was loaded, {_where(error, file)}: {error!r}.") from error
+    return module
+
+
+def _where(error: Exception, file: Path) -> str:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file.resolve()]
+    return f"at line {lines[-1]}" if lines else "in a module it imports"
+
+
+def open_store(args: Any) -> Store:
+    """The store of the command line."""
+    return Store(args.store)
+
+
+def existing_store(args: Any) -> Store:
+    """The store of the command line, which must exist."""
+    store = Store(args.store)
+    if not store.path.is_dir():
+        raise InputError(f"There is no store at {store.path}; name one with --store, or make one with `windtunnel run`.")
+    return store
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(data, indent=1, default=str))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value

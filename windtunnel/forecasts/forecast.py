@@ -1,0 +1,217 @@
+"""Forecast: a target's loss as intervals, with caveats, laws and backtest; written once, hashed, never edited.
+
+Its key is a hash of everything it is computed from, so asking the same twice gives the same forecast. Score: that
+forecast beside a run that came later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.forecasts.backtest import Backtest, Hidden
+from windtunnel.forecasts.interval import Interval, digits
+from windtunnel.forecasts.place import Place, located
+from windtunnel.ladder import Size, Target, compact
+from windtunnel.runs import Run, canonical
+
+if TYPE_CHECKING:
+    from windtunnel.forecasts.fit import Fit
+
+METHOD = 1  # raised by one when the same runs would give other numbers; part of every forecast's key
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Loss (the runs' unit, usually nats per token) of one new run at the target, foretold from smaller runs.
+
+    `target` holds the params, tokens, flops used. `loss` is at the asked level, `intervals` at several. `reliable` is
+    False when the forecast fails its own backtest, or stands on runs that no law describes. `created` is ISO, UTC.
+    """
+
+    key: str
+    created: str
+    target: Mapping[str, float]
+    loss: Interval
+    intervals: tuple[Interval, ...]
+    laws: Mapping[str, float]
+    caveats: tuple[str, ...]
+    backtest: Backtest
+    reliable: bool
+    runs: tuple[str, ...] = field(repr=False)
+    hyperparameters: Mapping[str, Interval] = field(default_factory=dict)
+    study: str = ""
+    idea: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"caveat: {caveat}" for caveat in self.caveats]
+        lines.append(f"loss at {self.place}: {self.loss}")
+        lines += [f"best {name}: {interval}" for name, interval in self.hyperparameters.items()]
+        lines.append("laws: " + ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items()))
+        return "\n".join([*lines, str(self.backtest)])
+
+    @property
+    def place(self) -> str:
+        """The target's sizes in words."""
+        return ", ".join(f"{compact(value)} {name}" for name, value in self.target.items())
+
+    def but(self, **changes: Any) -> Forecast:
+        """This forecast with labels or hyperparameters filled in, before it is stored."""
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, fit for `Store.add_forecast`, that `from_json` reads."""
+        return {
+            "key": self.key,
+            "created": self.created,
+            "study": self.study,
+            "idea": self.idea,
+            "target": dict(self.target),
+            "loss": self.loss.to_json(),
+            "intervals": [interval.to_json() for interval in self.intervals],
+            "laws": dict(self.laws),
+            "caveats": list(self.caveats),
+            "backtest": [hidden.to_json() for hidden in self.backtest.hidden],
+            "reliable": self.reliable,
+            "hyperparameters": {name: interval.to_json() for name, interval in self.hyperparameters.items()},
+            "runs": list(self.runs),
+            "method": METHOD,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Forecast:
+        """The forecast that `to_json` wrote (a seal that the store added is ignored)."""
+        return cls(
+            key=data["key"],
+            created=data["created"],
+            study=data["study"],
+            idea=data["idea"],
+            target=data["target"],
+            loss=Interval.from_json(data["loss"]),
+            intervals=tuple(Interval.from_json(interval) for interval in data["intervals"]),
+            laws=data["laws"],
+            caveats=tuple(data["caveats"]),
+            backtest=Backtest(tuple(Hidden.from_json(hidden) for hidden in data["backtest"])),
+            reliable=data["reliable"],
+            hyperparameters={name: Interval.from_json(i) for name, i in data["hyperparameters"].items()},
+            runs=tuple(data["runs"]),
+        )
+
+
+def make_forecast(
+    fit: Fit,
+    target: Target,
+    level: float = 0.9,
+    *,
+    levels: Sequence[float] = (),
+    size: Size | None = None,
+    hyperparameters: Mapping[str, Interval] | None = None,
+    study: str = "",
+    idea: str = "",
+) -> Forecast:
+    """The loss at a target, with its interval at `level`, caveats and backtest.
+
+    `levels` asks for further intervals beside the usual ones. A target with a rung needs `size`, the model's Size at
+    that rung. Raises InputError for a level outside (0, 1) and for a target that lacks a size the laws need.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")
+    place = located(fit.observations, target, size)
+    mixture = fit.predict(place.sizes)
+    intervals = tuple(mixture.interval(each, exponential=True) for each in sorted({*LEVELS, level, *levels}))
+    return Forecast(
+        key=_key(fit, place, level, study, idea),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        target=place.stated(),
+        loss=next(interval for interval in intervals if interval.level == level),
+        intervals=intervals,
+        laws={law.law.name: weight for law, weight in zip(fit.laws, fit.weights, strict=True)},
+        caveats=(*fit.caveats, *place.caveats),
+        backtest=fit.backtest,
+        reliable=fit.reliable and place.supported,
+        runs=tuple(sorted(fit.observations.keys())),
+        hyperparameters=dict(hyperparameters or {}),
+        study=study,
+        idea=idea,
+    )
+
+
+def _key(fit: Fit, place: Place, level: float, study: str, idea: str) -> str:
+    o = fit.observations
+    origin = {
+        "method": METHOD,
+        "runs": sorted(canonical([key, row]) for key, row in zip(o.keys(), o.rows(), strict=True)),
+        "laws": [law.law.name for law in fit.laws],
+        "draws": [len(law.draws) for law in fit.laws],
+        "target": place.stated(),
+        "level": level,
+        "study": study,
+        "idea": idea,
+    }
+    return hashlib.sha256(canonical(origin).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A forecast beside the truth that came later. `error` is forecast minus truth; `relative` is its share of truth.
+
+    `inside` says for each level whether the interval held the truth. `made_before` is None where the truth carries no
+    date, and False for a forecast that is no forecast.
+    """
+
+    predicted: Interval
+    truth: float
+    error: float
+    relative: float
+    inside: Mapping[float, bool]
+    made_before: bool | None
+
+    def __str__(self) -> str:
+        flag = "" if self.made_before is not False else "NOT A FORECAST (made after the run): "
+        held = "inside" if self.predicted.holds(self.truth) else "OUTSIDE"
+        return (
+            f"{flag}foretold {self.predicted}, truth {digits(self.truth)}: error {100 * self.relative:+.2f} %, "
+            f"{held} the interval"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "predicted": self.predicted.to_json(),
+            "truth": self.truth,
+            "error": self.error,
+            "relative_error": self.relative,
+            "inside": {f"{level:g}": held for level, held in self.inside.items()},
+            "made_before": self.made_before,
+        }
+
+
+def score(forecast: Forecast, run: Run | float) -> Score:
+    """Set a forecast beside a later run, or beside a loss without a date.
+
+    Raises InputError for a run without a loss.
+    """
+    truth = run.loss if isinstance(run, Run) else float(run)
+    if truth is None or not np.isfinite(truth) or truth <= 0:
+        raise InputError(f"The run has no usable loss ({truth!r}), so it cannot be scored; give a finished run.")
+    created = run.created if isinstance(run, Run) else ""
+    return Score(
+        predicted=forecast.loss,
+        truth=truth,
+        error=forecast.loss.median - truth,
+        relative=forecast.loss.median / truth - 1,
+        inside={interval.level: interval.holds(truth) for interval in forecast.intervals},
+        made_before=_moment(forecast.created) < _moment(created) if created else None,
+    )
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

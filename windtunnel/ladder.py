@@ -1,0 +1,232 @@
+"""Sizes and horizons: Rung, Ladder, Target, and the arithmetic of parameters and FLOPs.
+
+Standard library only. A Rung says how large and how long, never on what hardware. How many parameters a rung has
+depends on the model, so a model part returns a `Size`; what a newcomer gets wrong is N: `Size.params` counts the
+parameters that work on every token, so a lookup-only embedding table is left out (and a tied one, being also the
+readout, is counted).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+from windtunnel.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a model weighs and costs at one rung.
+
+    `embedding` and `non_embedding` partition all parameters; `tied` says the embedding table is also the readout.
+    `flops_per_token` is one forward and backward pass: 6 per working parameter plus attention (multiply and add are
+    two operations; the causal half is not discounted, as in PaLM, 2204.02311, appendix B).
+    """
+
+    embedding: int
+    non_embedding: int
+    flops_per_token: float
+    tied: bool = False
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.embedding + self.non_embedding
+
+    @property
+    def params(self) -> int:
+        """Parameters that work on every token: the N of the laws."""
+        return self.total if self.tied else self.non_embedding
+
+    def training_flops(self, tokens: float) -> float:
+        """FLOPs to train on `tokens` tokens."""
+        return self.flops_per_token * tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One size and horizon.
+
+    `tokens` is the training horizon (examples, where an example is one prediction, as in image classification).
+    `batch` is examples per step; None leaves it to the recipe's batch rule.
+    """
+
+    width: int
+    depth: int
+    tokens: int
+    heads: int = 1
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "tokens", "heads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"Rung {name} is {value!r}; it must be a whole number of at least 1.")
+        if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 1):
+            raise InputError(f"Rung batch is {self.batch!r}; give examples per step as a whole number, or None.")
+        if self.width % self.heads:
+            raise InputError(
+                f"Rung width {self.width} cannot be split over {self.heads} heads; choose heads that divide the width."
+            )
+
+    def but(self, **changes: Any) -> Rung:
+        """This rung with some fields changed."""
+        return replace(self, **_known(self, changes))
+
+    def __str__(self) -> str:
+        return f"width {self.width} x depth {self.depth}, {compact(self.tokens)} tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Ordered rungs, each trained with `seeds` seeds; the first rung is where hyperparameters are tuned."""
+
+    rungs: tuple[Rung, ...]
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rungs", tuple(self.rungs))
+        if len(self.rungs) < 3:
+            raise InputError(
+                f"The ladder has {len(self.rungs)} rung(s); a law with a floor needs at least 3, and 5 or more for a "
+                f"backtest that means something. Add rungs."
+            )
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise InputError(f"Ladder seeds is {self.seeds!r}; give a whole number of at least 1 (3 shows the noise).")
+        for small, large in pairwise(self.rungs):
+            if not _cost_order(small) < _cost_order(large):
+                raise InputError(f"Rungs must grow: {large} follows {small}. Order the rungs from small to large.")
+
+    @property
+    def base(self) -> Rung:
+        """The smallest rung: hyperparameters are tuned here and transferred up."""
+        return self.rungs[0]
+
+    @property
+    def top(self) -> Rung:
+        """The largest rung that is trained before the forecast."""
+        return self.rungs[-1]
+
+    @classmethod
+    def widths(
+        cls,
+        widths: tuple[int, ...],
+        *,
+        depth: int,
+        tokens: int,
+        head_width: int = 16,
+        seeds: int = 3,
+        batch: int | None = None,
+    ) -> Ladder:
+        """A ladder in width at one depth and one horizon (the protocol of Mu-scaling, 2304.06875)."""
+        return cls(
+            rungs=tuple(
+                Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(tokens), batch=batch)
+                for w in widths
+            ),
+            seeds=seeds,
+        )
+
+    @classmethod
+    def geometric(
+        cls,
+        *,
+        params: tuple[float, float],
+        rungs: int,
+        tokens_per_param: float | None = None,
+        tokens: float | None = None,
+        depth: int | None = None,
+        head_width: int = 64,
+        seeds: int = 3,
+    ) -> Ladder:
+        """Rungs spaced evenly in the logarithm of `params`, from the first to the second value.
+
+        `params` are non-embedding parameters of the standard decoder block, 12 x depth x width^2; widths round to whole
+        heads, so the plan prints the exact counts. Give either `tokens_per_param` or one `tokens` for all. With `depth`
+        None the depth follows a width of 64 x depth (guess: the usual 50 to 100).
+        """
+        if (tokens is None) == (tokens_per_param is None):
+            raise InputError("Ladder.geometric needs exactly one of tokens_per_param and tokens.")
+        low, high = params
+        if not 0 < low < high:
+            raise InputError(f"Ladder.geometric params is {params}; give (smallest, largest), both positive.")
+        if rungs < 3:
+            raise InputError(f"Ladder.geometric rungs is {rungs}; at least 3 are needed.")
+        sizes = [low * (high / low) ** (i / (rungs - 1)) for i in range(rungs)]
+        return cls(
+            rungs=tuple(
+                _shaped(size, tokens or tokens_per_param * size, depth, head_width)  # type: ignore[operator]
+                for size in sizes
+            ),
+            seeds=seeds,
+        )
+
+    def but(self, **changes: Any) -> Ladder:
+        """This ladder with some fields changed."""
+        return replace(self, **_known(self, changes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is to be foretold: a shape that can be trained (`rung`), or sizes alone (`params` and `tokens`, or `flops`).
+
+    Only a target with a rung can be trained and scored by `windtunnel run`.
+    """
+
+    rung: Rung | None = None
+    params: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rung is not None:
+            if (self.params, self.tokens, self.flops) != (None, None, None):
+                raise InputError("Target takes a rung, or params/tokens/flops, not both: the rung's sizes are counted.")
+            return
+        if self.params is None and self.tokens is None and self.flops is None:
+            raise InputError("Target is empty; give rung=..., or params= and tokens=, or flops=.")
+        for name in ("params", "tokens", "flops"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"Target {name} is {value!r}; it must be a positive number.")
+
+    def but(self, **changes: Any) -> Target:
+        """This target with some fields changed."""
+        return replace(self, **_known(self, changes))
+
+    def __str__(self) -> str:
+        if self.rung is not None:
+            return str(self.rung)
+        stated = [(n, getattr(self, n)) for n in ("params", "tokens", "flops")]
+        return ", ".join(f"{compact(v)} {n}" for n, v in stated if v is not None)
+
+
+def compact(number: float) -> str:
+    """A count in three digits with its SI letter: 1_234_567 -> '1.23M'."""
+    if number == 0 or not math.isfinite(number):
+        return f"{number:g}"
+    for scale, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale * 0.9995:
+            return f"{number / scale:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _shaped(params: float, tokens: float, depth: int | None, head_width: int) -> Rung:
+    # 12 L d^2 = params with d = 64 L gives L = (params / 49152)^(1/3)
+    layers = depth or max(1, round((params / 49152) ** (1 / 3)))
+    heads = max(1, round(math.sqrt(params / (12 * layers)) / head_width))
+    return Rung(width=heads * head_width, depth=layers, heads=heads, tokens=int(tokens))
+
+
+def _cost_order(rung: Rung) -> int:
+    return rung.width**2 * rung.depth * rung.tokens
+
+
+def _known(thing: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(thing)}
+    unknown = sorted(set(changes) - names)
+    if unknown:
+        raise InputError(f"{type(thing).__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+    return changes

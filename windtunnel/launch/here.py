@@ -1,0 +1,176 @@
+"""Execute packs on this machine: in this process, or in worker processes of one thread each.
+
+One thread a worker, because these packs are many small operations: two threads on one small operation are slower than
+one, and a fixed count gives the same bits on every machine. Workers are fresh interpreters that get packs through a
+pipe; when this process dies, however, their pipe closes and they stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import torch
+
+from windtunnel.errors import InputError
+from windtunnel.launch.one import Report, execute, sweep
+from windtunnel.store import Store
+from windtunnel.train.loop import Progress
+from windtunnel.train.pack import Pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """This machine. `devices` is the number of packs trained at once; None: one a GPU, or one a CPU core."""
+
+    devices: int | None = None
+
+    def __call__(
+        self,
+        packs: Sequence[Pack],
+        store: Store,
+        report: Report | None = None,
+        finished: Callable[[Pack], None] | None = None,
+    ) -> None:
+        """Train and record all packs; `report` hears of steps and `finished` of packs, in this process."""
+        sweep(store)
+        workers = min(self.devices or default_devices(), len(packs))
+        if workers < 1:
+            return
+        if workers == 1:
+            _in_process(packs, store, report, finished)
+        else:
+            _Workers(workers, store, report, finished).train(packs)
+
+
+def default_devices() -> int:
+    """One a GPU; without one, one a CPU core this process may use."""
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+def device_of(worker: int) -> torch.device:
+    """The device of a worker: GPUs in turn, else the CPU."""
+    return torch.device("cuda", worker % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _in_process(
+    packs: Sequence[Pack], store: Store, report: Report | None, finished: Callable[[Pack], None] | None
+) -> None:
+    with _one_thread():
+        for pack in packs:
+            execute(pack, store, device=device_of(0), report=report)
+            if finished is not None:
+                finished(pack)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Workers:
+    """A few worker processes fed from one queue, each watched by a thread of this process."""
+
+    def __init__(
+        self, count: int, store: Store, report: Report | None, finished: Callable[[Pack], None] | None
+    ) -> None:
+        self.store, self.report, self.finished = store, report, finished
+        self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.waiting: queue.Queue[Pack] = queue.Queue()
+        self.processes = [_start(i) for i in range(count)]
+
+    def train(self, packs: Sequence[Pack]) -> None:
+        """Feed all packs; returns when every one is recorded, raises what stopped a worker."""
+        for pack in packs:
+            self.waiting.put(pack)
+        threads = [threading.Thread(target=self._feed, args=(i,), daemon=True) for i in range(len(self.processes))]
+        try:
+            for thread in threads:
+                thread.start()
+            self._listen(len(packs))
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+
+    def _listen(self, left: int) -> None:
+        while left:
+            kind, value = self.events.get()
+            if kind == "progress" and self.report is not None:
+                self.report(Progress(**value))
+            elif kind == "finished":
+                left -= 1
+                if self.finished is not None:
+                    self.finished(value)
+            elif kind == "stopped":
+                raise value
+
+    def _feed(self, index: int) -> None:
+        process = self.processes[index]
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            _send(process.stdin, {"sys.path": sys.path, "store": str(self.store.path), "worker": index})
+            while True:
+                try:
+                    pack = self.waiting.get_nowait()
+                except queue.Empty:
+                    return
+                _send(process.stdin, pack)
+                self._follow(process, pack)
+        except BaseException as error:  # whatever it is, the listening thread must hear of it
+            self.events.put(("stopped", error))
+
+    def _follow(self, process: subprocess.Popen[bytes], pack: Pack) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if "progress" in event:
+                self.events.put(("progress", event["progress"]))
+            elif "finished" in event:
+                self.events.put(("finished", pack))
+                return
+            elif "input error" in event:
+                raise InputError(event["input error"])
+            else:
+                raise RuntimeError(event["error"])
+        raise InputError(_death(process.wait(), pack))
+
+
+def _death(code: int, pack: Pack) -> str:
+    how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return (
+        f"A worker {how} while training {len(pack.specs)} runs at {pack.rung}. For SIGKILL the usual cause is lack of "
+        f"memory: train fewer packs at once (--devices). Finished runs are kept; run again to go on."
+    )
+
+
+def _start(index: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "windtunnel.launch.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a ctrl-C reaches this process only, which stops its workers itself
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def _send(pipe: IO[bytes], message: Any) -> None:
+    import cloudpickle
+
+    data = cloudpickle.dumps(message)
+    pipe.write(len(data).to_bytes(8, "little") + data)
+    pipe.flush()

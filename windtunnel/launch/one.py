@@ -1,0 +1,106 @@
+"""Train one pack and record its runs: locked against other processes, resumed from its checkpoint, never silent.
+
+A recipe that cannot be batched is trained member by member by the same loop. An error in a part's code is an Outcome
+(the run is recorded as crashed, with the message, and the study goes on); running out of memory or disk is not a
+property of the run, so it stops the study and nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from windtunnel.errors import InputError
+from windtunnel.runs import Cost, Outcome, Run
+from windtunnel.store import Store
+from windtunnel.train import checkpoint
+from windtunnel.train.loop import Progress, train
+from windtunnel.train.pack import Pack
+from windtunnel.train.record import versions, written_sources
+
+Report = Callable[[Progress], None]
+
+
+def execute(pack: Pack, store: Store, *, device: torch.device, report: Report | None = None) -> None:
+    """Train what the store misses of a pack; waits while another process trains the same pack."""
+    with _locked(store.packs() / f"{pack.key}.lock"):
+        if all(spec.key in store for spec in pack.specs):
+            return
+        folder = store.packs() / pack.key
+        for run in _runs(pack, device, folder, report):
+            store.add(run)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(store: Store) -> None:
+    """Remove checkpoints of packs whose runs are all recorded: left when a process died between the two."""
+    for folder in store.packs().glob("*/"):
+        found = checkpoint.newest(folder)
+        if found is not None and all(key in store for key in found[0]["members"]):
+            with _locked(folder.with_suffix(".lock")):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None) -> list[Run]:
+    try:
+        return train(pack, device=device, folder=folder, report=report)
+    except (InputError, MemoryError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if not _is_packing(error):
+            return [_crashed(pack, i, error, device) for i in range(len(pack.specs))]
+        because = str(error).strip().splitlines()[0]
+    return [_alone(pack, i, device, folder, report, because) for i in range(len(pack.specs))]
+
+
+def _alone(pack: Pack, member: int, device: torch.device, folder: Path, report: Report | None, because: str) -> Run:
+    single = replace(pack, specs=(pack.specs[member],), labels=pack.labels[member : member + 1])
+    try:
+        return train(
+            single, device=device, folder=folder / f"alone-{member}", report=report, packed=False, alone_because=because
+        )[0]
+    except (InputError, MemoryError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        return _crashed(single, 0, error, device)
+
+
+def _is_packing(error: Exception) -> bool:
+    """Whether torch refused to batch something, as opposed to the code being wrong."""
+    return isinstance(error, RuntimeError | ValueError | NotImplementedError) and "vmap" in str(error)
+
+
+def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) -> Run:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return Run(
+        key=pack.specs[member].key,
+        spec=pack.specs[member],
+        outcome=Outcome.CRASHED,
+        message=f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})",
+        loss=None,
+        metrics={},
+        size=pack.size(),
+        cost=Cost(flops=0.0, seconds=0.0, device=device.type, threads=torch.get_num_threads(), members=len(pack.specs)),
+        curve={},
+        created=datetime.now(UTC).isoformat(),
+        versions=versions(),
+        labels=dict(pack.labels[member]) if pack.labels else {},
+        source=written_sources(pack.recipe_of(member)),
+    )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system releases it when this process ends, however it ends."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)  # a process that waited on it finds the runs recorded

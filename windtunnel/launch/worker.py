@@ -1,0 +1,80 @@
+"""A worker process: packs come in on standard input, events go out on standard output as JSON lines.
+
+Started by `here.py` only. Reading happens on a thread of its own, so that a closed pipe (the study was killed) ends the
+worker at once even in the middle of a pack; the pack's checkpoint is then what the next run goes on from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from typing import IO, Any
+
+PROGRESS_SECONDS = 0.5
+
+
+def main() -> None:
+    """Serve packs until the pipe closes."""
+    pipe, events = sys.stdin.buffer, os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a part prints goes to standard error, not among the events
+    setup = pickle.loads(_receive(pipe))
+    sys.path[:] = setup["sys.path"]
+    packs: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_read, args=(pipe, packs), daemon=True).start()
+    _serve(packs, events, setup)
+
+
+def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) -> None:
+    import torch
+
+    from windtunnel.errors import InputError
+    from windtunnel.launch.here import device_of
+    from windtunnel.launch.one import execute
+    from windtunnel.store import Store
+
+    torch.set_num_threads(1)
+    store, said = Store(setup["store"]), [0.0]
+
+    def report(progress: Any) -> None:
+        if time.monotonic() - said[0] > PROGRESS_SECONDS or progress.step == progress.steps:
+            said[0] = time.monotonic()
+            _tell(events, progress=asdict(progress))
+
+    while True:
+        try:
+            pack = pickle.loads(packs.get())  # written by the process that started this one
+            execute(pack, store, device=device_of(setup["worker"]), report=report)
+            _tell(events, finished=pack.key)
+        except InputError as error:
+            _tell(events, **{"input error": str(error)})
+        except Exception:
+            _tell(events, error=traceback.format_exc())
+
+
+def _tell(events: IO[str], **event: Any) -> None:
+    events.write(json.dumps(event) + "\n")
+    events.flush()
+
+
+def _read(pipe: IO[bytes], packs: queue.Queue[bytes]) -> None:
+    while True:
+        packs.put(_receive(pipe))
+
+
+def _receive(pipe: IO[bytes]) -> bytes:
+    header = pipe.read(8)
+    data = pipe.read(int.from_bytes(header, "little")) if len(header) == 8 else b""
+    if not data:
+        os._exit(0)  # the study is gone; leave at once, whatever the main thread is doing
+    return data
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What a scaling law is: a frozen form with named, bounded parameters that turns sizes into a loss.
+
+Every form here is linear in its first parameters once the exponents are fixed, so a law states its `terms` and the
+solver finds the linear parameters exactly (variable projection). A newcomer would look for the fitted numbers here:
+they live in `LawFit`; a law holds none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """Where a law is evaluated: parameters, tokens and training FLOPs, one entry a run; None where unknown."""
+
+    params: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    flops: np.ndarray | None = None
+
+
+class Law(Protocol):
+    """A functional form. `names` and `bounds` list the linear parameters first, then the exponents.
+
+    `linear` counts the linear parameters (all non-negative). `typical` is a weak belief about each exponent, as
+    (median, spread of its logarithm), or None where the data always settle it. `belief` is what the law's weight is
+    multiplied by before any backtest. `source` cites, `applies` says when.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]: ...
+    @property
+    def linear(self) -> int: ...
+    @property
+    def typical(self) -> tuple[tuple[float, float] | None, ...]: ...
+    @property
+    def belief(self) -> float: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def applies(self) -> str: ...
+
+    def terms(self, exponents: np.ndarray, sizes: Any) -> np.ndarray:
+        """The factors of the linear parameters: exponents (..., exponents) to (..., runs, linear)."""
+        ...
+
+    def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
+        """Loss at the observations' sizes: theta (..., parameters) to (..., runs)."""
+        ...
+
+
+def evaluate(law: Law, theta: np.ndarray, sizes: Any) -> np.ndarray:
+    """Terms times linear parameters: what `__call__` of every law here does."""
+    theta = np.asarray(theta, float)
+    return np.einsum("...np,...p->...n", law.terms(theta[..., law.linear :], sizes), theta[..., : law.linear])
+
+
+def power(column: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """column ** -exponent for every exponent: (...) to (..., runs)."""
+    return np.exp(-exponent[..., None] * np.log(column))
+
+
+def column(sizes: Any, variable: str) -> np.ndarray:
+    """The named column of sizes; a law is only offered data that has it."""
+    values = getattr(sizes, variable)
+    if values is None:
+        raise ValueError(f"a law in {variable} was given sizes without {variable}")
+    return np.asarray(values, float)

@@ -1,0 +1,131 @@
+"""Run-to-run noise and the grouping of runs into rungs.
+
+Noise is relative: the standard deviation of log loss between runs that differ only in their seed, pooled over sizes.
+With one run a size it cannot be known; the residuals of a law stand in, and a caveat says so. It is taken as the same
+at every size (a guess that is on the careful side: it usually shrinks with size).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from windtunnel.laws.observations import Observations
+
+# Relative run-to-run noise believed before any is seen, worth one degree of freedom. Guess: repeated runs differ by
+# 0.02-0.1 % at 190M-1B (OLMo ladder) and about 1 % at 14-96k parameters (measured, 3 seeds).
+TYPICAL_NOISE, TYPICAL_DF = 0.003, 1
+MOST_RUNGS = 12  # more distinct sizes than this are merged into LEVELS steps of equal width in log size
+LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Relative standard deviation of one run, its degrees of freedom, and whether seeds, residuals or both told it."""
+
+    relative: float
+    df: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"{100 * self.relative:.2f} % ({self.source}, {self.df} degrees of freedom)"
+
+
+def rungs(observations: Observations) -> np.ndarray:
+    """The rung of each run, 0 the smallest: by distinct size, or by steps in log size where sizes are many."""
+    logs = np.round(np.log(observations.size), 2)
+    distinct, label = np.unique(logs, return_inverse=True)
+    if len(distinct) <= MOST_RUNGS:
+        return label
+    edges = np.linspace(logs.min(), logs.max(), LEVELS + 1)[1:-1]
+    return np.unique(np.digitize(logs, edges), return_inverse=True)[1]
+
+
+def repeats(observations: Observations) -> np.ndarray:
+    """A label of each run that is equal for runs that differ at most in their seed."""
+    o = observations
+    columns = [o.params, o.tokens, o.flops, o.width, o.lr, o.batch_tokens]
+    logs = [np.round(np.log(column), 3) for column in columns if column is not None]
+    table = np.nan_to_num(np.stack(logs, axis=1), nan=-1.0)
+    return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def seed_noise(observations: Observations) -> tuple[float, int]:
+    """Pooled standard deviation of log loss between repeats, and its degrees of freedom (0: no repeats)."""
+    label = repeats(observations)
+    logs = np.log(observations.loss)
+    counts = np.bincount(label)
+    means = np.bincount(label, logs) / counts
+    df = int(np.sum(counts - 1))
+    return (float(np.sqrt(np.sum((logs - means[label]) ** 2) / df)), df) if df else (0.0, 0)
+
+
+def pooled(*parts: tuple[float, int]) -> float:
+    """Standard deviations pooled by their degrees of freedom, with the typical noise as one more."""
+    squares = TYPICAL_DF * TYPICAL_NOISE**2 + sum(df * sd**2 for sd, df in parts)
+    return float(np.sqrt(squares / (TYPICAL_DF + sum(df for _, df in parts))))
+
+
+def run_noise(observations: Observations, residual: float, residual_df: int) -> Noise:
+    """The noise of one new run: from seeds where they say most, else from seeds and residuals together.
+
+    A lone repeat among many sizes must not speak for all of them. The residuals are those about a parabola in log-log
+    where there is one size axis, because a law that misfits would call its own error noise; else those of a law.
+    """
+    between, df = seed_noise(observations)
+    if not two_ways(observations) and rungs(observations).max() >= 3:
+        bend = parabola(observations)
+        residual, residual_df = bend.scatter, bend.df
+    if df >= max(residual_df, 1):
+        return Noise(pooled((between, df)), df, "seeds")
+    source = "seeds and residuals" if df else "residuals"
+    return Noise(pooled((between, df), (residual, residual_df)), df + residual_df, source)
+
+
+def rung_means(o: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean log size, mean log loss and number of runs of each rung."""
+    label = rungs(o)
+    runs = np.bincount(label)
+    return np.bincount(label, np.log(o.size)) / runs, np.bincount(label, np.log(o.loss)) / runs, runs
+
+
+def two_ways(o: Observations) -> bool:
+    """Whether runs of about equal size differ in shape, so that a single curve over size means nothing."""
+    if o.params is None or o.tokens is None:
+        return False
+    ratio, size = np.log(o.tokens / o.params), np.log(o.size)
+    return bool(np.std(ratio - np.polyval(np.polyfit(size, ratio, 1), size)) > 0.15)
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """Log loss over log size: slope in the middle, its change over the ladder, and the scatter of one run about it.
+
+    `unit` times a run's noise is the standard error of `change`.
+    """
+
+    slope: float
+    change: float
+    unit: float
+    scatter: float
+    df: int
+
+
+def parabola(o: Observations) -> Parabola:
+    """Least squares over rung means, each counting by its runs; needs 4 rungs."""
+    x, y, runs = rung_means(o)
+    root = np.sqrt(runs)
+    design = np.stack([np.ones_like(x), x - x.mean(), (x - x.mean()) ** 2], axis=1) * root[:, None]
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ (y * root)
+    df = len(x) - 3
+    scatter = float(np.sqrt(np.sum((y * root - design @ coefficients) ** 2) / df))
+    span = 2 * (x[-1] - x[0])
+    return Parabola(
+        slope=float(coefficients[1]),
+        change=float(span * coefficients[2]),
+        unit=float(span * np.sqrt(inverse[2, 2])),
+        scatter=scatter,
+        df=df,
+    )

@@ -1,0 +1,155 @@
+"""Observations: what the laws are fitted to, one entry a finished run, as equally long columns.
+
+They come from Runs or from anyone's table (`reading.py`). Columns that nobody stated are None, never filled. A newcomer
+would expect a DataFrame; plain arrays keep pandas out of the import and the columns known by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import compact
+from windtunnel.runs import Run, canonical
+
+SIZE_COLUMNS = ("params", "tokens", "flops")
+NUMBER_COLUMNS = ("loss", *SIZE_COLUMNS, "width", "lr", "batch_tokens")
+TEXT_COLUMNS = ("seed", "series", "idea", "split", "key", "rung")
+SIX_N_D = "FLOPs were not stated; they are taken as 6 x params x tokens."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Observations:
+    """Losses (nats per token, or any positive loss) beside sizes; None for a column that was not stated.
+
+    `split` says "fit" or "predict" for each run; losses of "predict" rows may be NaN and are never fitted.
+    `rung` names the rung a run was trained at, so that an idea which adds parameters still pairs with its base.
+    `dropped` lists runs left out, with the reason. `caveats` are remarks on the data that every forecast repeats.
+    """
+
+    loss: np.ndarray
+    params: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    flops: np.ndarray | None = None
+    width: np.ndarray | None = None
+    lr: np.ndarray | None = None
+    batch_tokens: np.ndarray | None = None
+    seed: np.ndarray | None = None
+    series: np.ndarray | None = None
+    idea: np.ndarray | None = None
+    split: np.ndarray | None = None
+    key: np.ndarray | None = None
+    rung: np.ndarray | None = None
+    source: str = "runs"
+    dropped: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @classmethod
+    def from_runs(cls, runs: Sequence[Run]) -> Observations:
+        """The finished runs; the others are listed in `dropped`. `series` is left None: all runs are one series."""
+        finished = [run for run in runs if _usable(run)]
+        dropped = tuple(f"{run.key[:8]} {run.outcome}: {run.message or 'no loss'}" for run in runs if not _usable(run))
+        if not finished:
+            raise InputError(
+                f"None of {len(runs)} runs finished with a loss, so there is nothing to fit"
+                + (f" ({'; '.join(dropped[:3])})." if dropped else ". Train the ladder first: `windtunnel run`.")
+            )
+        return cls(
+            loss=np.array([run.loss for run in finished], float),
+            params=np.array([run.size.params for run in finished], float),
+            tokens=np.array([run.spec.rung.tokens for run in finished], float),
+            flops=np.array([run.size.training_flops(run.spec.rung.tokens) for run in finished], float),
+            width=np.array([run.spec.rung.width for run in finished], float),
+            seed=np.array([str(run.spec.seed) for run in finished]),
+            key=np.array([run.key for run in finished]),
+            rung=np.array([str(run.spec.rung) for run in finished]),
+            source="store",
+            dropped=dropped,
+            caveats=(f"{len(dropped)} of {len(runs)} runs did not finish and are left out.",) if dropped else (),
+        )
+
+    def where(self, mask: np.ndarray) -> Observations:
+        """The runs picked by a boolean mask or an index array."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
+        return replace(self, **{name: values[mask] for name, values in arrays.items()})
+
+    def to_fit(self) -> Observations:
+        """Without the rows whose split is "predict"."""
+        return self if self.split is None else self.where(self.split != "predict")
+
+    def to_predict(self) -> Observations:
+        """Only the rows whose split is "predict"."""
+        return self.where(np.zeros(len(self), bool) if self.split is None else self.split == "predict")
+
+    def by_series(self) -> Iterator[tuple[str, Observations]]:
+        """Each series (and, within it, each idea) by name, in order of first appearance."""
+        names = self.labels()
+        for name in dict.fromkeys(names):
+            yield name, self.where(np.array(names) == name)
+
+    def labels(self) -> list[str]:
+        """Series and idea of each run as one text; empty where neither is stated."""
+        parts = [column for column in (self.series, self.idea) if column is not None]
+        return [" / ".join(str(part) for part in row if str(part)) for row in zip(*parts, strict=True)] or (
+            [""] * len(self)
+        )
+
+    def ordered(self) -> Observations:
+        """In order of size, seed and loss: a fit does not depend on the order of the rows."""
+        columns = [self.loss, self.seed, self.params, self.tokens, self.size]
+        return self.where(np.lexsort([column for column in columns if column is not None]))
+
+    @property
+    def axis(self) -> str:
+        """The column that orders the runs by cost: flops, else params, else tokens."""
+        return next(name for name in ("flops", "params", "tokens") if getattr(self, name) is not None)
+
+    @property
+    def size(self) -> np.ndarray:
+        """The values of `axis`."""
+        return getattr(self, self.axis)
+
+    def keys(self) -> tuple[str, ...]:
+        """Stated keys, or for runs without one a hash of their numbers."""
+        if self.key is not None:
+            return tuple(str(key) for key in self.key)
+        return tuple(hashlib.sha256(canonical(row).encode()).hexdigest()[:20] for row in self.rows())
+
+    def rows(self) -> list[dict[str, float | str]]:
+        """The stated numbers of each run as plain data; unknown losses are left out."""
+        names = [name for name in (*NUMBER_COLUMNS, "seed") if getattr(self, name) is not None]
+        records = [{name: getattr(self, name)[i].item() for name in names} for i in range(len(self))]
+        return [{name: value for name, value in record.items() if value == value} for record in records]
+
+
+def _usable(run: Run) -> bool:
+    return run.finished and run.loss is not None and run.loss > 0
+
+
+def with_flops(observations: Observations) -> Observations:
+    """FLOPs filled in as 6 N D where both are stated and FLOPs are not, with a caveat saying so."""
+    o = observations
+    if o.flops is not None or o.params is None or o.tokens is None:
+        return o
+    return replace(o, flops=6 * o.params * o.tokens, caveats=(*o.caveats, SIX_N_D))
+
+
+def check_sizes(observations: Observations) -> None:
+    """Raise InputError unless there are runs at three distinct sizes or more."""
+    o = observations
+    if len(o) == 0:
+        raise InputError(f"{o.source} holds no runs to fit. Rows whose split is `predict` are targets, not evidence.")
+    distinct = np.unique(np.round(np.log(o.size), 3))
+    if len(distinct) < 3:
+        listed = ", ".join(compact(float(np.exp(size))) for size in distinct)
+        raise InputError(
+            f"{o.source} has runs at {len(distinct)} distinct size(s) ({listed} {o.axis}); a law needs at least 3, and "
+            f"5 or more for a backtest that means something. Add rungs."
+        )

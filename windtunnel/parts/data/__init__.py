@@ -1,0 +1,12 @@
+"""Data plans: which examples each step sees. `text`, `stdlib`, `digits` and `huggingface` make them; numpy only.
+
+Each function has the name of the file it comes from and hides it here, on purpose; import other names of a file with
+`from windtunnel.parts.data.text import Text`.
+"""
+
+from windtunnel.parts.data.digits import digits
+from windtunnel.parts.data.huggingface import TokenizerFile, huggingface, train_bpe
+from windtunnel.parts.data.order import check_length, required_passes
+from windtunnel.parts.data.text import stdlib, text
+
+__all__ = ["TokenizerFile", "check_length", "digits", "huggingface", "required_passes", "stdlib", "text", "train_bpe"]

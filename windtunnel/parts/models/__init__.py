@@ -1,0 +1,7 @@
+"""Stock models: plain torch modules built from a Rung."""
+
+from windtunnel.parts.models.cnn import CNN
+from windtunnel.parts.models.mlp import MLP
+from windtunnel.parts.models.transformer import GELU, RMSNorm, SwiGLU, Transformer
+
+__all__ = ["CNN", "GELU", "MLP", "RMSNorm", "SwiGLU", "Transformer"]

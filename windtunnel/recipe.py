@@ -1,0 +1,234 @@
+"""How to train at any size: Recipe, its slots as protocols, Site, Judge and tuned().
+
+A Recipe is a frozen set of parts. A newcomer's mistake is to write a size into it: sizes belong to Rungs. What a part
+*means* is the syntax tree of its source (see `meaning.py`), so rewording never retrains and a changed constant does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Rung, Size
+from windtunnel.meaning import describe
+
+if TYPE_CHECKING:  # the slots' signatures speak of torch; importing this module does not
+    import numpy as np
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A range to be searched at the base rung, on a logarithmic scale."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < float("inf"):
+            raise InputError(
+                f"tuned({self.low!r}, {self.high!r}) is an empty or inverted range; it is searched on a log scale, so "
+                f"it needs 0 < low < high. To fix a value, write the value."
+            )
+
+    def __repr__(self) -> str:
+        return f"tuned({self.low:g}, {self.high:g})"
+
+
+def tuned(low: float, high: float) -> Any:
+    """Mark a part's field as searched between `low` and `high` (log scale) at the base rung, then transferred."""
+    return Tuned(low, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What one tensor is to the network; tensors with equal sites are interchangeable to an optimizer.
+
+    `role` is one of: embedding (lookup table), tied (lookup table that is also the readout), input (fan-in does not
+    grow with width), hidden (both sides grow), readout (fan-out does not grow), gain, bias, fixed (does not grow).
+    `fan_in` and `fan_out` are counts at this width.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShape:
+    """What a model and a batch rule need to know of the data.
+
+    `classes`: outcomes predicted (the vocabulary of a text). `tokens_per_example`: predictions in one example (the
+    context length of a text, 1 for an image). `train_tokens`: unique training tokens. `example_shape`: shape of one
+    example's input.
+    """
+
+    classes: int
+    tokens_per_example: int
+    train_tokens: int
+    example_shape: tuple[int, ...]
+
+
+class Model(Protocol):
+    """Builds a plain torch module for a rung and knows its size without building it."""
+
+    def build(self, rung: Rung, data: DataShape) -> nn.Module: ...
+    def size(self, rung: Rung, data: DataShape) -> Size: ...
+
+
+class Optimizer(Protocol):
+    """An update rule for one tensor of one model; the engine batches it over tensors and members of a pack.
+
+    `geometry` says how an update's size grows: "entrywise" (Adam-like), "gradient" (SGD-like) or "spectral"
+    (Muon-like); a method `geometry(site)` where it depends on the tensor. `hp` holds every number field of the part as
+    a tensor without axes, `hp["lr"]` already scheduled and scaled for this site.
+    """
+
+    geometry: Any
+
+    def init(self, param: Tensor, site: Site) -> dict[str, Tensor]: ...
+    def update(
+        self, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: Mapping[str, Tensor], site: Site
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class Schedule(Protocol):
+    """The learning rate's multiplier after `tokens` of `horizon` tokens."""
+
+    def __call__(self, tokens: float, horizon: float) -> float: ...
+
+
+class BatchRule(Protocol):
+    """Examples per step at a rung."""
+
+    def __call__(self, rung: Rung, data: DataShape) -> int: ...
+
+
+class DataPlan(Protocol):
+    """Which examples each step sees. `batch` is a pure function of (seed, step), so runs can be paired and resumed.
+
+    `fingerprint` identifies what was read and how it is cut into examples; it enters every key. `held_out` yields the
+    same validation examples in the same order every time; training never sees them. `repeat` allows more than one pass.
+    """
+
+    repeat: bool
+
+    def shape(self) -> DataShape: ...
+    def fingerprint(self) -> str: ...
+    def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]: ...
+
+
+class Objective(Protocol):
+    """The loss per token: outputs (examples, tokens, classes) and targets (examples, tokens) to (examples, tokens)."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
+
+
+class Transform(Protocol):
+    """A change of the network: takes the built module, returns the module to be trained."""
+
+    def __call__(self, model: nn.Module) -> nn.Module: ...
+
+
+@runtime_checkable
+class Parametrization(Protocol):
+    """How initial size, step size, eps, decay and forward multiplier of a site follow from its growth over the base."""
+
+    def scale(self, site: Site, base: Site, geometry: str) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train at any size. Each slot holds a part; `but` returns a copy with other parts."""
+
+    model: Any
+    parametrization: Any
+    optimizer: Any
+    schedule: Any
+    batch: Any
+    data: Any
+    objective: Any
+    transforms: tuple[Any, ...] = ()
+
+    def but(self, **slots: Any) -> Recipe:
+        """This recipe with some slots filled otherwise."""
+        names = [f.name for f in fields(self)]
+        unknown = sorted(set(slots) - set(names))
+        if unknown:
+            raise InputError(
+                f"A Recipe has no slot {', '.join(unknown)}; its slots are {', '.join(names)}. "
+                f"To change a field inside a part, fill the slot: but(optimizer=AdamW(lr=3e-3))."
+            )
+        return replace(self, **slots)
+
+    def parts(self) -> dict[str, Any]:
+        """Slot name to part."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def tuned_fields(self) -> dict[str, Tuned]:
+        """Name to range of every field left open for tuning. Names are field names and must be unique over slots."""
+        found: dict[str, Tuned] = {}
+        for slot, name, value in self._fields():
+            if isinstance(value, Tuned):
+                if name in found:
+                    raise InputError(
+                        f"Two slots have a tuned field called {name} (one is {slot}); hyperparameters are named by "
+                        f"their field, so rename one of them or fix its value."
+                    )
+                found[name] = value
+        return found
+
+    def fill(self, values: Mapping[str, float]) -> Recipe:
+        """This recipe with tuned fields set to `values`; raises if one is missing or unknown."""
+        ranges = self.tuned_fields()
+        if set(values) != set(ranges):
+            raise InputError(
+                f"The recipe leaves {sorted(ranges) or 'nothing'} open for tuning; values were given for "
+                f"{sorted(values) or 'nothing'}."
+            )
+        changes: dict[str, Any] = {}
+        for slot, name, value in self._fields():
+            if isinstance(value, Tuned):
+                changes[slot] = replace(changes.get(slot, getattr(self, slot)), **{name: float(values[name])})
+        return replace(self, **changes)
+
+    def describe(self) -> dict[str, Any]:
+        """Slot to plain data: the part's name, its fields and the meaning of its source. The data slot is its
+        fingerprint, because the same text read from another folder is the same data."""
+        described = {slot: describe(part) for slot, part in self.parts().items() if slot != "data"}
+        described["data"] = {"is": describe(self.data)["is"], "fingerprint": self.data.fingerprint()}
+        return described
+
+    def _fields(self) -> Iterator[tuple[str, str, Any]]:
+        for slot, part in self.parts().items():
+            if is_dataclass(part) and not isinstance(part, type):
+                for field in fields(part):
+                    yield slot, field.name, getattr(part, field.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """By what every run of a study is judged: `tokens` held-out tokens of `data`, `evaluations` times over a run.
+
+    Belongs to the study, so an idea may change how a model is trained but never how it is judged. The loss is the mean
+    cross-entropy in nats per token.
+    """
+
+    data: Any
+    tokens: int = 65536
+    evaluations: int = 5
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.evaluations < 1:
+            raise InputError(
+                f"Judge(tokens={self.tokens}, evaluations={self.evaluations}): both must be at least 1; the last "
+                f"evaluation is the loss that the laws are fitted to."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for a run's key."""
+        return {"data": self.data.fingerprint(), "tokens": self.tokens, "evaluations": self.evaluations}

@@ -1,0 +1,145 @@
+"""The report page: `render` turns a study's plain data into one HTML text, `write` puts it on disk.
+
+The template reads the data directly; here are only the pictures, the gaps and the rows that need thought. Everything
+from outside is escaped by jinja2 or by `draw.element`, and the page's own policy forbids any other script or request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader
+from markupsafe import Markup
+
+from windtunnel.report import words
+from windtunnel.report.basin_figure import basin_panels, optima
+from windtunnel.report.coordinate_figure import coordinate_panels, worst_slopes
+from windtunnel.report.difference_figure import difference_panel
+from windtunnel.report.draw import draw, legend
+from windtunnel.report.loss_figure import level, loss_panels
+from windtunnel.report.marks import Panel
+
+LISTS = ("answer", "caveats", "recipes", "basins", "transfer", "coordinates", "verdicts", "runs")
+NOUNS = ("study", "created", "question", *LISTS, "cost", "repeat")
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """The whole page. Sections that `data` lacks, or holds empty, are shown as missing; an unknown one is an error."""
+    unknown = sorted(set(data) - set(NOUNS))
+    if unknown:
+        raise ValueError(f"The report knows no section {', '.join(unknown)}; it has {', '.join(NOUNS)}.")
+    study = dict.fromkeys(NOUNS) | {name: [] for name in LISTS} | {k: v for k, v in data.items() if v is not None}
+    return _environment().get_template("page.html.jinja").render(study | _prepared(study))
+
+
+def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page to `path`, replacing an older one in a single step; returns the path."""
+    final, text = Path(path), render(data)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, final)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return final
+
+
+def warnings(study: Mapping[str, Any]) -> list[str]:
+    """What must be read before any number: the study's caveats, and each forecast that fails its own backtest."""
+    failing = [r["name"] for r in study["recipes"] if r["forecast"] and not r["forecast"]["reliable"]]
+    return [f"The forecast for {name} fails its own backtest." for name in failing] + list(study["caveats"])
+
+
+def gaps(study: Mapping[str, Any]) -> list[str]:
+    """What a finished study would have and this one does not, one sentence each."""
+    recipes = study["recipes"]
+    found = [] if study["runs"] else ["No run has been recorded yet: nothing below is measured."]
+    found += [] if study["basins"] else ["No hyperparameter has been tuned yet."]
+    found += [] if study["transfer"] else ["Transfer has not been checked: no re-check at a larger width."]
+    found += [] if study["coordinates"] else ["The coordinate check has not been made."]
+    found += [f"No forecast for {recipe['name']} yet." for recipe in recipes if not recipe["forecast"]]
+    found += [] if recipes else ["No recipe has a forecast yet."]
+    judged = {verdict["idea"] for verdict in study["verdicts"]}
+    ideas = [recipe["name"] for recipe in recipes if recipe["name"] != "base"]
+    found += [f"No verdict on {idea} yet." for idea in ideas if idea not in judged]
+    untested = [recipe["name"] for recipe in recipes if recipe["forecast"] and not recipe["score"]]
+    found += [f"The target has not been trained for {', '.join(untested)}: no truth yet."] if untested else []
+    return found
+
+
+def ordered(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The runs in their order, those that failed first, so that no failure hides at the bottom of a long table."""
+    return sorted(runs, key=lambda run: run["outcome"] == "finished")
+
+
+def counted(runs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many runs ended how, the usual outcome first."""
+    outcomes = [run["outcome"] for run in runs]
+    names = ["finished", *sorted(set(outcomes) - {"finished"})]
+    return {name: outcomes.count(name) for name in names if name in outcomes}
+
+
+def picture(panel: Panel, width: int, height: int, narrow: bool = False) -> dict[str, Any]:
+    """A drawn panel; with `narrow`, drawn a second time for a phone, so that its letters keep their size."""
+    small = draw(panel, 350, 330) if narrow else None
+    return {"title": panel.title, "wide": draw(panel, width, height), "narrow": small}
+
+
+def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
+    loss = loss_panels(study["recipes"])
+    basins, coordinates = basin_panels(study["basins"]), coordinate_panels(study["coordinates"])
+    differences = [difference_panel(verdict) for verdict in study["verdicts"]]
+    script = _text("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "warnings": warnings(study),
+        "gaps": gaps(study),
+        "level": level(study["recipes"]),
+        "loss_figure": _figure(loss, large=len(loss) == 1),
+        "basin_figure": _figure(basins),
+        "coordinate_figure": _figure(coordinates),
+        "differences": [_figure([panel], 400, 300) for panel in differences],
+        "optima": optima(study["basins"]),
+        "slopes": [(check["recipe"], worst_slopes(check), len(check["modules"])) for check in study["coordinates"]],
+        "ordered": ordered(study["runs"]),
+        "counted": counted(study["runs"]),
+        "style": Markup(_text("page.css")),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+    }
+
+
+def _figure(panels: Sequence[Panel], width: int = 310, height: int = 270, large: bool = False) -> dict[str, Any] | None:
+    if not panels:
+        return None
+    pictures = [picture(p, 900, 440, narrow=True) if large else picture(p, width, height) for p in panels]
+    return {"pictures": pictures, "legend": legend(panels), "large": large}
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_text), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    formats = (words.si, words.plain, words.loss, words.signed, words.percent, words.interval, words.duration)
+    formats += (words.pairs, words.plural, words.tied)
+    environment.filters |= {function.__name__: function for function in formats}
+    environment.tests["known"] = words.known
+    return environment
+
+
+@cache
+def _text(name: str) -> str:
+    return files("windtunnel.report").joinpath(name).read_text("utf-8")

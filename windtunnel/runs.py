@@ -1,0 +1,170 @@
+"""RunSpec: what was asked. Run: the immutable record of what happened. Outcome: how it ended.
+
+A RunSpec is plain data, so its key can be computed, stored and compared without the code that trains it. A newcomer
+would look for the study's name or the stage in the key: they are labels, because the same run may serve a sweep, a
+ladder and another study. Hardware is never asked; a Run records it as part of its cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.ladder import Rung, Size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Raised by one when the engine would train the same spec to other numbers; part of every key.
+ENGINE = 1
+
+
+class Outcome(StrEnum):
+    """How a run ended. Only `finished` runs are fitted; the others are listed with their reason."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run that was asked for: a described recipe, a rung with its batch settled, hyperparameters and a seed."""
+
+    recipe: Mapping[str, Any]
+    rung: Rung
+    hyperparameters: Mapping[str, float]
+    seed: int
+    judge: Mapping[str, Any]
+    base_rung: Rung  # where the parametrization's multipliers are 1
+
+    @cached_property
+    def key(self) -> str:
+        """Content address: equal asks have equal keys on every machine."""
+        asked = {
+            "engine": ENGINE,
+            "recipe": _without_names(self.recipe),
+            "rung": asdict(self.rung),
+            "base_shape": [self.base_rung.width, self.base_rung.depth],
+            "hyperparameters": {name: float(value) for name, value in self.hyperparameters.items()},
+            "seed": self.seed,
+            "judge": self.judge,
+        }
+        return hashlib.sha256(canonical(asked).encode()).hexdigest()[:20]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` turns back into an equal spec."""
+        return {
+            "recipe": dict(self.recipe),
+            "rung": asdict(self.rung),
+            "hyperparameters": dict(self.hyperparameters),
+            "seed": self.seed,
+            "judge": dict(self.judge),
+            "base_rung": asdict(self.base_rung),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
+        """The spec that `to_json` wrote."""
+        return cls(
+            recipe=data["recipe"],
+            rung=Rung(**data["rung"]),
+            hyperparameters=data["hyperparameters"],
+            seed=data["seed"],
+            judge=data["judge"],
+            base_rung=Rung(**data["base_rung"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run took. `seconds` is this run's share of its pack's wall time on one device."""
+
+    flops: float
+    seconds: float
+    device: str
+    threads: int
+    members: int  # runs trained together in its pack
+    alone_because: str | None = None  # why a recipe could not be packed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The record of one run. `loss` is the judge's last value in nats per token, None unless the run finished.
+
+    `curve` holds equally long arrays `step`, `tokens`, `train_loss`, and the judge's own `judged_tokens`,
+    `judged_loss`. `labels` (study, idea, stage) are remarks of whoever asked first and identify nothing.
+    """
+
+    key: str
+    spec: RunSpec
+    outcome: Outcome
+    loss: float | None
+    metrics: Mapping[str, float]
+    size: Size
+    cost: Cost
+    curve: Mapping[str, np.ndarray] = field(repr=False, compare=False)
+    message: str = ""
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its horizon with a finite loss."""
+        return self.outcome is Outcome.FINISHED
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the curve and the source files."""
+        return {
+            "key": self.key,
+            "outcome": str(self.outcome),
+            "message": self.message,
+            "loss": self.loss,
+            "metrics": dict(self.metrics),
+            "size": asdict(self.size),
+            "cost": asdict(self.cost),
+            "created": self.created,
+            "versions": dict(self.versions),
+            "labels": dict(self.labels),
+            "spec": self.spec.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], curve: Mapping[str, Any], source: Mapping[str, str]) -> Run:
+        """The run that `to_json` wrote."""
+        return cls(
+            key=data["key"],
+            spec=RunSpec.from_json(data["spec"]),
+            outcome=Outcome(data["outcome"]),
+            message=data["message"],
+            loss=data["loss"],
+            metrics=data["metrics"],
+            size=Size(**data["size"]),
+            cost=Cost(**data["cost"]),
+            created=data["created"],
+            versions=data["versions"],
+            labels=data["labels"],
+            curve=curve,
+            source=source,
+        )
+
+
+def canonical(data: Any) -> str:
+    """One text for equal data: sorted names, no spaces, no NaN."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _without_names(described: Any) -> Any:
+    """Drop the human names of parts, so that renaming or moving one does not retrain."""
+    if isinstance(described, Mapping):
+        return {k: _without_names(v) for k, v in described.items() if not (k == "is" and len(described) > 1)}
+    if isinstance(described, list | tuple):
+        return [_without_names(item) for item in described]
+    return described

@@ -1,0 +1,6 @@
+"""Parametrizations: one cited rule set a file."""
+
+from windtunnel.scaling.rules.mup import MuP
+from windtunnel.scaling.rules.standard import Standard
+
+__all__ = ["MuP", "Standard"]

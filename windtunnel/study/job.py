@@ -1,0 +1,150 @@
+"""The main job: tune, train the ladder, write the forecasts, then (if asked) train the target and score.
+
+Each round asks the stages what is missing and hands it to the launcher; killing the job anywhere loses at most the
+seconds since the last checkpoint. The order is the point: a forecast is in the store before its target's runs are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from windtunnel.errors import InputError
+from windtunnel.forecasts import Forecast
+from windtunnel.store import Store
+from windtunnel.study.answer import Result, answer, forecast_of
+from windtunnel.study.question import Study
+from windtunnel.study.stages import Ask, Stages
+from windtunnel.train.loop import Progress
+from windtunnel.train.pack import Pack
+
+
+class Watch(Protocol):
+    """Who follows a job: told of stages, steps, finished packs and sentences."""
+
+    def stage(self, name: str, packs: Sequence[Pack]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def finished(self, pack: Pack) -> None: ...
+    def say(self, sentence: str) -> None: ...
+
+
+class Silent:
+    """Follows a job without a word."""
+
+    def stage(self, name: str, packs: Sequence[Pack]) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def finished(self, pack: Pack) -> None: ...
+    def say(self, sentence: str) -> None: ...
+
+
+def run(study: Study, store: Store, *, launcher: Any = None, watch: Watch | None = None) -> Result:
+    """Train what the store misses and return the answer."""
+    from windtunnel.launch.here import Here
+
+    watch, launch = watch or Silent(), launcher or Here()
+    stages = Stages(study, store)
+    _tune(stages, launch, watch)
+    _climb(stages, launch, watch)
+    _check_coordinates(stages, watch)
+    for name in stages.recipes:
+        _foretell(stages, name, watch)
+    if study.train_target:
+        _train_target(stages, launch, watch)
+    return answer(study, store)
+
+
+def _tune(stages: Stages, launch: Any, watch: Watch) -> None:
+    while True:
+        asked = [ask for name in stages.recipes for ask in stages.tuning(name).asked]
+        if not _train(stages, "tune", asked, launch, watch):
+            break
+    for name in stages.recipes:
+        for field, basin in stages.tuning(name).basins.items():
+            watch.say(f"{name}: best {field} at the base rung {basin.optimum}")
+
+
+def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
+    asked = []
+    for name in stages.recipes:
+        values = stages.tuning(name).values
+        asked += stages.ladder(name, values)
+        asked += [ask for asks in stages.recheck(name, values).values() for ask in asks]
+    soon = _ForecastSoon(stages, watch)
+    _train(stages, "ladder", asked, launch, watch, soon)
+    for name in stages.recipes:
+        for transfer in stages.transfers(name, stages.tuning(name)).values():
+            watch.say(f"{name}: {transfer}")
+
+
+def _foretell(stages: Stages, name: str, watch: Watch) -> None:
+    forecast = forecast_of(stages, name)
+    if forecast is None:
+        watch.say(f"{name}: no forecast; too few rungs have a finished run")
+        return
+    stored = stages.store.add_forecast(forecast.to_json())
+    watch.say(f"{name}: forecast for {stages.study.target} written {stored['created']}, hash {stored['hash'][:12]}")
+    for line in str(Forecast.from_json(stored)).splitlines():
+        watch.say(f"  {line}")
+
+
+def _train_target(stages: Stages, launch: Any, watch: Watch) -> None:
+    asked = [a for name in stages.recipes for a in stages.target(name, stages.tuning(name).values)]
+    _train(stages, "target", asked, launch, watch)
+
+
+def _train(
+    stages: Stages,
+    stage: str,
+    asked: Sequence[Ask],
+    launch: Any,
+    watch: Watch,
+    finished: Callable[[Pack], None] | None = None,
+) -> bool:
+    """Train the missing runs of a stage; False if there were none."""
+    packs = stages.packs(asked)
+    if not packs:
+        return False
+    watch.stage(stage, packs)
+
+    def done(pack: Pack) -> None:
+        watch.finished(pack)
+        if finished is not None:
+            finished(pack)
+
+    launch(packs, stages.store, watch.progress, done)
+    left = stages.missing(asked)
+    if left:
+        raise InputError(f"The launcher returned but {len(left)} runs of stage {stage} were not recorded; run again.")
+    return True
+
+
+class _ForecastSoon:
+    """After each pack of the ladder, what the forecast says so far."""
+
+    def __init__(self, stages: Stages, watch: Watch) -> None:
+        self.stages, self.watch = stages, watch
+
+    def __call__(self, pack: Pack) -> None:
+        name = next((n for n, r in self.stages.recipes.items() if r == pack.recipe), None)
+        forecast = None if name is None else forecast_of(self.stages, name, draws=60)
+        if forecast is not None:
+            self.watch.say(f"{name}: forecast so far {forecast.loss}")
+
+
+def _check_coordinates(stages: Stages, watch: Watch) -> None:
+    from windtunnel.train.coordinates import coordinate_check
+
+    for name, recipe in stages.recipes.items():
+        ladder = stages.study.ladder
+        key = stages.spec(name, ladder.base, stages.tuning(name).values, 0).key
+        if stages.store.check("coordinates", key) is not None:
+            continue
+        state = stages.tuning(name)
+        found = coordinate_check(
+            recipe.fill(state.values),
+            base=stages.study.settled(recipe, ladder.base),
+            widths=(1, 2, 4),
+            seed=stages.study.seeds(1)[0],
+        )
+        stages.store.add_check("coordinates", key, found.to_json())
+        watch.say(f"{name}: {found}")

@@ -1,0 +1,167 @@
+"""The dry run: what a study would train, stage by stage, with FLOPs, minutes and memory. Nothing is trained.
+
+Runs after the tuning depend on its outcome, so until it is done they are counted, not named. Minutes come from the
+speed of runs already in the store, else from a stated guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from windtunnel.ladder import Rung, Size, compact
+from windtunnel.store import Store, row
+from windtunnel.study.question import Study
+from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
+
+# FLOPs per second of one CPU core on packs of these small models (measured, width 16 to 64: 4e9 to 1.5e10).
+GUESSED_SPEED = 6e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """Runs of one recipe at one rung in one stage."""
+
+    stage: str
+    recipe: str
+    rung: Rung
+    size: Size
+    runs: int
+    missing: int
+
+    @property
+    def flops(self) -> float:
+        """FLOPs still to be spent."""
+        return self.missing * self.size.training_flops(self.rung.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study's rows, the speed assumed and where it comes from."""
+
+    study: str
+    rows: tuple[PlanRow, ...]
+    speed: float
+    speed_source: str
+    devices: int
+
+    @property
+    def missing(self) -> int:
+        """Runs still to be trained."""
+        return sum(row.missing for row in self.rows)
+
+    @property
+    def flops(self) -> float:
+        """FLOPs still to be spent."""
+        return sum(row.flops for row in self.rows)
+
+    @property
+    def minutes(self) -> float:
+        """Minutes on `devices` devices at the assumed speed."""
+        return self.flops / self.speed / self.devices / 60
+
+    @property
+    def memory_bytes(self) -> float:
+        """Weights, gradients and two optimizer states of the largest packs, one a device; activations come on top."""
+        packs = [16.0 * row.size.total * min(row.missing, PACK_MEMBERS) for row in self.rows]
+        return sum(sorted(packs, reverse=True)[: self.devices])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, what `--json` prints."""
+        rows = [
+            {"stage": r.stage, "recipe": r.recipe, "width": r.rung.width, "depth": r.rung.depth,
+             "tokens": r.rung.tokens, "batch": r.rung.batch, "params": r.size.params, "runs": r.runs,
+             "missing": r.missing, "flops": r.flops}
+            for r in self.rows
+        ]  # fmt: skip
+        return {
+            "study": self.study, "rows": rows, "missing": self.missing, "flops": self.flops,
+            "minutes": self.minutes, "speed_flops_per_second": self.speed, "speed_source": self.speed_source,
+            "memory_bytes": self.memory_bytes,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        head = f"{'stage':<10}{'recipe':<16}{'width':>6}{'depth':>6}{'params':>9}{'tokens':>9}{'batch':>7}{'runs':>6}{'missing':>9}{'FLOPs':>9}"
+        lines = [
+            f"{r.stage:<10}{r.recipe:<16}{r.rung.width:>6}{r.rung.depth:>6}{compact(r.size.params):>9}"
+            f"{compact(r.rung.tokens):>9}{r.rung.batch:>7}{r.runs:>6}{r.missing:>9}{compact(r.flops):>9}"
+            for r in self.rows
+        ]
+        total = (
+            f"{self.missing} runs to train, {compact(self.flops)}FLOPs, about {self.minutes:.1f} minutes on "
+            f"{self.devices} device(s) at {compact(self.speed)}FLOP/s each ({self.speed_source}); weights and optimizer "
+            f"state at most {self.memory_bytes / 2**20:.0f} MiB at once"
+        )
+        return "\n".join([head, *lines, total])
+
+
+def plan(study: Study, store: Store, devices: int | None = None) -> Plan:
+    """The rows of a study and what is missing from the store."""
+    from windtunnel.launch.here import default_devices
+
+    stages = Stages(study, store)
+    rows = [row for name in stages.recipes for row in _rows(stages, name)]
+    speed, source = _speed(store)
+    return Plan(
+        study=study.name,
+        rows=tuple(rows),
+        speed=speed,
+        speed_source=source,
+        devices=devices or default_devices(),
+    )
+
+
+def _rows(stages: Stages, name: str) -> list[PlanRow]:
+    state = stages.tuning(name)
+    rows = _tuning_rows(stages, name, state)
+    known = state.done
+    asked = {"ladder": stages.ladder(name, state.values)}
+    asked["re-check"] = [
+        a for asks in stages.recheck(name, state.values).values() for a in asks
+        if known is False or a.spec.key not in {x.spec.key for x in asked["ladder"]}
+    ]  # fmt: skip
+    if stages.study.train_target:
+        asked["target"] = stages.target(name, state.values)
+    for stage, asks in asked.items():
+        rows += _grouped(stages, name, stage, asks, known)
+    return rows
+
+
+def _tuning_rows(stages: Stages, name: str, state: Any) -> list[PlanRow]:
+    tuning, fields = stages.study.tuning, stages.recipes[name].tuned_fields()
+    if not fields:
+        return []
+    # coarse values with one seed, then about five values around the best with every seed, three of them known
+    expected = len(fields) * (tuning.points + 5 * tuning.seeds - 3)
+    rung = stages.study.settled(stages.recipes[name], stages.study.ladder.base)
+    there = len(stages.runs(state.asked))
+    runs = len({a.spec.key for a in state.asked}) if state.done else max(expected, there)
+    size = stages.study.size(stages.recipes[name], rung)
+    return [PlanRow(stage="tune", recipe=name, rung=rung, size=size, runs=runs, missing=runs - there)]
+
+
+def _grouped(stages: Stages, name: str, stage: str, asks: Sequence[Ask], known: bool) -> list[PlanRow]:
+    by_rung: dict[Rung, list[Ask]] = {}
+    for ask in asks:
+        by_rung.setdefault(ask.spec.rung, []).append(ask)
+    return [
+        PlanRow(
+            stage=stage,
+            recipe=name,
+            rung=rung,
+            size=stages.study.size(stages.recipes[name], rung),
+            runs=len(members),
+            missing=len(stages.missing(members)) if known else len(members),
+        )
+        for rung, members in by_rung.items()
+    ]
+
+
+def _speed(store: Store) -> tuple[float, str]:
+    rows = [row(record) for record in store.records()]
+    speeds = [r["flops"] / r["seconds"] for r in rows if r["outcome"] == "finished" and r["seconds"]]
+    if not speeds:
+        return GUESSED_SPEED, "a guess: no run in the store yet"
+    return median(speeds), f"the median of {len(speeds)} runs in the store"

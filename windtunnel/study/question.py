@@ -1,0 +1,158 @@
+"""Study: base, ideas, ladder, target, judge and tuning budget; frozen. `run` trains what is missing and answers.
+
+A newcomer would look for hardware here: where a study runs is the launcher's business, never part of the question.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Ladder, Rung, Size, Target
+from windtunnel.recipe import Judge, Recipe
+from windtunnel.store import Store
+from windtunnel.tune import Tuning
+
+if TYPE_CHECKING:
+    from windtunnel.study.answer import Result
+    from windtunnel.study.job import Watch
+    from windtunnel.study.plan import Plan
+
+Idea = Callable[[Recipe], Recipe]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is asked.
+
+    `judge` None: 65,536 held-out tokens of the base recipe's data. `train_target` True: once the forecast is written,
+    the target (which then needs a rung) is trained with `target_seeds` seeds and scored. `seed` shifts all seeds, so
+    that a whole study can be repeated independently. `level` is the probability of the printed intervals.
+
+    Raises InputError for a question that cannot be answered; `check` looks at sizes and data too.
+    """
+
+    name: str
+    base: Recipe
+    ladder: Ladder
+    target: Target
+    ideas: tuple[Idea, ...] = ()
+    judge: Judge | None = None
+    tuning: Tuning = Tuning()  # noqa: RUF009  frozen
+    train_target: bool = False
+    target_seeds: int = 1
+    seed: int = 0
+    level: float = 0.9
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ideas", tuple(self.ideas))
+        if not self.name or not re.fullmatch(r"[\w .-]+", self.name):
+            raise InputError(f"Study name is {self.name!r}; use letters, digits, spaces, dots, dashes.")
+        if not 0 < self.level < 1:
+            raise InputError(f"Study level is {self.level!r}; it is a probability, 0.9 for a 90 % interval.")
+        if self.train_target and self.target.rung is None:
+            raise InputError("Study train_target is True but the target has no rung; give Target(rung=Rung(...)).")
+        if self.train_target and self.target_seeds < 1:
+            raise InputError(f"Study target_seeds is {self.target_seeds}; at least one run is needed to score.")
+        index = self.tuning.recheck_rung
+        if index is not None and not 0 < index < len(self.ladder.rungs):
+            raise InputError(
+                f"Tuning recheck_rung is {index}; the ladder's rungs above the base are 1 to "
+                f"{len(self.ladder.rungs) - 1}."
+            )
+        self.recipes()
+
+    def recipes(self) -> dict[str, Recipe]:
+        """'base' and each idea's name to its recipe."""
+        found = {"base": self.base}
+        for idea in self.ideas:
+            name = idea_name(idea)
+            if name in found:
+                raise InputError(f"Two ideas of the study are called {name!r}; give them different function names.")
+            made = idea(self.base)
+            if not isinstance(made, Recipe):
+                raise InputError(
+                    f"The idea {name} returned a {type(made).__name__}; an idea takes a Recipe and returns one, for "
+                    f"example base.but(optimizer=...)."
+                )
+            found[name] = made
+        return found
+
+    def claims(self) -> dict[str, str]:
+        """Recipe name to what it claims: an idea's docstring."""
+        return {"base": ""} | {idea_name(idea): inspect.getdoc(idea) or "" for idea in self.ideas}
+
+    def judged_by(self) -> Judge:
+        """The judge, the default filled in."""
+        return self.judge or Judge(data=self.base.data)
+
+    def seeds(self, count: int) -> list[int]:
+        """The first `count` seeds; base and ideas share them."""
+        return [1000 * self.seed + i for i in range(count)]
+
+    def settled(self, recipe: Recipe, rung: Rung) -> Rung:
+        """The rung with the recipe's batch rule applied."""
+        return rung if rung.batch else rung.but(batch=recipe.batch(rung, recipe.data.shape()))
+
+    def size(self, recipe: Recipe, rung: Rung) -> Size:
+        """Parameters and FLOPs of a recipe's model at a rung."""
+        return recipe.model.size(rung, recipe.data.shape())
+
+    def check(self) -> None:
+        """Raise InputError if the target lies inside the ladder or the data are too short for what is asked."""
+        top = self.size(self.base, self.ladder.top)
+        ladder_flops = top.training_flops(self.ladder.top.tokens)
+        asked = self.target_flops()
+        if asked is not None and asked <= ladder_flops:
+            raise InputError(
+                f"The target ({self.target}, {asked:.3g} FLOPs) lies inside the ladder, whose top rung ({self.ladder.top}) "
+                f"already takes {ladder_flops:.3g} FLOPs. Give a larger target, or a smaller ladder."
+            )
+        from windtunnel.parts.data import check_length
+
+        horizon = max(r.tokens for r in self.ladder.rungs)
+        if self.target.rung is not None:
+            horizon = max(horizon, self.target.rung.tokens)
+        for recipe in self.recipes().values():
+            check_length(recipe.data, horizon)
+
+    def target_flops(self) -> float | None:
+        """FLOPs to train the target, None when the target states too little to know."""
+        target = self.target
+        if target.rung is not None:
+            return self.size(self.base, target.rung).training_flops(target.rung.tokens)
+        if target.flops is not None:
+            return target.flops
+        return 6.0 * target.params * target.tokens if target.params and target.tokens else None
+
+    def plan(self, store: Store) -> Plan:
+        """What is missing from the store, its FLOPs, minutes and memory; trains nothing."""
+        from windtunnel.study.plan import plan
+
+        self.check()
+        return plan(self, store)
+
+    def run(self, store: Store, *, launcher: Any = None, watch: Watch | None = None) -> Result:
+        """Train what is missing, write the forecasts, and answer; a second call goes on where the first stopped."""
+        from windtunnel.study.job import run
+
+        self.check()
+        return run(self, store, launcher=launcher, watch=watch)
+
+    def answer(self, store: Store) -> Result:
+        """The answer from stored runs alone; what cannot be answered yet is missing from it."""
+        from windtunnel.study.answer import answer
+
+        return answer(self, store)
+
+
+def idea_name(idea: Idea) -> str:
+    """The name of an idea: its function's."""
+    name = getattr(idea, "__name__", None)
+    if not callable(idea) or not name or name == "<lambda>":
+        raise InputError(f"{idea!r} is not an idea; an idea is a named function that takes a Recipe and returns one.")
+    return name

@@ -1,0 +1,219 @@
+"""What a study still has to train, as a function of what the store holds: tuning, ladder with its re-check, target.
+
+Nothing here trains or writes. Because every stage is recomputed from the store, resuming, adding a seed, a rung or an
+idea are all the same call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from windtunnel.ladder import Rung
+from windtunnel.recipe import Recipe, Tuned
+from windtunnel.runs import Run, RunSpec
+from windtunnel.store import Store
+from windtunnel.study.question import Study
+from windtunnel.train.pack import Pack
+from windtunnel.tune import Basin, Transfer, Tried, basin, coarse_values, fine_values, recheck_values, transfer
+
+# Members of a pack on one CPU core: past about 8 the throughput no longer rose (measured, width 16 to 32).
+PACK_MEMBERS = 8
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One run that a study wants, and why."""
+
+    name: str  # of the recipe: base or the idea
+    stage: str  # tune, re-check, ladder or target
+    spec: RunSpec
+
+
+@dataclass
+class TuningState:
+    """State of one recipe's tuning: values so far, basins found, and what is missing (empty: tuned)."""
+
+    values: dict[str, float]
+    basins: dict[str, Basin] = field(default_factory=dict)
+    asked: list[Ask] = field(default_factory=list)
+    done: bool = True
+
+
+class Stages:
+    """A study beside a store. Runs are read once and kept; call `refresh` after training."""
+
+    def __init__(self, study: Study, store: Store) -> None:
+        self.study, self.store = study, store
+        self.recipes = study.recipes()
+        self.judge = study.judged_by()
+        self._judge = self.judge.describe()
+        self._described = {name: recipe.describe() for name, recipe in self.recipes.items()}
+        self._runs: dict[str, Run] = {}
+
+    # what is asked
+
+    def spec(self, name: str, rung: Rung, values: Mapping[str, float], seed: int) -> RunSpec:
+        """The spec of one run of a recipe."""
+        recipe = self.recipes[name]
+        return RunSpec(
+            recipe=self._described[name],
+            rung=self.study.settled(recipe, rung),
+            hyperparameters=dict(values),
+            seed=seed,
+            judge=self._judge,
+            base_rung=self.study.ladder.base,
+        )
+
+    def tuning(self, name: str) -> TuningState:
+        """How far a recipe's tuning is; one field after the other, the others at their best so far."""
+        ranges = self.recipes[name].tuned_fields()
+        state = TuningState(values={f: _three_digits(math.sqrt(r.low * r.high)) for f, r in ranges.items()})
+        for field_name, range_ in ranges.items():
+            found = self._sweep(name, field_name, range_, state)
+            if found is None:
+                state.done = False
+                return state
+            state.basins[field_name] = found
+            state.values[field_name] = _three_digits(found.optimum.median)
+        return state
+
+    def _sweep(self, name: str, field_name: str, range_: Tuned, state: TuningState) -> Basin | None:
+        tuning, base = self.study.tuning, self.study.ladder.base
+        coarse = self._asks(name, "tune", base, state.values, field_name, coarse_values(range_, tuning.points), 1)
+        state.asked = coarse
+        if self.missing(coarse):
+            return None
+        tried = self._tried(coarse, field_name)
+        fine = self._asks(
+            name, "tune", base, state.values, field_name, fine_values(range_, tuning.points, tried), tuning.seeds
+        )
+        state.asked = coarse + fine
+        return None if self.missing(fine) else basin(field_name, self._tried(state.asked, field_name))
+
+    def ladder(self, name: str, values: Mapping[str, float]) -> list[Ask]:
+        """Every rung with every seed."""
+        ladder = self.study.ladder
+        return [
+            Ask(name, "ladder", self.spec(name, rung, values, seed))
+            for rung in ladder.rungs
+            for seed in self.study.seeds(ladder.seeds)
+        ]
+
+    def recheck(self, name: str, values: Mapping[str, float]) -> dict[str, list[Ask]]:
+        """For each tuned field, the values tried again at a larger rung; the transferred one is a ladder run."""
+        tuning = self.study.tuning
+        if not tuning.recheck:
+            return {}
+        rung = self.study.ladder.rungs[self.recheck_index()]
+        seeds = min(tuning.seeds, self.study.ladder.seeds)
+        return {
+            f: self._asks(name, "re-check", rung, values, f, recheck_values(values[f], tuning), seeds)
+            for f in self.recipes[name].tuned_fields()
+        }
+
+    def target(self, name: str, values: Mapping[str, float]) -> list[Ask]:
+        """The target's runs, none if the target has no rung."""
+        rung = self.study.target.rung
+        seeds = self.study.seeds(self.study.target_seeds)
+        return [Ask(name, "target", self.spec(name, rung, values, seed)) for seed in seeds] if rung else []
+
+    def recheck_index(self) -> int:
+        """The rung of the transfer check: the middle of the ladder unless the study says otherwise."""
+        index = self.study.tuning.recheck_rung
+        return len(self.study.ladder.rungs) // 2 if index is None else index
+
+    # what there is
+
+    def missing(self, asks: Sequence[Ask]) -> list[Ask]:
+        """Asks whose run is not in the store, each once."""
+        return list({a.spec.key: a for a in asks if a.spec.key not in self.store}.values())
+
+    def runs(self, asks: Sequence[Ask]) -> list[Run]:
+        """The recorded runs of asks, in order, each once."""
+        keys = dict.fromkeys(a.spec.key for a in asks)
+        return [self._run(key) for key in keys if key in self.store]
+
+    def transfers(self, name: str, state: TuningState) -> dict[str, Transfer]:
+        """The transfer check of each field whose runs are all there and could be fitted."""
+        found = {}
+        ladder, index = self.study.ladder, self.recheck_index()
+        for f, larger in self.recheck_basins(name, state).items():
+            widths = {"from_width": ladder.base.width, "to_width": ladder.rungs[index].width}
+            found[f] = transfer(state.basins[f], larger, **widths)
+        return found
+
+    def recheck_basins(self, name: str, state: TuningState) -> dict[str, Basin]:
+        """Field to the basin at the re-check rung, where at least three values finished."""
+        found = {}
+        for f, asks in self.recheck(name, state.values).items():
+            tried = self._tried(asks, f)
+            if not self.missing(asks) and len({t.value for t in tried if t.loss is not None}) >= 3:
+                found[f] = basin(f, tried, reach=6.0)
+        return found
+
+    # packs
+
+    def packs(self, asks: Sequence[Ask]) -> list[Pack]:
+        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to PACK_MEMBERS."""
+        together: dict[tuple[str, Rung], list[Ask]] = {}
+        for ask in asks:
+            together.setdefault((ask.name, ask.spec.rung), []).append(ask)
+        packs = [
+            self._pack(name, chunk)
+            for (name, _), members in together.items()
+            for chunk in _evenly(list({a.spec.key: a for a in members}.values()), PACK_MEMBERS)
+            if self.missing(chunk)
+        ]
+        return sorted(packs, key=_price, reverse=True)
+
+    def _pack(self, name: str, asks: Sequence[Ask]) -> Pack:
+        whole = self._packed(name, asks)
+        if (self.store.path / "packs" / whole.key).is_dir():  # interrupted: its checkpoint goes by this membership
+            return whole
+        return self._packed(name, self.missing(asks))
+
+    def _packed(self, name: str, asks: Sequence[Ask]) -> Pack:
+        labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
+        return Pack(recipe=self.recipes[name], specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)
+
+    def _asks(
+        self,
+        name: str,
+        stage: str,
+        rung: Rung,
+        values: Mapping[str, float],
+        field_name: str,
+        tried: Sequence[float],
+        seeds: int,
+    ) -> list[Ask]:
+        return [
+            Ask(name, stage, self.spec(name, rung, dict(values) | {field_name: value}, seed))
+            for value in tried
+            for seed in self.study.seeds(seeds)
+        ]
+
+    def _tried(self, asks: Sequence[Ask], field_name: str) -> list[Tried]:
+        return [Tried(r.spec.hyperparameters[field_name], r.spec.seed, r.loss) for r in self.runs(asks)]
+
+    def _run(self, key: str) -> Run:
+        if key not in self._runs:
+            self._runs[key] = self.store.get(key)
+        return self._runs[key]
+
+
+def _evenly(asks: Sequence[Ask], most: int) -> list[list[Ask]]:
+    """Chunks of nearly equal length, none over `most`."""
+    count = math.ceil(len(asks) / most)
+    edges = [round(i * len(asks) / count) for i in range(count + 1)]
+    return [list(asks[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _price(pack: Pack) -> float:
+    return pack.size().training_flops(pack.rung.tokens) * len(pack.specs)
+
+
+def _three_digits(value: float) -> Any:
+    return float(f"{value:.3g}")

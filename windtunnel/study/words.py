@@ -1,0 +1,72 @@
+"""The answer in lines: what a person reads at the end of a run and at the top of the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from windtunnel.ladder import compact
+
+if TYPE_CHECKING:
+    from windtunnel.study.answer import Result
+
+
+def answer_lines(result: Result) -> list[str]:
+    """Forecasts, truth and cost: three lines, more with more ideas."""
+    return [*(_forecast_line(result, name) for name in result.forecasts), *_verdict_lines(result), cost_line(result)]
+
+
+def three_lines(result: Result) -> list[str]:
+    """Exactly three: the base's forecast with its truth, the ideas, the price."""
+    base = _forecast_line(result, "base") if "base" in result.forecasts else "No forecast yet: the ladder is not trained."
+    ideas = " ".join(_verdict_lines(result)) or "No idea is judged yet."
+    return [base, ideas, cost_line(result)]
+
+
+def caveat_lines(result: Result) -> list[str]:
+    """Each forecast's and verdict's caveats, by recipe, without repeats."""
+    found = [f"{name}: {c}" for name, f in result.forecasts.items() for c in f.caveats]
+    found += [f"{name}: {c}" for name, v in result.verdicts.items() for c in v.caveats]
+    said = {c.split(": ", 1)[1] for c in found if c.startswith("base: ")}
+    kept = [c for c in found if c.startswith("base: ") or c.split(": ", 1)[1] not in said]
+    return list(dict.fromkeys(kept))
+
+
+def cost_line(result: Result) -> str:
+    """What the ladder cost, as a share of the target."""
+    spent, target = result.ladder_flops(), result.study.target_flops()
+    if not target:
+        return f"Cost of tuning and ladder: {compact(spent)}FLOPs."
+    recipes = len(result.study.recipes())
+    return (
+        f"Tuning and ladder of {recipes} recipe(s) took {compact(spent)}FLOPs: {spent / target / recipes:.2f} of one "
+        f"target run per recipe, {100 * spent / target:.0f} % of the target's FLOPs in all."
+    )
+
+
+def _forecast_line(result: Result, name: str) -> str:
+    forecast = result.forecasts[name]
+    line = f"{name}: loss at {result.study.target} foretold {forecast.loss}"
+    scores = result.scores.get(name, ())
+    if scores:
+        truths = ", ".join(f"{s.truth:.4f}" for s in scores)
+        errors = ", ".join(f"{100 * s.relative:+.2f} %" for s in scores)
+        held = sum(s.predicted.holds(s.truth) for s in scores)
+        late = "" if all(s.made_before is not False for s in scores) else " (NOT A FORECAST: made after the run)"
+        line += f"; truth {truths}, error {errors}, {held} of {len(scores)} inside{late}"
+    return line + "."
+
+
+def _verdict_lines(result: Result) -> list[str]:
+    lines = []
+    for name, verdict in result.verdicts.items():
+        line = f"{name} {verdict}, difference at the target {verdict.delta}"
+        truth = truth_delta(result, name)
+        lines.append(line + (f"; true difference {truth:+.4f}." if truth is not None else "."))
+    return lines
+
+
+def truth_delta(result: Result, name: str) -> float | None:
+    """Mean difference in loss between idea and base at the target over shared seeds, None while untrained."""
+    base = {r.spec.seed: r.loss for r in result.targets.get("base", ()) if r.loss is not None}
+    pairs = [(r.loss, base[r.spec.seed]) for r in result.targets.get(name, ()) if r.loss is not None and r.spec.seed in base]
+    return sum(idea - there for idea, there in pairs) / len(pairs) if pairs else None

@@ -1,0 +1,112 @@
+"""Coordinate check: does the size of activations stay the same as the model grows, over the first steps of training?
+
+Under a sound width rule the mean |activation| of every module is flat in width after each step; in the standard
+parametrization it grows. A flat check does not prove that a learning rate transfers (facts: it did not in several
+reports); it catches a wrong rule in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from windtunnel.ladder import Rung
+from windtunnel.recipe import Recipe
+from windtunnel.train.data import pack_batch
+from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
+from windtunnel.train.steps import first_states, gradient, update
+
+STEPS = 4
+# A module passes when doubling the width changes its mean |activation| by less than about 13 % (guess: twice the slope
+# that published ladders show for sound rules at these small widths).
+SLOPE_BAR = 0.18
+
+
+@dataclass(frozen=True)
+class Module:
+    """Mean |activation| of one module's output by width, after the last step, and its log-log slope."""
+
+    name: str
+    values: tuple[float, ...]
+    slope: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the slope is small; a shrinking readout passes, for muP's logits start small and grow."""
+        return math.isfinite(self.slope) and abs(self.slope) <= SLOPE_BAR
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A coordinate check over widths."""
+
+    widths: tuple[int, ...]
+    modules: tuple[Module, ...]
+
+    def __str__(self) -> str:
+        worst = max(self.modules, key=lambda m: abs(m.slope))
+        return (
+            f"coordinate check over widths {', '.join(map(str, self.widths))}: steepest module {worst.name} with slope "
+            f"{worst.slope:+.2f} ({'flat' if worst.ok else 'not flat'}, bar {SLOPE_BAR})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the store and the report."""
+        modules = [{"name": m.name, "step": STEPS, "values": list(m.values), "slope": m.slope, "ok": m.ok}
+                   for m in self.modules]  # fmt: skip
+        return {"widths": list(self.widths), "modules": modules}
+
+
+def coordinate_check(
+    recipe: Recipe, *, base: Rung, widths: Sequence[int] = (1, 2, 4), seed: int = 0, seeds: int = 2
+) -> Coordinates:
+    """Train a filled recipe for a few steps at multiples of the base width and measure every module's output."""
+    rungs = [base.but(width=base.width * w, heads=base.heads * w) for w in widths]
+    found = [[activations(recipe, rung, base, seed + i) for i in range(seeds)] for rung in rungs]
+    names = list(found[0][0])
+    means = {n: tuple(float(np.mean([run[n] for run in at])) for at in found) for n in names}
+    logs = np.log([rung.width for rung in rungs])
+    modules = [Module(n, values, float(np.polyfit(logs, np.log(values), 1)[0])) for n, values in means.items()]
+    return Coordinates(tuple(rung.width for rung in rungs), tuple(modules))
+
+
+def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = STEPS) -> dict[str, float]:
+    """Module name to mean |output| in the forward pass after `steps` steps at the full learning rate."""
+    device = torch.device("cpu")
+    model = build_model(recipe, rung)
+    table = table_of(recipe, rung, base)
+    table.attach(model)
+    groups = groups_of(table)
+    params = initial_params(groups, [seed], device)
+    states = first_states(groups, recipe.optimizer, params, packed=False)
+    grads_of = gradient(model, groups, recipe.objective, packed=False)
+    stepped = update(groups, recipe.optimizer, packed=False)
+    hps = stacked_hyperparameters(groups, [recipe.optimizer], device)
+    seen = _record_outputs(model)
+    for step in range(steps + 1):
+        grads, _ = grads_of(params, *pack_batch(recipe.data, [seed], step, rung.batch or 1, device))
+        if step < steps:
+            params, states = stepped(params, grads, states, hps)
+    return {name: values[-1] for name, values in seen.items()}
+
+
+def _record_outputs(model: nn.Module) -> dict[str, list[float]]:
+    seen: dict[str, list[float]] = {}
+
+    def listen(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                seen.setdefault(name, []).append(float(output.detach().abs().mean()))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name and not isinstance(module, nn.ModuleList):
+            module.register_forward_hook(listen(name))
+    return seen

@@ -1,0 +1,26 @@
+"""Batches of a pack: every member's examples at a step, stacked, gathered once for members that share a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from windtunnel.recipe import Judge
+
+
+def pack_batch(data: Any, seeds: Sequence[int], step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets with a leading member axis; a pure function of the seeds and the step."""
+    drawn = {seed: data.batch(seed=seed, step=step, size=size) for seed in dict.fromkeys(seeds)}
+    inputs = torch.from_numpy(np.stack([drawn[seed][0] for seed in seeds]))
+    targets = torch.from_numpy(np.stack([drawn[seed][1] for seed in seeds]))
+    return inputs.to(device), targets.to(device)
+
+
+def judge_batches(judge: Judge, device: torch.device, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The held-out examples by which every run is judged, in chunks of `size` examples."""
+    chunks = judge.data.held_out(size=size, tokens=judge.tokens)
+    return [(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)) for x, y in chunks]

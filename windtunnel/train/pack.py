@@ -1,0 +1,139 @@
+"""A pack: runs of one shape trained together on one device, and the stacked tensors they are trained in.
+
+Members share a rung, a batch size and every part of the recipe but its hyperparameters; learning rates, schedules,
+seeds and data orders differ. Tensors of equal site and scale are stacked too, so an optimizer written for one tensor is
+called once for all of them. A newcomer would expect members to influence each other: no operation crosses the member
+axis, so a pack's row is the run trained alone.
+
+Legend: m members, g tensors of a group; a group's parameters are one tensor (m, g, *shape).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Rung, Size
+from windtunnel.recipe import Judge, Recipe, Site
+from windtunnel.runs import RunSpec
+from windtunnel.scaling.table import Scale, ScaleTable, geometry_of, scale_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Runs to be trained together: a live recipe whose tuned fields the specs fill, and the judge."""
+
+    recipe: Recipe
+    specs: tuple[RunSpec, ...]
+    judge: Judge
+    labels: tuple[Mapping[str, str], ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies the membership, for checkpoints."""
+        return hashlib.sha256("".join(spec.key for spec in self.specs).encode()).hexdigest()[:20]
+
+    @property
+    def rung(self) -> Rung:
+        """The rung all members share."""
+        return self.specs[0].rung
+
+    def recipe_of(self, member: int) -> Recipe:
+        """The recipe of one member, its hyperparameters filled in."""
+        return self.recipe.fill(self.specs[member].hyperparameters)
+
+    def size(self) -> Size:
+        """Parameters and FLOPs of one member."""
+        return self.recipe.model.size(self.rung, self.recipe.data.shape())
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors with equal site and scale, by name."""
+
+    site: Site
+    scale: Scale
+    names: tuple[str, ...]
+
+
+def build_model(recipe: Recipe, rung: Rung) -> nn.Module:
+    """The recipe's module at a rung, transforms applied."""
+    model = recipe.model.build(rung, recipe.data.shape())
+    for transform in recipe.transforms:
+        model = transform(model)
+    return model
+
+
+def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
+    """The scale table of a recipe at a rung relative to the base rung."""
+    return scale_table(
+        lambda r: build_model(recipe, r), rung, base, recipe.parametrization, geometry_of(recipe.optimizer)
+    )
+
+
+def check_count(model: nn.Module, size: Size, part: Any) -> None:
+    """Raise InputError when a model part's formula disagrees with the tensors it builds."""
+    counted = sum(p.numel() for p in model.parameters())
+    if counted != size.total:
+        raise InputError(
+            f"{type(part).__name__}.size says {size.total:,} parameters but the built model has {counted:,}; the law "
+            f"would be fitted on a wrong N. Correct the formula in size(); a transform that adds tensors needs a model "
+            f"part that counts them."
+        )
+
+
+def groups_of(table: ScaleTable) -> list[Group]:
+    """Names grouped by equal (site, scale), in the order they first appear."""
+    found: dict[tuple[Site, Scale], list[str]] = {}
+    for name, scale in table.scales.items():
+        found.setdefault((table.sites[name], scale), []).append(name)
+    return [Group(site, scale, tuple(names)) for (site, scale), names in found.items()]
+
+
+def initial_params(groups: Sequence[Group], seeds: Sequence[int], device: torch.device) -> list[Tensor]:
+    """Stacked initial values; each tensor's draw depends on its name and the member's seed alone."""
+    return [
+        torch.stack([torch.stack([_draw(name, group, seed) for name in group.names]) for seed in seeds]).to(device)
+        for group in groups
+    ]
+
+
+def _draw(name: str, group: Group, seed: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    noise = torch.randn(group.site.shape, generator=generator, dtype=torch.float32)
+    return noise * group.scale.init_std + group.scale.init_mean
+
+
+def numbers_of(part: Any) -> dict[str, float]:
+    """The number fields of a filled part: what an optimizer's `hp` holds."""
+    if not is_dataclass(part):
+        raise InputError(f"{part!r} must be a frozen dataclass, so that its hyperparameters can be read.")
+    held = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {n: float(v) for n, v in held.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def stacked_hyperparameters(groups: Sequence[Group], optimizers: Sequence[Any], device: torch.device) -> list[Any]:
+    """For each group, name to a (m * g) tensor of every number field, scaled for the group's site; lr unscheduled."""
+    numbers = [numbers_of(optimizer) for optimizer in optimizers]
+    return [_scaled(group, numbers, device) for group in groups]
+
+
+def _scaled(group: Group, numbers: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:
+    factors = {"lr": group.scale.lr, "eps": group.scale.eps, "weight_decay": group.scale.decay}
+    repeated = len(group.names)
+    return {
+        name: torch.tensor(
+            [member[name] * factors.get(name, 1.0) for member in numbers for _ in range(repeated)],
+            dtype=torch.float64,  # a tensor without axes never promotes the weights it multiplies
+            device=device,
+        )
+        for name in numbers[0]
+    }

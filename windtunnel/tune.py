@@ -1,0 +1,246 @@
+"""Tune once at the base rung, then check one rung up that the optimum transfers.
+
+A search is a pure function of the runs that exist: it returns the values that still must be tried, or the basin. First a
+coarse sweep over the declared range, then a fine one around its best over all seeds; a robust parabola in the logarithm
+through the points near the best gives the optimum, and resampling gives its interval. A newcomer would trust a flat
+coordinate check; only trying other values at a larger size shows that the optimum stayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.forecasts import Interval
+from windtunnel.recipe import Tuned
+
+LEVEL = 0.9
+DRAWS = 400
+# A transfer is called good when using the base rung's value costs at most this share of the loss (facts: a published
+# bar for a good transfer) and the optimum moved by at most one factor of two (the grid of most published checks).
+COST_BAR, MOVE_BAR = 0.003, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How much is spent on tuning, for each recipe and tuned field.
+
+    `points` values over the declared range with one seed, then `points` values around the best with `seeds` seeds.
+    `recheck` values on either side, a factor `recheck_factor` apart, at rung `recheck_rung` (an index; None: the middle
+    of the ladder) with `seeds` seeds; 0 skips the check, and the forecast says so.
+    """
+
+    points: int = 5
+    seeds: int = 2
+    recheck: int = 1
+    recheck_factor: float = 2.0
+    recheck_rung: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.points < 3 or self.seeds < 1 or self.recheck < 0 or self.recheck_factor <= 1:
+            raise InputError(
+                f"Tuning(points={self.points}, seeds={self.seeds}, recheck={self.recheck}, recheck_factor="
+                f"{self.recheck_factor}): a parabola needs at least 3 points, 1 seed, recheck >= 0 and a factor > 1."
+            )
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One value that was tried; loss None when the run diverged or crashed."""
+
+    value: float
+    seed: int
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basin:
+    """Loss against one hyperparameter at one rung: what was tried, the parabola and its optimum."""
+
+    field: str
+    tried: tuple[Tried, ...]
+    optimum: Interval
+    parabola: tuple[float, float, float]  # loss = a + b (log2 value - c)^2: a, b, c
+    draws: tuple[float, ...]  # resampled log2 optima
+    at_edge: bool
+
+    def curve(self, count: int = 41) -> list[tuple[float, float]]:
+        """Points (value, loss) of the parabola over the values it was fitted to."""
+        a, b, c = self.parabola
+        near = [math.log2(t.value) for t in self.tried if abs(math.log2(t.value) - c) <= 3]
+        if not near or not math.isfinite(b):
+            return []
+        return [(2**x, a + b * (x - c) ** 2) for x in np.linspace(min(near), max(near), count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """How far an optimum moved between two rungs (log2, positive is up), and what the transferred value costs there."""
+
+    field: str
+    from_width: int
+    to_width: int
+    moved: Interval
+    cost: Interval  # loss at the transferred value over the loss at the rung's own optimum, minus one
+
+    @property
+    def transfers(self) -> bool:
+        """Whether cost and move are within the published bars (0.3 % of loss, a factor of two)."""
+        return self.cost.median <= COST_BAR and abs(self.moved.median) <= MOVE_BAR
+
+    def __str__(self) -> str:
+        verb = "transfers" if self.transfers else "does not transfer"
+        return (
+            f"{self.field} {verb} from width {self.from_width} to {self.to_width}: its optimum moved by "
+            f"{self.moved.median:+.2f} [{self.moved.low:+.2f}, {self.moved.high:+.2f}] log2 steps and using the base "
+            f"value costs {100 * self.cost.median:.2f} % of the loss [{100 * self.cost.low:.2f}, "
+            f"{100 * self.cost.high:.2f}] (at {self.moved.level:.0%})"
+        )
+
+
+def coarse_values(range_: Tuned, points: int) -> list[float]:
+    """`points` values evenly spaced in the logarithm over the declared range."""
+    return [_rounded(v) for v in np.geomspace(range_.low, range_.high, points)]
+
+
+def fine_values(range_: Tuned, points: int, coarse: Sequence[Tried]) -> list[float]:
+    """Values at half the coarse spacing around the best of a coarse sweep, within the range.
+
+    Raises InputError if no coarse run finished.
+    """
+    best = _best(coarse, f"between {range_.low:g} and {range_.high:g}")
+    half = (range_.high / range_.low) ** (0.5 / (points - 1))
+    around = [best * half**k for k in range(-2, 3)]
+    return sorted({_rounded(v) for v in around if range_.low * 0.999 <= v <= range_.high * 1.001})
+
+
+def recheck_values(optimum: float, tuning: Tuning) -> list[float]:
+    """The transferred value and `recheck` values on either side."""
+    return [_rounded(optimum * tuning.recheck_factor**k) for k in range(-tuning.recheck, tuning.recheck + 1)]
+
+
+def basin(field: str, tried: Sequence[Tried], *, reach: float = 2.2, seed: int = 0) -> Basin:
+    """Fit the parabola to the points within `reach` octaves of the best mean and resample it.
+
+    Runs are resampled seed by seed, so that what the values share is kept together; the residuals are resampled too.
+    Raises InputError if fewer than 3 values finished.
+    """
+    return _basin(field, tuple(tried), reach, seed)
+
+
+@lru_cache(maxsize=256)  # a study asks for the same basin at every stage, and resampling takes most of a second
+def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int) -> Basin:
+    best = math.log2(_best(tried, "at this rung"))
+    x, y, seeds = _near(tried, best, reach)
+    if len(set(x)) < 3:
+        raise InputError(
+            f"Only {len(set(x))} value(s) of {field} near the best one finished; a basin needs 3. Widen the tuned range "
+            f"or lower it, so that fewer runs diverge."
+        )
+    fitted = _parabola(x, y, seeds)
+    draws = _resampled(x, y, seeds, fitted, np.random.default_rng(seed))
+    low, middle, high = np.quantile(draws, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+    centre = min(max(fitted[2], min(x)), max(x))
+    return Basin(
+        field=field,
+        tried=tried,
+        optimum=Interval(2**centre, 2 ** min(low, centre), 2 ** max(high, centre), LEVEL),
+        parabola=fitted,
+        draws=tuple(float(d) for d in draws),
+        at_edge=bool(fitted[1] <= 0 or not min(x) < fitted[2] < max(x)),
+    )
+
+
+def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int) -> Transfer:
+    """Compare the basins of two rungs."""
+    moved = np.array(larger.draws) - np.array(base.draws)
+    a, b, _ = larger.parabola
+    used = math.log2(base.optimum.median)
+    costs = max(b, 0.0) * (used - np.array(larger.draws)) ** 2 / a
+    centre = math.log2(larger.optimum.median) - used
+    return Transfer(
+        field=base.field,
+        from_width=from_width,
+        to_width=to_width,
+        moved=_interval(moved, centre),
+        cost=_interval(costs, max(b, 0.0) * centre**2 / a),
+    )
+
+
+def settled(values: Mapping[str, float], field: str, value: float) -> dict[str, float]:
+    """`values` with one field set."""
+    return dict(values) | {field: value}
+
+
+def _interval(draws: Any, centre: float) -> Interval:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(centre), float(min(low, centre)), float(max(high, centre)), LEVEL)
+
+
+def _rounded(value: float) -> float:
+    """Four digits: enough for a hyperparameter, and the same text on every machine."""
+    return float(f"{value:.4g}")
+
+
+def _best(tried: Sequence[Tried], where: str) -> float:
+    means: dict[float, list[float]] = {}
+    for t in tried:
+        means.setdefault(t.value, []).append(math.inf if t.loss is None else t.loss)
+    finite = {value: float(np.mean(losses)) for value, losses in means.items() if math.isfinite(np.mean(losses))}
+    if not finite:
+        raise InputError(f"All {len(tried)} runs {where} diverged or crashed; lower the tuned range's upper end.")
+    return min(finite, key=lambda value: finite[value])
+
+
+def _near(tried: Sequence[Tried], best: float, reach: float) -> tuple[Any, Any, Any]:
+    near = [t for t in tried if t.loss is not None and abs(math.log2(t.value) - best) <= reach]
+    if len({t.value for t in near}) < 3:  # a coarse sweep in wide steps: the three values nearest the best
+        closest = sorted({t.value for t in tried if t.loss is not None}, key=lambda v: abs(math.log2(v) - best))[:3]
+        near = [t for t in tried if t.loss is not None and t.value in closest]
+    return (
+        np.array([math.log2(t.value) for t in near]),
+        np.array([float(t.loss or 0.0) for t in near]),
+        np.array([t.seed for t in near]),
+    )
+
+
+def _parabola(x: Any, y: Any, seeds: Any) -> tuple[float, float, float]:
+    """Huber fit of y = a + b (x - c)^2 with one level a seed; returns a (mean over seeds), b, c."""
+    centre = float(x.mean())
+    levels = (seeds[:, None] == np.unique(seeds)[None, :]).astype(float)
+    design = np.hstack([levels, (x - centre)[:, None], ((x - centre) ** 2)[:, None]])
+    weights = np.ones(len(y))
+    solution = np.zeros(design.shape[1])
+    for _ in range(20):
+        root = np.sqrt(weights)
+        solution = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
+        residual = np.abs(y - design @ solution)
+        scale = max(1.5 * float(np.median(residual)), 1e-9)
+        weights = np.minimum(1.0, scale / np.maximum(residual, 1e-12))
+    slope, bend = float(solution[-2]), float(solution[-1])
+    if bend <= 1e-9:  # no bottom among the points: it lies at or beyond the lower end
+        end = float(x.max() if slope < 0 else x.min())
+        return float(y[x == end].mean()), 0.0, end
+    c = -slope / (2 * bend)
+    return float(solution[:-2].mean()) - bend * c * c, bend, centre + c
+
+
+def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], generator: Any) -> Any:
+    a, b, c = fitted
+    found, distinct = [], np.unique(seeds)
+    level = {s: float((y - b * (x - c) ** 2)[seeds == s].mean()) for s in distinct}
+    expected = b * (x - c) ** 2 + np.array([level[s] for s in seeds])
+    # with p parameters fitted to n points the residuals are too small by sqrt((n - p) / n)
+    freedom = max(len(x) - len(distinct) - 2, 1)
+    residual = (y - expected) * math.sqrt(len(x) / freedom)
+    for _ in range(DRAWS):
+        again = expected + generator.choice(residual, len(x)) * generator.choice([-1.0, 1.0], len(x))
+        centre = _parabola(x, again, seeds)[2]
+        found.append(min(max(centre, float(x.min()) - 1.0), float(x.max()) + 1.0))
+    return np.array(found)
