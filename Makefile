@@ -7,6 +7,7 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile
 BIN := .venv/bin
 READY := .venv/.ready
+READY_DEV := .venv/.ready-dev
 
 .PHONY: demo test lint fmt clean
 
@@ -16,12 +17,12 @@ demo: $(READY)  ## train a ladder, forecast, train the target, score the forecas
 test: lint  ## the whole suite; tests that need a GPU are skipped where there is none
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(READY)
+lint: $(READY_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-fmt: $(READY)
+fmt: $(READY_DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -32,5 +33,9 @@ clean:  ## everything that make made; stores of runs are kept
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"windtunnel needs Python 3.11 or newer; this is {sys.version.split()[0]}. Give another one: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(READY_DEV): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,dev]'
 	@touch $@

@@ -144,7 +144,7 @@ def test_the_ladder_is_trained_at_the_tuned_value(result):
 
 def test_an_idea_gets_a_verdict_and_the_base_none(result):
     assert set(result.verdicts) == {"sign_momentum"}
-    assert 0 <= result.verdicts["sign_momentum"].to_json()["p_better"] <= 1
+    assert 0 <= result.verdicts["sign_momentum"].probability_better <= 1
 
 
 def test_the_true_difference_is_that_of_the_target_runs(result):

@@ -28,7 +28,7 @@ _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name i
 _ROOMS = {"data": "windtunnel.parts.data", "ideas": "windtunnel.ideas", "parts": "windtunnel.parts",
           "recipes": "windtunnel.parts.recipes", "scaling": "windtunnel.scaling"}  # fmt: skip
 
-__all__ = sorted([*_HOME, *_ROOMS])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_ROOMS])
 
 
 def __getattr__(name: str) -> Any:

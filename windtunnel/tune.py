@@ -1,6 +1,6 @@
 """Tune once at the base rung, then check one rung up that the optimum transfers.
 
-A search is a pure function of the runs that exist: it returns the values that still must be tried, or the basin. First a
+A search is a pure function of the runs that exist: it returns the values still to be tried, or the basin. First a
 coarse sweep over the declared range, then a fine one around its best over all seeds; a robust parabola in the logarithm
 through the points near the best gives the optimum, and resampling gives its interval. A newcomer would trust a flat
 coordinate check; only trying other values at a larger size shows that the optimum stayed.
@@ -140,12 +140,12 @@ def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int) -> Bas
     x, y, seeds = _near(tried, best, reach)
     if len(set(x)) < 3:
         raise InputError(
-            f"Only {len(set(x))} value(s) of {field} near the best one finished; a basin needs 3. Widen the tuned range "
-            f"or lower it, so that fewer runs diverge."
+            f"Only {len(set(x))} value(s) of {field} near the best finished; a basin needs 3. Widen the tuned "
+            f"range, or lower it, so that fewer runs diverge."
         )
     fitted = _parabola(x, y, seeds)
     draws = _resampled(x, y, seeds, fitted, np.random.default_rng(seed))
-    low, middle, high = np.quantile(draws, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     centre = min(max(fitted[2], min(x)), max(x))
     return Basin(
         field=field,
@@ -232,7 +232,7 @@ def _parabola(x: Any, y: Any, seeds: Any) -> tuple[float, float, float]:
 
 
 def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], generator: Any) -> Any:
-    a, b, c = fitted
+    _, b, c = fitted
     found, distinct = [], np.unique(seeds)
     level = {s: float((y - b * (x - c) ** 2)[seeds == s].mean()) for s in distinct}
     expected = b * (x - c) ** 2 + np.array([level[s] for s in seeds])

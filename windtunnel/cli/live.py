@@ -57,7 +57,8 @@ class Follow:
         """One line: stage, share, minutes left."""
         left = "" if self.minutes_left is None else f", about {self.minutes_left:.1f} min left"
         recorded = sum(d == 1.0 for d in self.done.values())
-        return f"{self.name}: {100 * self.share:.0f} % of {compact(sum(self.cost.values()))}FLOPs, {recorded} of {len(self.packs)} packs{left}"
+        share = f"{100 * self.share:.0f} % of {compact(sum(self.cost.values()))}FLOPs"
+        return f"{self.name}: {share}, {recorded} of {len(self.packs)} packs{left}"
 
     def members(self) -> list[str]:
         """A line for each pack in flight, with the loss of each member."""

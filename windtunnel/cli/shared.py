@@ -96,7 +96,9 @@ def existing_store(args: Any) -> Store:
     """The store of the command line, which must exist."""
     store = Store(args.store)
     if not store.path.is_dir():
-        raise InputError(f"There is no store at {store.path}; name one with --store, or make one with `windtunnel run`.")
+        raise InputError(
+            f"There is no store at {store.path}; name one with --store, or make one with `windtunnel run`."
+        )
     return store
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -59,7 +59,9 @@ def default_devices() -> int:
 
 def device_of(worker: int) -> torch.device:
     """The device of a worker: GPUs in turn, else the CPU."""
-    return torch.device("cuda", worker % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", worker % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def _in_process(
@@ -106,6 +108,10 @@ class _Workers:
             for process in self.processes:
                 process.kill()
                 process.wait()
+            for thread in threads:
+                thread.join()
+            for process in self.processes:
+                _close(process)
 
     def _listen(self, left: int) -> None:
         while left:
@@ -148,6 +154,13 @@ class _Workers:
             else:
                 raise RuntimeError(event["error"])
         raise InputError(_death(process.wait(), pack))
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):  # what was not yet read by the worker goes nowhere
+                pipe.close()
 
 
 def _death(code: int, pack: Pack) -> str:

@@ -27,6 +27,7 @@ from windtunnel.train.pack import Pack
 from windtunnel.train.record import versions, written_sources
 
 Report = Callable[[Progress], None]
+_TORCH = str(Path(torch.__file__).parent)
 
 
 def execute(pack: Pack, store: Store, *, device: torch.device, report: Report | None = None) -> None:
@@ -79,7 +80,9 @@ def _is_packing(error: Exception) -> bool:
 
 
 def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) -> Run:
-    where = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    # the last line that is not torch's own: that is where a part's author looks first
+    where = next((f for f in reversed(frames) if not f.filename.startswith(_TORCH)), frames[-1])
     return Run(
         key=pack.specs[member].key,
         spec=pack.specs[member],

@@ -23,7 +23,9 @@ Build = Callable[[Rung], nn.Module]
 def sites(build: Build, rung: Rung, base: Rung) -> dict[str, tuple[Site, Site]]:
     """Parameter name to (site at `rung`, site at the base width)."""
     base = base.but(depth=rung.depth)
-    here, there, wider = (_on_meta(build, r) for r in (rung, base, base.but(width=2 * base.width, heads=2 * base.heads)))
+    here, there, wider = (
+        _on_meta(build, r) for r in (rung, base, base.but(width=2 * base.width, heads=2 * base.heads))
+    )
     shapes = {name: tuple(p.shape) for name, p in wider.named_parameters()}
     owners = _owners(there)
     found = {}

@@ -75,7 +75,7 @@ def scale_table(
     return ScaleTable(scales=scales, forward=forward, sites={name: here for name, (here, _) in found.items()})
 
 
-def geometry_of(optimizer: Any) -> Callable[[Site], str]:
+def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     """An optimizer's geometry as a function of the site."""
     declared = getattr(optimizer, "geometry", None)
     if declared is None:
@@ -83,7 +83,7 @@ def geometry_of(optimizer: Any) -> Callable[[Site], str]:
             f"{type(optimizer).__name__} does not say how its updates grow; add a line to the class: geometry = "
             f'"entrywise" (Adam-like), "gradient" (SGD-like) or "spectral" (Muon-like).'
         )
-    return declared if callable(declared) else lambda site: declared
+    return declared if callable(declared) else lambda site: str(declared)
 
 
 def _multiply(value: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:

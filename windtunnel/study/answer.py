@@ -70,9 +70,7 @@ class Result:
             "reliable": self.reliable,
         }
 
-    def report(
-        self, path: str | os.PathLike[str], *, command: str = "", study_file: str | None = None
-    ) -> Path:
+    def report(self, path: str | os.PathLike[str], *, command: str = "", study_file: str | None = None) -> Path:
         """Write the one-file HTML report and return its path; `command` and `study_file` say how to repeat it."""
         from windtunnel.report.page import write
         from windtunnel.study.page import page_data
@@ -184,7 +182,9 @@ def _verdicts(study: Study, ladder: Mapping[str, tuple[Run, ...]]) -> dict[str, 
             continue
         size = study.size(study.base, study.target.rung) if study.target.rung else None
         try:
-            found[name] = compare(ladder["base"], runs, study.target, study.level, size=size, name=name, study=study.name)
+            found[name] = compare(
+                ladder["base"], runs, study.target, study.level, size=size, name=name, study=study.name
+            )
         except InputError:
             continue  # too few paired rungs so far; the verdict is absent until there are
     return found

@@ -1,7 +1,7 @@
 """The main job: tune, train the ladder, write the forecasts, then (if asked) train the target and score.
 
 Each round asks the stages what is missing and hands it to the launcher; killing the job anywhere loses at most the
-seconds since the last checkpoint. The order is the point: a forecast is in the store before its target's runs are asked.
+seconds since the last checkpoint. The order is the point: a forecast is in the store before its target is asked for.
 """
 
 from __future__ import annotations

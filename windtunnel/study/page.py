@@ -74,9 +74,9 @@ def _forecast(result: Result, name: str) -> dict[str, Any]:
         "caveats": list(forecast.caveats),
         "reliable": forecast.reliable,
         "backtest": [
-            {"hidden": f"{compact(h['size'])} from the {h['kept']} rungs below", "predicted": h["predicted"]["median"], "low": h["predicted"]["low"],
-             "high": h["predicted"]["high"], "truth": h["truth"], "held": h["held"]}
-            for h in forecast.to_json()["backtest"]
+            {"hidden": f"{compact(h.size)} from the {h.kept} rungs below", "predicted": h.predicted.median,
+             "low": h.predicted.low, "high": h.predicted.high, "truth": h.truth, "held": h.held}
+            for h in forecast.backtest.hidden
         ],
         "created": sealed["created"], "hash": sealed["hash"], "key": forecast.key,
         "hyperparameters": {f: _interval(i) for f, i in forecast.hyperparameters.items()},
@@ -103,7 +103,8 @@ def _band(result: Result, name: str) -> list[dict[str, Any]]:
     for share in np.linspace(0.0, 1.0, BAND_POINTS):
         at = {axis: float(low[axis] ** (1 - share) * end[axis] ** share) for axis in ("params", "tokens")}
         at["flops"] = float(low["flops"] ** (1 - share) * flops**share)
-        loss = fit.forecast(Target(**at), result.study.level).loss
+        target = Target(params=at["params"], tokens=at["tokens"], flops=at["flops"])
+        loss = fit.forecast(target, result.study.level).loss
         band.append(at | {"median": loss.median, "low": loss.low, "high": loss.high})
     return band
 

@@ -83,7 +83,10 @@ class Plan:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        head = f"{'stage':<10}{'recipe':<16}{'width':>6}{'depth':>6}{'params':>9}{'tokens':>9}{'batch':>7}{'runs':>6}{'missing':>9}{'FLOPs':>9}"
+        names = ("recipe", 16), ("width", 6), ("depth", 6), ("params", 9), ("tokens", 9), ("batch", 7), ("runs", 6)
+        head = (
+            f"{'stage':<10}{'recipe':<16}" + "".join(f"{n:>{w}}" for n, w in names[1:]) + f"{'missing':>9}{'FLOPs':>9}"
+        )
         lines = [
             f"{r.stage:<10}{r.recipe:<16}{r.rung.width:>6}{r.rung.depth:>6}{compact(r.size.params):>9}"
             f"{compact(r.rung.tokens):>9}{r.rung.batch:>7}{r.runs:>6}{r.missing:>9}{compact(r.flops):>9}"
@@ -91,8 +94,8 @@ class Plan:
         ]
         total = (
             f"{self.missing} runs to train, {compact(self.flops)}FLOPs, about {self.minutes:.1f} minutes on "
-            f"{self.devices} device(s) at {compact(self.speed)}FLOP/s each ({self.speed_source}); weights and optimizer "
-            f"state at most {self.memory_bytes / 2**20:.0f} MiB at once"
+            f"{self.devices} device(s) at {compact(self.speed)}FLOP/s each ({self.speed_source}); weights and "
+            f"optimizer state at most {self.memory_bytes / 2**20:.0f} MiB at once"
         )
         return "\n".join([head, *lines, total])
 

@@ -109,8 +109,8 @@ class Study:
         asked = self.target_flops()
         if asked is not None and asked <= ladder_flops:
             raise InputError(
-                f"The target ({self.target}, {asked:.3g} FLOPs) lies inside the ladder, whose top rung ({self.ladder.top}) "
-                f"already takes {ladder_flops:.3g} FLOPs. Give a larger target, or a smaller ladder."
+                f"The target ({self.target}, {asked:.3g} FLOPs) lies inside the ladder: its top rung "
+                f"({self.ladder.top}) takes {ladder_flops:.3g} FLOPs. Give a larger target, or a smaller ladder."
             )
         from windtunnel.parts.data import check_length
 

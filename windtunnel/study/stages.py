@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from windtunnel.ladder import Rung
-from windtunnel.recipe import Recipe, Tuned
+from windtunnel.recipe import Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.question import Study
+from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.pack import Pack
 from windtunnel.tune import Basin, Transfer, Tried, basin, coarse_values, fine_values, recheck_values, transfer
 
@@ -157,25 +159,24 @@ class Stages:
     # packs
 
     def packs(self, asks: Sequence[Ask]) -> list[Pack]:
-        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to PACK_MEMBERS."""
+        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to PACK_MEMBERS.
+
+        A pack that was interrupted is formed again with the members it had: its checkpoint goes by them.
+        """
+        asked = {a.spec.key: a for a in asks}
+        packs, left = [], {a.spec.key: a for a in self.missing(asks)}
+        for members in interrupted(self.store.path / "packs"):
+            if any(key in left for key in members) and all(key in asked for key in members):
+                packs.append(self._packed([asked[key] for key in members]))
+                left = {key: ask for key, ask in left.items() if key not in members}
         together: dict[tuple[str, Rung], list[Ask]] = {}
-        for ask in asks:
+        for ask in left.values():
             together.setdefault((ask.name, ask.spec.rung), []).append(ask)
-        packs = [
-            self._pack(name, chunk)
-            for (name, _), members in together.items()
-            for chunk in _evenly(list({a.spec.key: a for a in members}.values()), PACK_MEMBERS)
-            if self.missing(chunk)
-        ]
+        packs += [self._packed(chunk) for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
         return sorted(packs, key=_price, reverse=True)
 
-    def _pack(self, name: str, asks: Sequence[Ask]) -> Pack:
-        whole = self._packed(name, asks)
-        if (self.store.path / "packs" / whole.key).is_dir():  # interrupted: its checkpoint goes by this membership
-            return whole
-        return self._packed(name, self.missing(asks))
-
-    def _packed(self, name: str, asks: Sequence[Ask]) -> Pack:
+    def _packed(self, asks: Sequence[Ask]) -> Pack:
+        name = asks[0].name
         labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
         return Pack(recipe=self.recipes[name], specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)
 
@@ -208,7 +209,7 @@ def _evenly(asks: Sequence[Ask], most: int) -> list[list[Ask]]:
     """Chunks of nearly equal length, none over `most`."""
     count = math.ceil(len(asks) / most)
     edges = [round(i * len(asks) / count) for i in range(count + 1)]
-    return [list(asks[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [list(asks[a:b]) for a, b in pairwise(edges)]
 
 
 def _price(pack: Pack) -> float:

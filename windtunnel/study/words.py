@@ -17,7 +17,9 @@ def answer_lines(result: Result) -> list[str]:
 
 def three_lines(result: Result) -> list[str]:
     """Exactly three: the base's forecast with its truth, the ideas, the price."""
-    base = _forecast_line(result, "base") if "base" in result.forecasts else "No forecast yet: the ladder is not trained."
+    base = (
+        _forecast_line(result, "base") if "base" in result.forecasts else "No forecast yet: the ladder is not trained."
+    )
     ideas = " ".join(_verdict_lines(result)) or "No idea is judged yet."
     return [base, ideas, cost_line(result)]
 
@@ -68,5 +70,7 @@ def _verdict_lines(result: Result) -> list[str]:
 def truth_delta(result: Result, name: str) -> float | None:
     """Mean difference in loss between idea and base at the target over shared seeds, None while untrained."""
     base = {r.spec.seed: r.loss for r in result.targets.get("base", ()) if r.loss is not None}
-    pairs = [(r.loss, base[r.spec.seed]) for r in result.targets.get(name, ()) if r.loss is not None and r.spec.seed in base]
+    pairs = [
+        (r.loss, base[r.spec.seed]) for r in result.targets.get(name, ()) if r.loss is not None and r.spec.seed in base
+    ]
     return sum(idea - there for idea, there in pairs) / len(pairs) if pairs else None

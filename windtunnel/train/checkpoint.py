@@ -46,5 +46,11 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     return None
 
 
+def interrupted(packs: Path) -> list[list[str]]:
+    """The members, by run key, of every pack that has a checkpoint under `packs`."""
+    found = [state for folder in sorted(packs.glob("*/")) if (state := newest(folder)) is not None]
+    return [facts["members"] for facts, _ in found]
+
+
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Recipe
+from windtunnel.scaling.sites import readout_modules
 from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
@@ -35,11 +36,17 @@ class Module:
     name: str
     values: tuple[float, ...]
     slope: float
+    readout: bool
+
+    @property
+    def excess(self) -> float:
+        """How far the slope is from flat; a readout may shrink, for muP's random logits start as 1/sqrt(width)."""
+        return max(self.slope, 0.0) if self.readout else abs(self.slope)
 
     @property
     def ok(self) -> bool:
-        """Whether the slope is small; a shrinking readout passes, for muP's logits start small and grow."""
-        return math.isfinite(self.slope) and abs(self.slope) <= SLOPE_BAR
+        """Whether the slope is small."""
+        return math.isfinite(self.slope) and self.excess <= SLOPE_BAR
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Coordinates:
     modules: tuple[Module, ...]
 
     def __str__(self) -> str:
-        worst = max(self.modules, key=lambda m: abs(m.slope))
+        worst = max(self.modules, key=lambda m: m.excess)
         return (
             f"coordinate check over widths {', '.join(map(str, self.widths))}: steepest module {worst.name} with slope "
             f"{worst.slope:+.2f} ({'flat' if worst.ok else 'not flat'}, bar {SLOPE_BAR})"
@@ -72,8 +79,18 @@ def coordinate_check(
     names = list(found[0][0])
     means = {n: tuple(float(np.mean([run[n] for run in at])) for at in found) for n in names}
     logs = np.log([rung.width for rung in rungs])
-    modules = [Module(n, values, float(np.polyfit(logs, np.log(values), 1)[0])) for n, values in means.items()]
+    readouts = _readouts(recipe, base)
+    modules = [
+        Module(n, values, float(np.polyfit(logs, np.log(values), 1)[0]), n in readouts) for n, values in means.items()
+    ]
     return Coordinates(tuple(rung.width for rung in rungs), tuple(modules))
+
+
+def _readouts(recipe: Recipe, base: Rung) -> set[str]:
+    """Names of the modules that read the network out."""
+    users = readout_modules(lambda rung: build_model(recipe, rung), base)
+    found = table_of(recipe, base, base).sites
+    return {users[name] for name, site in found.items() if site.role in ("readout", "tied")}
 
 
 def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = STEPS) -> dict[str, float]:

@@ -9,13 +9,11 @@ others go on.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +79,7 @@ def train(
     `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record.
     """
-    engine = _Engine(pack, device, packed)
+    engine = Engine(pack, device, packed)
     state = _restored(engine, folder) or engine.start()
     clock = saved = time.monotonic()
     while state.step < engine.steps and state.alive:
@@ -98,7 +96,7 @@ def train(
     return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
 
 
-class _Engine:
+class Engine:
     """Everything about a pack that does not change while it trains."""
 
     def __init__(self, pack: Pack, device: torch.device, packed: bool) -> None:
@@ -120,7 +118,9 @@ class _Engine:
         self.judgement = judgement(self.model, self.groups, packed)
         chunk = max(1, JUDGE_CHUNK_TOKENS // pack.judge.data.shape().tokens_per_example)
         self.held_out = judge_batches(pack.judge, device, chunk)
-        self.judge_at = {math.ceil(self.steps * (i + 1) / pack.judge.evaluations) for i in range(pack.judge.evaluations)}
+        self.judge_at = {
+            math.ceil(self.steps * (i + 1) / pack.judge.evaluations) for i in range(pack.judge.evaluations)
+        }
 
     def start(self) -> State:
         members = range(len(self.pack.specs))
@@ -203,7 +203,7 @@ def _cut(tensor: Tensor, rows: Tensor, repeated: int) -> Tensor:
     return tensor.unflatten(0, (-1, repeated)).index_select(0, rows).flatten(0, 1)
 
 
-def _save(engine: _Engine, state: State, folder: Path) -> None:
+def _save(engine: Engine, state: State, folder: Path) -> None:
     tensors = {f"param.{i}": p for i, p in enumerate(state.params)}
     tensors |= {f"state.{i}.{name}": t for i, tree in enumerate(state.states) for name, t in tree.items()}
     if state.train_loss:
@@ -221,7 +221,7 @@ def _save(engine: _Engine, state: State, folder: Path) -> None:
     checkpoint.save(folder, state.step, tensors, facts)
 
 
-def _restored(engine: _Engine, folder: Path | None) -> State | None:
+def _restored(engine: Engine, folder: Path | None) -> State | None:
     found = checkpoint.newest(folder) if folder is not None else None
     if found is None or found[0]["members"] != [spec.key for spec in engine.pack.specs]:
         return None
@@ -245,7 +245,7 @@ def _restored(engine: _Engine, folder: Path | None) -> State | None:
     )
 
 
-def _record(engine: _Engine, state: State, member: int, alone_because: str | None) -> Run:
+def _record(engine: Engine, state: State, member: int, alone_because: str | None) -> Run:
     pack, spec = engine.pack, engine.pack.specs[member]
     why = state.retired.get(member)
     trained = np.array([row[member] for row in state.train_loss])

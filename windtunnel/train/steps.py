@@ -6,7 +6,7 @@ was used, and why not the other, is recorded in the run's cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ def _one_tensor(optimizer: Any, group: Group) -> Callable[..., Any]:
     return step
 
 
-def _named(groups: Sequence[Group], params: Sequence[Tensor]) -> Mapping[str, Tensor]:
+def _named(groups: Sequence[Group], params: Sequence[Tensor]) -> dict[str, Tensor]:
     # unbind, not indexing: its backward is one stack instead of a zero-filled copy for each tensor
     pairs = zip(groups, params, strict=True)
     return {name: t for group, stack in pairs for name, t in zip(group.names, stack.unbind(0), strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ class Perceptron(nn.Module):
     def __init__(self, rung: Rung, data: DataShape) -> None:
         super().__init__()
         widths = [prod(data.example_shape)] + [rung.width] * rung.depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.readout = nn.Linear(rung.width, data.classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -41,4 +42,6 @@ class MLP:
         d, inputs = rung.width, prod(data.example_shape)
         hidden = (rung.depth - 1) * d * d + d * data.classes
         biases = rung.depth * d + data.classes
-        return Size(embedding=0, non_embedding=inputs * d + hidden + biases, flops_per_token=4.0 * inputs * d + 6.0 * hidden)
+        return Size(
+            embedding=0, non_embedding=inputs * d + hidden + biases, flops_per_token=4.0 * inputs * d + 6.0 * hidden
+        )

@@ -16,5 +16,7 @@ class CrossEntropy:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits (examples, tokens, classes) and targets (examples, tokens) to losses (examples, tokens)."""
-        flat = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=self.smoothing)
+        flat = F.cross_entropy(
+            outputs.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=self.smoothing
+        )
         return flat.view_as(targets)

@@ -1,0 +1,218 @@
+"""Kill a study with SIGKILL at random moments, run it again each time, and compare it with an undisturbed one.
+
+Only the study's own process is killed: its workers must notice by themselves. The study checkpoints ten times a second,
+so that kills also land between checkpoints. A newcomer would compare losses within a tolerance; here every recorded
+number must have the same bits.
+
+    python benchmarks/kill.py --kills 20 --seed 0 --out benchmarks/results/kill.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import windtunnel as wt
+
+# A worker polls nothing: it blocks on its pipe and leaves when that closes, so this is generous even on a busy machine.
+WORKERS_MAY_LIVE = 20.0
+
+STUDY = '''\
+"""Written by benchmarks/kill.py."""
+import windtunnel as wt
+from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.optimizers import Lion
+from windtunnel.train import loop
+
+loop.train.__kwdefaults__["checkpoint_seconds"] = 0.1  # workers import this file with the part below
+
+
+class OftenSaved(Lion):
+    """Lion, defined here so that workers import this file."""
+
+
+def lion(base):
+    """Lion in place of AdamW."""
+    return base.but(optimizer=OftenSaved())
+
+
+data = wt.data.text({corpus!r}, context=16, validation=0.2)
+study = wt.Study(
+    name="killed",
+    base=wt.recipes.transformer_mup_adamw(data=data).but(batch=FixedBatch(examples=4)),
+    ideas=[lion],
+    ladder=wt.Ladder.widths((8, 12, 16), depth=1, tokens={tokens}, head_width=8, seeds=2),
+    target=wt.Target(rung=wt.Rung(width=48, depth=1, heads=6, tokens={tokens})),
+    tuning=wt.Tuning(points=3, seeds=1),
+    judge=wt.Judge(data=data, tokens=256, evaluations=2),
+    train_target=True,
+)
+'''
+
+
+@dataclass
+class Tally:
+    """What the kills did. `differences` is empty when every killed study ended as the undisturbed one."""
+
+    kills: int = 0
+    studies: int = 0
+    runs: int = 0
+    seconds_undisturbed: float = 0.0
+    killed_at: list[float] = field(default_factory=list)
+    records_when_killed: list[int] = field(default_factory=list)
+    checkpoints_when_killed: list[int] = field(default_factory=list)
+    workers_seen: int = 0
+    workers_left: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def torment(folder: Path, *, kills: int, seed: int, corpus: str | None = None, tokens: int = 3072) -> Tally:
+    """Kill a study `kills` times and say what differed; a study that ends too soon for a kill is followed by another.
+
+    `corpus` None is the standard library's source. Everything is written under `folder`.
+    """
+    draw, tally = random.Random(seed), Tally()
+    file = folder / "killed_study.py"
+    file.write_text(STUDY.format(corpus=corpus, tokens=tokens))
+    started = time.monotonic()
+    _to_the_end(file, folder / "undisturbed", devices=1)
+    tally.seconds_undisturbed = time.monotonic() - started
+    truth = numbers(folder / "undisturbed")
+    tally.runs = len(truth)
+    while tally.kills < kills:
+        store = folder / f"disturbed-{tally.studies}"
+        while tally.kills < kills and _killed(file, store, draw, tally):
+            pass
+        _to_the_end(file, store, devices=draw.choice((1, 2)))
+        tally.studies += 1
+        tally.differences += compared(truth, store)
+    return tally
+
+
+def numbers(store: Path) -> dict[str, Any]:
+    """Key to every number that a run's training decided."""
+    found = {}
+    for run in wt.Store(store).runs():
+        curve = {name: values.tobytes().hex() for name, values in run.curve.items()}
+        found[run.key] = [str(run.outcome), run.loss, dict(run.metrics), curve]
+    return found
+
+
+def compared(truth: dict[str, Any], store: Path) -> list[str]:
+    """How a store differs from the undisturbed numbers, and what half-written things lie in it."""
+    found = numbers(store)
+    wrong = [f"{key} is missing" for key in truth.keys() - found.keys()]
+    wrong += [f"{key} is not in the undisturbed study" for key in found.keys() - truth.keys()]
+    wrong += [f"{key} has other numbers" for key in truth.keys() & found.keys() if truth[key] != found[key]]
+    wrong += [f"{path.name} was left in {path.parent.name}/" for path in _hidden(store)]
+    forecasts = wt.Store(store).forecasts()
+    if len(forecasts) != 2:
+        wrong.append(f"{len(forecasts)} forecasts instead of 2")
+    return [f"{store.name}: {what}" for what in wrong]
+
+
+def _hidden(store: Path) -> list[Path]:
+    folders = [store / name for name in ("runs", "checks", "packs")]
+    return [path for folder in folders for path in folder.glob(".*")]
+
+
+def _start(file: Path, store: Path, devices: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "windtunnel", "run", str(file), "--store", str(store), "--devices", str(devices)]
+    here = str(Path(wt.__file__).resolve().parents[1])
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with open(file.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path})
+
+
+def _to_the_end(file: Path, store: Path, devices: int) -> None:
+    code = _start(file, store, devices).wait()
+    if code not in (0, 3):  # 3: done, though a forecast fails its own backtest; the study here is far too small for one
+        raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
+
+
+def _killed(file: Path, store: Path, draw: random.Random, tally: Tally) -> bool:
+    """Start the study and kill it at a random moment; False if it had ended before."""
+    moment = draw.uniform(0.1, 0.9) * tally.seconds_undisturbed
+    process = _start(file, store, devices=draw.choice((1, 2)))
+    try:
+        code = process.wait(timeout=moment)
+        if code not in (0, 3):
+            raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
+        return False
+    except subprocess.TimeoutExpired:
+        pass
+    workers = _children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    tally.kills += 1
+    tally.killed_at.append(round(moment, 2))
+    tally.records_when_killed.append(len(list((store / "runs").glob("[0-9a-f]*"))))
+    tally.checkpoints_when_killed.append(len(list((store / "packs").glob("*/step-*"))))
+    tally.workers_seen += len(workers)
+    tally.workers_left += len(_outlived(workers))
+    return True
+
+
+def _children(pid: int) -> dict[int, str]:
+    """Processes started by a process, with their starting times (a number may be used again)."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        facts = _facts(int(entry.name))
+        if facts is not None and facts[0] == pid:
+            found[int(entry.name)] = facts[1]
+    return found
+
+
+def _facts(pid: int) -> tuple[int, str] | None:
+    """Parent and starting time of a process that is not a zombie, None if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else (int(fields[1]), fields[19])
+
+
+def _outlived(workers: dict[int, str]) -> list[int]:
+    """Workers that are still there after a while."""
+    deadline = time.monotonic() + WORKERS_MAY_LIVE
+    left = list(workers)
+    while left and time.monotonic() < deadline:
+        left = [pid for pid in left if (facts := _facts(pid)) is not None and facts[1] == workers[pid]]
+        time.sleep(0.05)
+    return left
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="kill a study at random moments and compare it with an undisturbed one"
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", metavar="RESULT.json", help="where the counts are written")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tally = torment(Path(folder), kills=args.kills, seed=args.seed)
+    result = {"seed": args.seed, **asdict(tally)}
+    if args.out:
+        Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
+    print(
+        f"{tally.kills} kills over {tally.studies} studies of {tally.runs} runs, "
+        f"{sum(n > 0 for n in tally.checkpoints_when_killed)} with a pack in flight; {tally.workers_left} of "
+        f"{tally.workers_seen} workers outlived their study; {len(tally.differences)} differences"
+    )
+    print("\n".join(tally.differences))
+    return 1 if tally.differences or tally.workers_left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
