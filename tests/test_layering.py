@@ -26,6 +26,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "tune": GROUND + EVIDENCE + MAKING,
     "study": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "bridge": (*GROUND, *EVIDENCE, *MAKING, "tune"),
+    "conformance": (*GROUND, *MAKING, "tune"),
 }
 BELOW["cli"] = (*BELOW, "public")
 BELOW["public"] = (*BELOW,)

@@ -1,4 +1,4 @@
-"""Small real things that the tests of the making half share: a corpus, recipes, packs and a study that trains in seconds.
+"""Small real things that the tests of the making half share: a corpus, recipes, packs and a quick study.
 
 Everything is a stock part or is written as a user would write it, at the top level of a module; nothing is mocked.
 """

@@ -84,7 +84,7 @@ class Optimizer(Protocol):
 
     `geometry` says how an update's size grows: "entrywise" (Adam-like), "gradient" (SGD-like) or "spectral"
     (Muon-like); a method `geometry(site)` where it depends on the tensor. `hp` holds every number field of the part as
-    a tensor without axes, `hp["lr"]` already scheduled and scaled for this site.
+    a tensor without axes; those called `lr` or `..._lr` are already scheduled and scaled for this site.
     """
 
     geometry: Any

@@ -20,7 +20,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = re.compile(r"[0-9a-f]{8,64}")
+_UNLOCKED_AT_MOST = 1.0  # seconds between making a folder and locking it: really microseconds
 
 
 class Store:
@@ -78,7 +81,7 @@ class Store:
 
         folder = self.path / "runs" / self._full_key(key)
         record = _read_json(folder / "run.json")
-        data = (folder / "curve.npz").read_bytes()
+        data = _read_bytes(folder / "curve.npz")
         if hashlib.sha256(data).hexdigest() != record["curve_sha256"]:
             raise InputError(
                 f"{folder / 'curve.npz'} does not match the checksum in run.json: the file is damaged. Restore it, or "
@@ -148,6 +151,13 @@ class Store:
         """Folder for checkpoints of runs in flight."""
         return self._created("packs")
 
+    def sweep(self) -> None:
+        """Remove records that a killed process left half-written; one that is being written now is locked and stays."""
+        for name in ("runs", "checks"):
+            for folder in (self.path / name).glob(".*/"):
+                if time.time() - folder.stat().st_mtime > _UNLOCKED_AT_MOST:
+                    _remove_if_abandoned(folder)
+
     # inside
 
     def _sealed(self, path: Path) -> dict[str, Any]:
@@ -169,20 +179,22 @@ class Store:
         raise InputError(f"{found} in {self.path} with a key that begins {key!r}; `windtunnel runs` lists the keys.")
 
     def _created(self, name: str) -> Path:
-        """A folder of the store, made if need be; the store's own marker comes with the first."""
-        folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        marker = self.path / "store.json"
+        """A folder of the store, made if need be; the store's own marker comes first, so that no folder lacks it."""
+        folder, marker = self.path / name, self.path / "store.json"
+        self.path.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
             temporary = self.path / f".store.json.{os.getpid()}"
             _write(temporary, canonical({"format": FORMAT, "what": "windtunnel store"}).encode())
             os.replace(temporary, marker)
+        folder.mkdir(exist_ok=True)
         return folder
 
     def _check_format(self) -> None:
         marker = self.path / "store.json"
+        # looked at before the marker: another process may be making this store
+        there = self.path.is_dir() and all(p.name.startswith(f".{marker.name}") for p in self.path.iterdir())
         if not marker.exists():
-            if not self.path.is_dir() or any(self.path.iterdir()):
+            if not there:
                 raise InputError(
                     f"{self.path} exists but is not a windtunnel store (no store.json in it); give an empty or new "
                     f"folder to --store."
@@ -200,19 +212,20 @@ def publish(final: Path, files: dict[str, bytes]) -> bool:
     """Write a folder of files whole or not at all; False if a folder of that name was there first."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    for name, data in files.items():
-        (temporary / name).parent.mkdir(exist_ok=True)
-        _write(temporary / name, data)
-    for folder in {(temporary / name).parent for name in files} | {temporary}:
-        _flush_folder(folder)
-    os.chmod(temporary, 0o755)  # mkdtemp makes it private
-    try:
-        os.rename(temporary, final)  # refuses a folder that is not empty: the first writer wins
-    except OSError:
-        shutil.rmtree(temporary)
-        if not final.is_dir():
-            raise
-        return False
+    with _lock(temporary):
+        for name, data in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            _write(temporary / name, data)
+        for folder in {(temporary / name).parent for name in files} | {temporary}:
+            _flush_folder(folder)
+        os.chmod(temporary, 0o755)  # mkdtemp makes it private
+        try:
+            os.rename(temporary, final)  # refuses a folder that is not empty: the first writer wins
+        except OSError:
+            shutil.rmtree(temporary)
+            if not final.is_dir():
+                raise
+            return False
     _flush_folder(final.parent)
     return True
 
@@ -246,11 +259,16 @@ def forecast_hash(forecast: dict[str, Any]) -> str:
     return hashlib.sha256(canonical({k: v for k, v in forecast.items() if k != "hash"}).encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_bytes(path: Path) -> bytes:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} is missing from the store; restore it or remove its folder.") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(_read_bytes(path).decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or remove its folder to train it again.") from None
     if not isinstance(data, dict):
@@ -267,6 +285,30 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder that is being written; the system lets go when this process ends, however it ends.
+
+    Raises BlockingIOError if another process holds it.
+    """
+    import fcntl  # not on every system, and reading a store needs none
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    try:
+        with _lock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    except (BlockingIOError, FileNotFoundError):
+        return  # its writer lives, or has just finished
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,13 +1,91 @@
-"""`windtunnel check IDEA.py`: the conformance suite, in seconds on a CPU."""
+"""`windtunnel check IDEA.py`: the conformance suite, in seconds on a CPU. Exit 2 if a check fails."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from windtunnel.cli.shared import load_module, print_json
+from windtunnel.errors import InputError
+
+if TYPE_CHECKING:
+    from windtunnel.conformance import Finding, Report
+
+# mark -> on a terminal, its colour, in a pipe
+MARKS = {
+    "passed": ("✓", "green", "pass"),
+    "failed": ("✗", "bold red", "FAIL"),
+    "noted": ("·", "yellow", "note"),
+    "skipped": ("-", "dim", "skip"),
+}
+NAME = 19  # columns of a check's name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """x"""
+    """The options of `windtunnel check`."""
+    parser.add_argument("idea", metavar="IDEA.py", help="a Python file with a function Recipe -> Recipe")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    return 0
+    """Check every idea of the file; 0 if all pass, 2 if one fails."""
+    from windtunnel.conformance import ideas_of, report
+
+    subjects = ideas_of(_loaded(args.idea), args.idea)
+    write = _silent if args.json else _writer()
+    reports = []
+    for subject in subjects:
+        write(f"{subject.name}: {subject.claim.splitlines()[0] if subject.claim else 'no claim'}", "bold")
+        reports.append(report(subject, tell=lambda finding: _tell(finding, write)))
+        write(f"{reports[-1]}{_next(reports[-1])}", "")
+    if args.json:
+        passed = all(r.passed for r in reports)
+        print_json({"file": args.idea, "passed": passed, "ideas": [r.to_json() for r in reports]})
+    return 0 if all(r.passed for r in reports) else 2
+
+
+def _loaded(path: str) -> ModuleType:
+    """The file's module; an InputError that the file's own code raises is given its line."""
+    try:
+        return load_module(path)
+    except InputError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
+        if not lines:
+            raise
+        raise InputError(f"{path}, line {lines[-1]}: {error}") from error
+
+
+def _tell(finding: Finding, write: Callable[[str, str], None]) -> None:
+    mark, colour, plain = MARKS[finding.mark]
+    sign = mark if sys.stdout.isatty() else f"{plain:<4}"
+    write(f"{sign} {finding.check:<{NAME}}{finding.found}", colour if finding.mark != "passed" else "")
+    if finding.mark != "failed":
+        return
+    indent = " " * (len(sign) + 1)
+    if finding.place is not None:
+        write(f"{indent}{finding.place}    {finding.place.code}", "cyan")
+    for line in finding.remedy.splitlines():
+        write(f"{indent}{line}", "")
+
+
+def _next(report: Report) -> str:
+    return f"; name it in a study: ideas=({report.idea},)" if report.passed else ""
+
+
+def _writer() -> Callable[[str, str], None]:
+    """Colours and wrapping on a terminal, whole plain lines in a pipe."""
+    if not sys.stdout.isatty():
+        return lambda text, style: print(text, flush=True)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return lambda text, style: console.print(text, style=style or None, markup=False)
+
+
+def _silent(text: str, style: str) -> None: ...

@@ -70,19 +70,21 @@ def _executed(name: str, file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"{file} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
+    try:
+        compile(file.read_bytes(), str(file), "exec")
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{file} is not Python that can be read: {error}.") from None
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{file} is not Python that can be read: {error}.") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{file} stopped while it was loaded, {_where(error, file)}: {error!r}.") from error
     return module
 
 
-def _where(error: Exception, file: Path) -> str:
+def _where(error: BaseException, file: Path) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file.resolve()]
     return f"at line {lines[-1]}" if lines else "in a module it imports"
 

@@ -6,7 +6,7 @@ without axes; but outside vmap, where errors name the user's own line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,8 +21,12 @@ from windtunnel.recipe import Site
 from windtunnel.train.pack import groups_of, stacked_hyperparameters, table_of
 
 UPDATES = 3  # the first may differ from the rest (a first step often divides by zero); a third for good measure
-PURE = "Return new tensors and leave the arguments as they are: mean = beta * mean + (1 - beta) * grad, not mean.mul_(beta)."
-SHAPES = "The step has the shape and type of the parameter, for it is added to it: begin with zeros_like(param) or grad."
+PURE = (
+    "Return new tensors, leave the arguments as they are: mean = beta * mean + (1 - beta) * grad, not mean.mul_(beta)."
+)
+SHAPES = (
+    "The step has the shape and type of the parameter, for it is added to it: begin with zeros_like(param) or grad."
+)
 STATE = (
     "The state is a dict of tensors with the same names, shapes and types at every step: "
     "a count is param.new_zeros(()), and what meets hp is turned back with .to(state[name].dtype)."
@@ -57,19 +61,19 @@ def contract(subject: Subject) -> Finding:
 
 def _geometry_remedy(optimizer: Any) -> str:
     name = type(optimizer).__name__
-    return f"In the class {name}, without an annotation: geometry = \"entrywise\", or a method geometry(self, site)."
+    return f'In the class {name}, without an annotation: geometry = "entrywise", or a method geometry(self, site).'
 
 
 def _keeps(optimizer: Any, site: Site, hp: dict[str, Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     param = torch.randn(site.shape, generator=generator) * site.fan_in**-0.5
-    with watching_returns(optimizer.init) as seen, _Untouched({"param": param}, "init"):
+    with watching_returns(optimizer.init) as seen, _Untouched({"param": param}, optimizer.init):
         state = optimizer.init(param, site)
     _check_state(state, seen.get("return") or place_of(optimizer.init), f"init of a {site.role} tensor")
     for _ in range(UPDATES):
         grad = torch.randn(site.shape, generator=generator) * 0.1
         watched = {"grad": grad, "param": param} | _named("state", state) | _named("hp", hp)
-        with watching_returns(optimizer.update) as seen, _Untouched(watched, "update"):
+        with watching_returns(optimizer.update) as seen, _Untouched(watched, optimizer.update):
             returned = optimizer.update(grad, dict(state), param, hp, site)
         where = seen.get("return") or place_of(optimizer.update)
         param, state = _checked(returned, param, state, where, site)
@@ -78,7 +82,9 @@ def _keeps(optimizer: Any, site: Site, hp: dict[str, Tensor]) -> None:
 def _checked(returned: Any, param: Tensor, state: Any, where: Place | None, site: Site) -> tuple[Tensor, Any]:
     """The next parameter and state, if what update returned is as promised."""
     if not isinstance(returned, tuple) or len(returned) != 2:
-        raise Broken(f"update returned a {_kind(returned)}", where, "Return two things: return step, {...the state...}.")
+        raise Broken(
+            f"update returned a {_kind(returned)}", where, "Return two things: return step, {...the state...}."
+        )
     step, new = returned
     if not isinstance(step, Tensor) or step.shape != param.shape or step.dtype != param.dtype:
         what = f"update returned a step that is {_kind(step)}; the {site.role} parameter is {_kind(param)}"
@@ -100,30 +106,30 @@ def _check_state(state: Any, where: Place | None, what: str) -> None:
 class _Untouched(TorchFunctionMode):
     """Raises Broken at the end if a named tensor was changed, with the line that changed it first."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], during: str) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], during: Callable[..., Any]) -> None:
         super().__init__()
         self.tensors, self.during = tensors, during
-        self.versions = {name: t._version for name, t in tensors.items()}
-        self.copies = {name: t.clone() for name, t in tensors.items()}
+        self.before = {name: (t._version, t.clone()) for name, t in tensors.items()}
         self.line: Place | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.line is None and self._changed():
+        if self.line is None and any(t._version != self.before[name][0] for name, t in self.tensors.items()):
             self.line = user_line()
         return out
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         super().__exit__(kind, *rest)
-        changed = self._changed()
+        changed = [name for name, t in self.tensors.items() if _changed(t, *self.before[name])]
         if kind is None and changed:
-            raise Broken(f"{self.during} changes its argument {changed} in place", self.line, PURE)
+            name = getattr(self.during, "__name__", "a call")
+            where = self.line or place_of(self.during)
+            raise Broken(f"{name} changes its argument {changed[0]} in place", where, PURE)
 
-    def _changed(self) -> str | None:
-        for name, tensor in self.tensors.items():
-            if tensor._version != self.versions[name] or not torch.equal(tensor, self.copies[name]):
-                return name
-        return None
+
+def _changed(tensor: Tensor, version: int, copy: Tensor) -> bool:
+    """Written to since: its version was raised, or (through .data, which raises none) its numbers differ."""
+    return tensor._version != version or not bool(((tensor == copy) | (copy != copy)).all())
 
 
 def _named(what: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

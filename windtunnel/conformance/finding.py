@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Mark(StrEnum):
-    """How a check ended. Only `failed` counts against the idea; `skipped` means that an earlier failure is in the way."""
+    """How a check ended. Only `failed` counts against the idea; `skipped`: an earlier failure is in the way."""
 
     PASSED = "passed"
     FAILED = "failed"

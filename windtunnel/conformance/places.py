@@ -1,7 +1,7 @@
 """Where in the user's code something happened: of an error, a definition, a return, a call.
 
-A traceback through vmap has a hundred frames of torch; the one that matters is the last in the idea's own file. If there
-is none, the last outside installed libraries and this engine is taken.
+A traceback through vmap has a hundred frames of torch; the one that matters is the last in the idea's own file. If
+there is none, the last outside installed libraries and this engine is taken.
 """
 
 from __future__ import annotations

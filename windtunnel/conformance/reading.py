@@ -35,7 +35,9 @@ def loads(subject: Subject) -> Finding:
             f"Return base.but(...). If {subject.name} is not an idea, begin its name with an underscore.",
         )
     if subject.base.describe() != before:
-        return failed(f"{subject.name} changed the base recipe itself; the base would no longer be the base", here, FROZEN)
+        return failed(
+            f"{subject.name} changed the base recipe itself; the base would no longer be the base", here, FROZEN
+        )
     if not subject.claim:
         return failed(
             f"{subject.name} has no docstring; the docstring is the claim that the verdict is about",
@@ -70,8 +72,8 @@ def tunes(subject: Subject) -> Finding:
         return failed(
             f"{type(optimizer).__name__} has no number field called lr; the schedule and the width rule act through it",
             place_of(optimizer),
-            "Add lr: float = tuned(1e-4, 1e-1); a rule that sets its own step size takes lr: float = 1.0, and multiplies "
-            'its step by hp["lr"].',
+            "Add lr: float = tuned(1e-4, 1e-1); a rule that sets its own step size takes lr: float = 1.0, and "
+            'multiplies its step by hp["lr"].',
         )
     if not ranges:
         return passed("no tuned field, so no run is spent on tuning")

@@ -98,6 +98,12 @@ class Subject:
         """What the idea makes of the base."""
         return self.idea(self.base)
 
+    @property
+    def suspect(self) -> Any:
+        """Where to look when training goes wrong: the optimizer's update if it is the idea's, else the idea."""
+        mine = self.recipe.optimizer != self.base.optimizer
+        return self.recipe.optimizer.update if mine else self.idea
+
     @cached_property
     def judge(self) -> Judge:
         """The study's judge: held-out examples of the base recipe's data."""
@@ -161,8 +167,8 @@ def ideas_of(module: ModuleType, path: str | Path) -> list[Subject]:
     found = [Subject(f, file, bench()) for f in vars(module).values() if _is_idea(f, module)]
     if not found:
         raise InputError(
-            f"{path} defines no idea. An idea is a public function at the top level of the file that takes a recipe and "
-            f"returns one; its docstring is the claim:\n{THREE_LINES}"
+            f"{path} defines no idea. An idea is a public function at the top level of the file that takes a recipe "
+            f"and returns one; its docstring is the claim:\n{THREE_LINES}"
         )
     return found
 

@@ -10,12 +10,12 @@ from windtunnel.forecasts.fit import Fit, fit
 from windtunnel.forecasts.forecast import Forecast, Score, score
 from windtunnel.forecasts.forecast import make_forecast as forecast
 from windtunnel.forecasts.interval import Interval
-from windtunnel.forecasts.verdict import Verdict, compare
+from windtunnel.forecasts.verdict import Verdict, compare, difference
 from windtunnel.laws.observations import Observations
 from windtunnel.runs import Run
 
 __all__ = ["Backtest", "Fit", "Forecast", "Interval", "Score", "Verdict"]
-__all__ += ["backtest", "compare", "fit", "forecast", "score"]
+__all__ += ["backtest", "compare", "difference", "fit", "forecast", "score"]
 
 
 def backtest(observations: Observations | Sequence[Run], **options: Any) -> Backtest:

@@ -117,6 +117,21 @@ def compare(
     )
 
 
+def difference(
+    base: Observations | Sequence[Run], idea: Observations | Sequence[Run], targets: Sequence[Target], level: float = 0.9
+) -> list[Interval]:
+    """The expected loss of the idea minus the base's along a path of sizes: the curve behind a verdict's `delta`."""
+    base_runs, idea_runs = _observations(base), _observations(idea)
+    base_fit, law = fit(base_runs), fit_gap(paired(base_runs, idea_runs))
+    found = []
+    for target in targets:
+        sizes = located(base_fit.observations, target, None).sizes
+        expected = float(np.exp(base_fit.predict(sizes, noise=False).quantile(0.5)))
+        gap = law.at(float(np.log(getattr(sizes, base_runs.axis)[0]))).interval(level)
+        found.append(_mapped(gap, lambda share, expected=expected: expected * np.expm1(share)))
+    return found
+
+
 def _observations(runs: Observations | Sequence[Run]) -> Observations:
     return (runs if isinstance(runs, Observations) else Observations.from_runs(runs)).to_fit().ordered()
 

@@ -42,7 +42,8 @@ def execute(pack: Pack, store: Store, *, device: torch.device, report: Report | 
 
 
 def sweep(store: Store) -> None:
-    """Remove checkpoints of packs whose runs are all recorded: left when a process died between the two."""
+    """Remove what dead processes left: half-written records, and checkpoints of packs whose runs are all recorded."""
+    store.sweep()
     for folder in store.packs().glob("*/"):
         found = checkpoint.newest(folder)
         if found is not None and all(key in store for key in found[0]["members"]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windtunnel.forecasts import Interval
+from windtunnel.forecasts import Interval, difference
 from windtunnel.ladder import Target, compact
 from windtunnel.runs import Run
 from windtunnel.study.words import caveat_lines, three_lines, truth_delta
@@ -149,15 +149,23 @@ def _verdict(result: Result, name: str) -> dict[str, Any]:
         if run.loss is not None and there is not None and there.loss is not None:
             point = _point(run)
             pairs.append({k: point[k] for k in ("params", "flops", "seed")} | {"delta": run.loss - there.loss})
-    end = verdict.target
-    last = {"params": end.get("params"), "flops": end.get("flops"), "median": verdict.delta.median,
-            "low": verdict.delta.low, "high": verdict.delta.high}  # fmt: skip
     return {
         "idea": name, "verdict": verdict.verdict, "delta": _interval(verdict.delta),
         "multiplier": _interval(verdict.compute_multiplier), "probability_better": verdict.probability_better,
-        "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs, "band": [last],
+        "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs, "band": _difference_band(result, name),
         "truth_delta": truth_delta(result, name),
     }  # fmt: skip
+
+
+def _difference_band(result: Result, name: str) -> list[dict[str, Any]]:
+    """The difference law from the smallest rung to the target, at the sizes of the base's band."""
+    path = [{axis: point[axis] for axis in ("params", "tokens", "flops")} for point in _band(result, "base")]
+    base, idea = ([run for run in result.ladder[n] if run.finished] for n in ("base", name))
+    found = difference(base, idea, [Target(**at) for at in path], result.study.level)
+    return [
+        {"params": at["params"], "flops": at["flops"], "median": i.median, "low": i.low, "high": i.high}
+        for at, i in zip(path, found, strict=True)
+    ]
 
 
 def _runs(result: Result) -> list[dict[str, Any]]:

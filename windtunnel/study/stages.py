@@ -143,8 +143,14 @@ class Stages:
         found = {}
         ladder, index = self.study.ladder, self.recheck_index()
         for f, larger in self.recheck_basins(name, state).items():
-            widths = {"from_width": ladder.base.width, "to_width": ladder.rungs[index].width}
-            found[f] = transfer(state.basins[f], larger, **widths)
+            target = self.study.target.rung
+            found[f] = transfer(
+                state.basins[f],
+                larger,
+                from_width=ladder.base.width,
+                to_width=ladder.rungs[index].width,
+                at_width=(target or ladder.top).width,
+            )
         return found
 
     def recheck_basins(self, name: str, state: TuningState) -> dict[str, Basin]:

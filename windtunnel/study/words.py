@@ -38,10 +38,11 @@ def cost_line(result: Result) -> str:
     spent, target = result.ladder_flops(), result.study.target_flops()
     if not target:
         return f"Cost of tuning and ladder: {compact(spent)}FLOPs."
-    recipes = len(result.study.recipes())
+    ladder = sum(run.cost.flops for runs in result.ladder.values() for run in runs)
+    each = max(1, len(result.ladder))
     return (
-        f"Tuning and ladder of {recipes} recipe(s) took {compact(spent)}FLOPs: {spent / target / recipes:.2f} of one "
-        f"target run per recipe, {100 * spent / target:.0f} % of the target's FLOPs in all."
+        f"Cost: the ladder took {100 * ladder / target / each:.0f} % of the target's FLOPs for each of {each} recipe(s); "
+        f"with tuning and re-check {compact(spent)}FLOPs in all, {100 * spent / target / each:.0f} % of a target run each."
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, contiguous_format
 
 from windtunnel.store import publish
 
@@ -24,7 +24,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     """Write the checkpoint of a step and drop all but the newest two."""
     from safetensors.torch import save as to_bytes
 
-    data = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
+    # a copy of each, for safetensors refuses tensors that share memory, and a state may name one tensor twice
+    data = to_bytes({name: tensor.clone(memory_format=contiguous_format) for name, tensor in tensors.items()})
     record = dict(facts) | {"step": step, "sha256": hashlib.sha256(data).hexdigest()}
     publish(folder / f"step-{step:09d}", {"state.safetensors": data, "state.json": json.dumps(record).encode()})
     for old in _steps(folder)[KEPT:]:

@@ -29,6 +29,7 @@ from windtunnel.train.pack import (
     check_count,
     groups_of,
     initial_params,
+    is_rate,
     stacked_hyperparameters,
     table_of,
 )
@@ -163,10 +164,10 @@ class Engine:
         tokens = min(self.rung.tokens, (state.step + 1) * self.tokens_per_step)
         factors = [self.recipes[i].schedule(tokens - self.tokens_per_step / 2, self.rung.tokens) for i in alive]
         if len(set(factors)) == 1:
-            return [hp | {"lr": hp["lr"] * factors[0]} for hp in self._hp]
+            return [hp | {n: hp[n] * factors[0] for n in hp if is_rate(n)} for hp in self._hp]
         factor = torch.tensor(factors, dtype=torch.float64, device=self.device)
         return [
-            hp | {"lr": hp["lr"] * factor.repeat_interleave(len(group.names))}
+            hp | {n: hp[n] * factor.repeat_interleave(len(group.names)) for n in hp if is_rate(n)}
             for hp, group in zip(self._hp, self.groups, strict=True)
         ]
 

@@ -120,6 +120,11 @@ def numbers_of(part: Any) -> dict[str, float]:
     return {n: float(v) for n, v in held.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
+def is_rate(name: str) -> bool:
+    """Whether a number field is a learning rate, which is scaled for its site and follows the schedule."""
+    return name == "lr" or name.endswith("_lr")
+
+
 def stacked_hyperparameters(groups: Sequence[Group], optimizers: Sequence[Any], device: torch.device) -> list[Any]:
     """For each group, name to a (m * g) tensor of every number field, scaled for the group's site; lr unscheduled."""
     numbers = [numbers_of(optimizer) for optimizer in optimizers]
@@ -127,7 +132,8 @@ def stacked_hyperparameters(groups: Sequence[Group], optimizers: Sequence[Any], 
 
 
 def _scaled(group: Group, numbers: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:
-    factors = {"lr": group.scale.lr, "eps": group.scale.eps, "weight_decay": group.scale.decay}
+    factors = {"eps": group.scale.eps, "weight_decay": group.scale.decay}
+    factors |= {name: group.scale.lr for name in numbers[0] if is_rate(name)}
     repeated = len(group.names)
     return {
         name: torch.tensor(

@@ -2,7 +2,8 @@
 
 The step has unit spectral norm times sqrt(fan_out / fan_in), the convention whose learning rate is free of width
 (2602.20937); a newcomer would add a 1/width on top, which counts the width twice. Embeddings, readout and vectors take
-`others`, whose learning rate is `others_lr_ratio` times Muon's.
+`others` with a learning rate of their own: sharing one made the optimum drift by 0.4 log2 a doubling of width, their own
+by 0.13 (measured, width 16 to 64, 100k tokens, 2 seeds).
 """
 
 from __future__ import annotations
@@ -23,17 +24,13 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True, kw_only=True)
 class Muon:
-    """Muon with Nesterov momentum; one tuned lr for both halves.
+    """Muon with Nesterov momentum. `others_lr` is AdamW's learning rate for the other tensors."""
 
-    `others_lr_ratio` 1 rests on equal root-mean-square steps at a base width near 32: an orthogonal 32 x 32 step has
-    0.18, AdamW's is near 0.2 (the matching argument of 2502.16982). Measured only at that width.
-    """
-
-    lr: float = tuned(1e-3, 1e0)
+    lr: float = tuned(2e-3, 2e-1)
+    others_lr: float = tuned(1e-3, 1e-1)
     momentum: float = 0.95
     weight_decay: float = 0.0
-    others_lr_ratio: float = 1.0
-    others: AdamW = AdamW(lr=1.0)  # noqa: RUF009  its lr is not read: see others_lr_ratio
+    others: AdamW = AdamW(lr=1.0)  # noqa: RUF009  its lr and decay are not read: see others_lr, weight_decay
     rounds: int = 5
 
     def geometry(self, site: Site) -> str:
@@ -58,7 +55,7 @@ class Muon:
 
     def _others_hp(self, hp: Mapping[str, Tensor]) -> dict[str, Any]:
         fixed = {f.name: getattr(self.others, f.name) for f in fields(self.others)}
-        return fixed | {"lr": hp["lr"] * hp["others_lr_ratio"], "weight_decay": hp["weight_decay"]}
+        return fixed | {"lr": hp["others_lr"], "weight_decay": hp["weight_decay"]}
 
 
 def orthogonalize(matrix: Tensor, rounds: int) -> Tensor:

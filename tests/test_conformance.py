@@ -1,0 +1,321 @@
+"""The conformance suite passes what is sound, and names line and remedy of what is not.
+
+A broken idea is a file with one fault, its line marked `# here`; the suite is asked up to the check that must fail.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("torch")
+
+import windtunnel.ideas as gallery
+from windtunnel.cli import main
+from windtunnel.cli.shared import load_module
+from windtunnel.conformance import SUITE, Finding, Mark, Report, Subject, ideas_of, report
+from windtunnel.conformance.reading import runs_spent
+from windtunnel.conformance.subject import bench
+from windtunnel.errors import InputError
+from windtunnel.parts import optimizers
+from windtunnel.recipe import Recipe, tuned
+from windtunnel.tune import Tuning
+
+NUMBER = count()
+
+SOUND = '''
+"""Steps along the running mean of gradients."""
+import random
+from dataclasses import dataclass, field, replace
+import torch
+from torch import Tensor, zeros_like
+from windtunnel import tuned
+from windtunnel.parts.optimizers import AdamW, SGD
+
+@dataclass(frozen=True)
+class Mine:
+    lr: float = tuned(1e-3, 1e1)
+    beta: float = 0.9
+    geometry = "gradient"
+
+    def init(self, param, site):
+        return {"mean": zeros_like(param), "steps": param.new_zeros(())}
+
+    def update(self, grad, state, param, hp, site):
+        mean = hp["beta"] * state["mean"] + (1 - hp["beta"]) * grad
+        return -10 * hp["lr"] * mean, {"mean": mean, "steps": state["steps"] + 1}
+
+def idea(base):
+    """Momentum needs no more than this."""
+    return base.but(optimizer=Mine())
+'''
+MEAN = '        mean = hp["beta"] * state["mean"] + (1 - hp["beta"]) * grad\n'
+RETURN = '        return -10 * hp["lr"] * mean, {"mean": mean, "steps": state["steps"] + 1}\n'
+INIT = '        return {"mean": zeros_like(param), "steps": param.new_zeros(())}\n'
+BUT = "    return base.but(optimizer=Mine())\n"
+
+
+def before(line: str) -> tuple[str, str]:
+    """Put a line before the running mean."""
+    return MEAN, f"        {line}\n{MEAN}"
+
+
+# name: (check that fails, a piece of what is found, a piece of the remedy, what is replaced by what)
+BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
+    "no docstring": (
+        "loads", "no docstring", "base.but(", ('    """Momentum needs no more than this."""\n', ""),
+    ),
+    "returns nothing": ("loads", "NoneType", "underscore", (BUT, "    base.but(optimizer=Mine())\n")),
+    "raises": ("loads", "ZeroDivisionError", "Mend", (BUT, "    1 / 0  # here\n" + BUT)),
+    "sets a frozen field": ("loads", "frozen", "replace", (BUT, "    base.optimizer.lr = 1.0  # here\n" + BUT)),
+    "changes the base": (
+        "loads", "changed the base", "frozen", (BUT, '    object.__setattr__(base.optimizer, "lr", 1.0)\n' + BUT),
+    ),
+    "unknown slot": ("loads", "no slot optimiser", "Mend", (BUT, "    return base.but(optimiser=Mine())  # here\n")),
+    "lambda": (
+        "self-contained", "<lambda>", "top level",
+        (BUT, "    schedule = lambda tokens, horizon: 1.0  # here\n    return base.but(schedule=schedule)\n"),
+    ),
+    "closure": (
+        "self-contained", "defined inside a function", "top level",
+        (BUT, "    def flat(t, h): return 1.0  # here\n    return base.but(schedule=flat)\n"),
+    ),
+    "not frozen": (
+        "self-contained", "can change", "frozen=True",
+        ("@dataclass(frozen=True)\nclass Mine:", "@dataclass\nclass Mine:  # here"),
+    ),
+    "not a dataclass": (
+        "self-contained", "cannot be part of a run's key", "frozen dataclass",
+        ("@dataclass(frozen=True)\nclass Mine:", "class Mine:  # here"),
+    ),
+    "tuned inside a nested part": (
+        "tuned fields", "optimizer.inner.lr", "hand it on",
+        ("class Mine:", "class Mine:  # here\n    inner: SGD = SGD()"),
+    ),
+    "no lr": ("tuned fields", "no number field called lr", "lr: float", ("    lr: float = tuned(1e-3, 1e1)\n", "")),
+    "no geometry": ("contract", "does not say how its updates", 'geometry = "', ('    geometry = "gradient"\n', "")),
+    "unknown geometry": ("contract", "'adam'", "entrywise", ('geometry = "gradient"', 'geometry = "adam"')),
+    "in-place state": (
+        "contract", 'state["mean"] in place', "new tensors",
+        (MEAN, '        mean = state["mean"].mul_(hp["beta"]).add_(grad)  # here\n'),
+    ),
+    "in-place parameter": ("contract", "param in place", "new tensors", before("param.mul_(0.9)  # here")),
+    "in-place gradient by index": ("contract", "grad in place", "new tensors", before("grad[0] = 0.0  # here")),
+    "in-place past the version counter": ("contract", "grad in place", "new tensors", before("grad.data.mul_(0.5)")),
+    "wrong step shape": (
+        "contract", "float64 (); the embedding parameter is float32 (256, 16)", "zeros_like",
+        (RETURN, '        return -hp["lr"] * mean.mean(), state  # here\n'),
+    ),
+    "wrong step type": (
+        "contract", "float64 (256, 16)", "zeros_like",
+        (RETURN, '        return -hp["lr"] * mean.double(), state  # here\n'),
+    ),
+    "step alone": ("contract", "returned a", "two things", (RETURN, '        return -hp["lr"] * mean  # here\n')),
+    "state forgets": (
+        "contract", "{mean: float32 (256, 16)}", "same names",
+        (RETURN, '        return -hp["lr"] * mean, {"mean": mean}  # here\n'),
+    ),
+    "state turns float64": (
+        "contract", "steps: float64 ()", ".to(",
+        (RETURN, '        return -hp["lr"] * mean, {"mean": mean, "steps": state["steps"] + hp["beta"]}  # here\n'),
+    ),
+    "state holds a number": (
+        "contract", "'steps' is float", "new_zeros",
+        (INIT, '        return {"mean": zeros_like(param), "steps": 0.0}  # here\n'),
+    ),
+    "lerp": (
+        "packs", "lerp with a float64", "a * x + (1 - a) * y",
+        (MEAN, '        mean = grad.lerp(state["mean"], hp["beta"])  # here\n'),
+    ),
+    "branches on a hyperparameter": (
+        "packs", "branches on a tensor's value", "torch.where", before('if hp["lr"] > 0.1: grad = grad / 2  # here'),
+    ),
+    "branches on a tensor": (
+        "packs", "branches on a tensor's value", "torch.where", before("if grad.abs().max() > 1: grad = -grad  # here"),
+    ),
+    "reads a number out": (
+        "packs", "into a Python number", "self.rounds", before('grad = grad * float(hp["beta"])  # here'),
+    ),
+    "global generator": (
+        "packs", "random numbers from the global generator", "counter",
+        before("grad = grad + 1e-3 * torch.randn_like(grad)  # here"),
+    ),
+    "looks at its batching": (
+        "pack equals alone", "packed and alone differ", "Keep such values",
+        before("grad = grad * (1.5 if torch._C._functorch.is_batchedtensor(grad) else 1.0)"),
+    ),
+    "not a number": ("finite", "not finite", "eps", before("grad = grad / (grad - grad)")),
+    "stops its pack": (
+        "finite", "the whole pack stops", "nan_to_num", before('torch.linalg.svdvals(hp["lr"] ** 2 * grad)  # here'),
+    ),
+    "Python's generator": (
+        "repeatable", "two different runs", "function of its spec", before("grad = grad * random.random()  # here"),
+    ),
+    "wrong sign": ("learns", "does not learn", "against the gradient", (RETURN, RETURN.replace("-10", "10"))),
+    "wrong geometry": (
+        "width-stable", "grow with width", '"entrywise"',
+        (BUT, "    return base.but(optimizer=Wrong())\n\n"
+              "@dataclass(frozen=True)\nclass Wrong(AdamW):  # here\n    geometry = 'gradient'\n"),
+    ),
+    "counts in a global": (
+        "saves", "resumed from its checkpoint", "the state that update returns",
+        (MEAN, '        COUNT[0] += site.role == "readout"\n' + MEAN + "        mean = mean / (1 + COUNT[0] / 100)\n"),
+    ),
+    "trains on the judge's examples": (
+        "judge untouched", "examples by which every run is judged", "training side",
+        (BUT, "    return base.but(data=Cheat(base.data))\n\n"
+              "@dataclass(frozen=True)\nclass Cheat:\n    inner: object\n    repeat: bool = True\n"
+              "    def shape(self): return self.inner.shape()\n"
+              "    def fingerprint(self): return 'cheat'\n"
+              "    def batch(self, *, seed, step, size):  # here\n"
+              "        held = list(self.inner.held_out(size=size, tokens=1 << 13))\n"
+              "        return held[(seed + step) % (len(held) - 1)]\n"
+              "    def held_out(self, **how): return self.inner.held_out(**how)\n"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[ModuleType, Path]]:
+    """Write a file under a new name and load it as the command would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def loaded(text: str) -> tuple[ModuleType, Path]:
+        file = tmp_path / f"written_{next(NUMBER)}.py"
+        file.write_text(text.lstrip("\n"))
+        return load_module(str(file)), file
+
+    return loaded
+
+
+def until(subject: Subject, check: str) -> Report:
+    """The report of the suite up to a check."""
+    names = [c.name for c in SUITE]
+    return report(subject, SUITE[: names.index(check) + 1])
+
+
+def optimizer_ideas() -> list[Callable[[Recipe], Recipe]]:
+    """Every stock optimizer as an idea."""
+
+    def idea_of(part: type) -> Callable[[Recipe], Recipe]:
+        def idea(base: Recipe) -> Recipe:
+            """A stock optimizer."""
+            return base.but(optimizer=part())
+
+        idea.__name__ = part.__name__
+        return idea
+
+    return [idea_of(getattr(optimizers, name)) for name in optimizers.__all__]
+
+
+def complaints(found: Report) -> str:
+    return "\n".join(f"{f.check}: {f.found} ({f.place}) {f.remedy}" for f in found.failed)
+
+
+@pytest.mark.parametrize("idea", optimizer_ideas(), ids=lambda idea: idea.__name__)
+def test_every_stock_optimizer_passes_as_an_idea(idea):
+    found = report(Subject(idea, Path(__file__), bench()))
+    assert found.passed, complaints(found)
+    assert all(f.mark is not Mark.SKIPPED for f in found.findings)
+
+
+@pytest.mark.parametrize("name", gallery.__all__)
+def test_every_idea_of_the_gallery_passes(name):
+    idea = getattr(gallery, name)
+    found = report(Subject(idea, Path(idea.__code__.co_filename), bench()))
+    assert found.passed, complaints(found)
+
+
+def test_a_sound_file_passes_every_check_that_its_broken_kin_fail(load):
+    found = report(*ideas_of(*load(SOUND)))
+    assert found.passed, complaints(found)
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_fault_is_named_with_its_line_and_remedy(load, fault):
+    check, piece, remedy, (old, new) = BROKEN[fault]
+    assert old in SOUND
+    text = SOUND.replace(old, new).lstrip("\n")
+    if fault == "counts in a global":
+        text = text.replace(INIT, "        COUNT[0] = 0\n" + INIT) + "\nCOUNT = [0]\n"
+    if fault == "not a dataclass":
+        text = text.replace("lr: float = tuned(1e-3, 1e1)", "lr = 0.1")
+    finding = first_failure(until(*ideas_of(*load(text)), check), check)
+    assert piece in finding.found and remedy in finding.remedy
+    marked = [i for i, line in enumerate(text.splitlines(), 1) if line.endswith("# here")]
+    assert finding.place is not None
+    if marked:
+        assert [finding.place.line] == marked
+
+
+def first_failure(found: Report, check: str) -> Finding:
+    """The first failure of a report, which must be of this check and nothing else."""
+    assert [f.check for f in found.failed] == [check], complaints(found)
+    return found.failed[0]
+
+
+def test_an_idea_that_cannot_be_packed_is_still_checked_alone(load):
+    text = SOUND.replace(*before('if hp["lr"] > 1e9: grad = grad / 2'))
+    found = until(*ideas_of(*load(text)), "finite")
+    assert [f.check for f in found.failed] == ["packs"]
+    assert [f.check for f in found.findings if f.mark is Mark.SKIPPED] == ["pack equals alone"]
+    assert "times as long as packs of 8" in found.failed[0].found
+
+
+def test_a_file_without_an_idea_is_shown_the_three_lines(load):
+    helper = (
+        "import torch\ndef norm(x: torch.Tensor): return x\ndef _hidden(base): return base\ndef two(a, b): return a\n"
+    )
+    with pytest.raises(InputError, match=r"(?s)def my_idea\(base\):.*return base\.but"):
+        ideas_of(*load(helper))
+
+
+def test_every_idea_of_a_file_is_checked(load):
+    more = '\n\ndef second(base: "Recipe", beta=0.5):\n    """Another."""\n    return base\n'
+    assert [s.name for s in ideas_of(*load(SOUND + more))] == ["idea", "second"]
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("def idea(base:\n", "line 1"),
+        ("\n\nx = 1 / 0\n", "line 3"),
+        ("from windtunnel import tuned\n\ntuned(2, 1)\n", "line 3"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_bad_input_with_its_line(tmp_path, capsys, text, said):
+    file = tmp_path / f"written_{next(NUMBER)}.py"
+    file.write_text(text)
+    assert main(["check", str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_prints_a_line_a_check_and_details_only_of_failures(load, capsys):
+    _, file = load(SOUND.replace(INIT, '        return {"mean": 0.0}  # here\n'))
+    assert main(["check", str(file)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:4] for line in lines[1:5]] == ["pass", "pass", "pass", "FAIL"]
+    assert lines[5].strip().startswith(f"{file}:16")
+    assert lines[-1].startswith("idea fails 1 of 14 checks: contract")
+    assert all(line.isprintable() for line in lines)
+
+
+def test_json_holds_what_the_lines_say(load, capsys):
+    _, file = load(SOUND.replace('    geometry = "gradient"\n', ""))
+    assert main(["check", str(file), "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["passed"] is False
+    failed = [c for c in said["ideas"][0]["checks"] if c["mark"] == "failed"]
+    assert [c["check"] for c in failed] == ["contract"]
+    assert failed[0]["place"]["line"] == 10
+
+
+def test_tuning_is_charged_as_a_study_would_spend_it():
+    tuning = Tuning()
+    fine_new = 5 * tuning.seeds - 3  # three of the five fine values were already tried with the first seed
+    assert runs_spent(tuned(1e-3, 1e0)) == tuning.points + fine_new + 2 * tuning.recheck * tuning.seeds

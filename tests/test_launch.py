@@ -1,0 +1,200 @@
+"""Where a pack is trained changes nothing; a worker that dies loses nothing and says what happened."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from dataclasses import dataclass
+
+import pytest
+import tiny
+
+import windtunnel as wt
+from windtunnel.errors import InputError
+from windtunnel.launch.here import Here
+from windtunnel.launch.one import execute
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.runs import Outcome
+
+
+@dataclass(frozen=True)
+class HomeMade(AdamW):
+    """An optimizer of this module, which a worker must import from here, and which prints what looks like an event."""
+
+    def init(self, param, site):
+        print('{"finished": "not an event"}')
+        return AdamW.init(self, param, site)
+
+    def update(self, grad, state, param, hp, site):
+        step, state = AdamW.update(self, grad, state, param, hp, site)
+        return 2 * step, state
+
+
+@dataclass(frozen=True)
+class Deadly(AdamW):
+    """Kills the process that trains it, as the system does when memory runs out."""
+
+    def update(self, grad, state, param, hp, site):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Forgetful(AdamW):
+    """Cannot be used, and says so as an InputError."""
+
+    def init(self, param, site):
+        raise InputError("Forgetful forgot its state; remind it.")
+
+
+def packs(corpus, optimizer=None, seeds=((0, 1), (2, 3), (4,))):
+    recipe = tiny.recipe(corpus, optimizer=optimizer or HomeMade())
+    return [tiny.pack(recipe, [{"lr": 0.01}] * len(some), seeds=some) for some in seeds]
+
+
+@pytest.fixture(scope="module")
+def both(corpus, tmp_path_factory):
+    """The same packs trained here and in two workers."""
+    stores = []
+    for devices in (1, 2):
+        stores.append(wt.Store(tmp_path_factory.mktemp("launch") / "store"))
+        heard = Heard()
+        Here(devices=devices)(packs(corpus), stores[-1], heard.progress, heard.pack)
+        stores.append(heard)
+    return stores
+
+
+class Heard:
+    """What a launcher said, and on which thread."""
+
+    def __init__(self):
+        self.finished, self.progressed, self.threads = [], [], set()
+
+    def progress(self, progress):
+        self.progressed.append(progress)
+        self.threads.add(threading.current_thread())
+
+    def pack(self, pack):
+        self.finished.append(pack.key)
+        self.threads.add(threading.current_thread())
+
+
+def test_workers_record_the_bits_that_this_process_records(both):
+    here, _, workers, _ = both
+    assert [tiny.numbers(run) for run in here.runs()] == [tiny.numbers(run) for run in workers.runs()]
+    assert {run.outcome for run in here.runs()} == {Outcome.FINISHED}
+
+
+def test_a_part_of_the_callers_module_keeps_its_key_in_a_worker(corpus, both):
+    keys = {spec.key for pack in packs(corpus) for spec in pack.specs}
+    assert keys == set(both[0].keys()) == set(both[2].keys())
+    assert all("class HomeMade" in run.source["test_launch.py"] for run in both[2].runs())
+
+
+@pytest.mark.parametrize("index", [1, 3])
+def test_every_pack_is_heard_of_once_on_the_callers_thread(corpus, both, index):
+    heard = both[index]
+    assert sorted(heard.finished) == sorted(pack.key for pack in packs(corpus))
+    assert heard.threads == {threading.main_thread()}
+    assert {p.pack for p in heard.progressed if p.step == p.steps} == set(heard.finished)
+
+
+def test_a_run_says_on_what_it_was_trained(both):
+    assert {(run.cost.device, run.cost.threads) for store in (both[0], both[2]) for run in store.runs()} == {("cpu", 1)}
+
+
+def test_nothing_is_left_behind(both):
+    for store in (both[0], both[2]):
+        assert list((store.path / "packs").iterdir()) == []
+        assert not list(store.path.rglob(".*"))
+
+
+@pytest.fixture
+def no_new_children():
+    """No process, open pipe or thread outlives the test."""
+    threads = set(threading.enumerate())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+        gc.collect()  # a ResourceWarning in a destructor becomes pytest's PytestUnraisableExceptionWarning, an error
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.usefixtures("no_new_children")
+def test_a_killed_worker_is_named_and_what_was_finished_is_kept(corpus, tmp_path):
+    store = wt.Store(tmp_path / "store")
+    good, deadly = packs(corpus, seeds=((0, 1),)), packs(corpus, Deadly(), seeds=((5,), (6,)))
+    Here(devices=1)(good, store)
+    with pytest.raises(
+        InputError, match=r"killed by signal SIGKILL while training 1 runs.*lack of\s+memory.*run again"
+    ):
+        Here(devices=2)([*good, *deadly], store)
+    assert set(store.keys()) == {spec.key for spec in good[0].specs}
+    assert not list((store.path / "runs").glob(".*"))
+
+
+@pytest.mark.usefixtures("no_new_children")
+def test_an_input_error_of_a_worker_comes_back_as_one(corpus, tmp_path):
+    with pytest.raises(InputError, match="Forgetful forgot its state; remind it"):
+        Here(devices=2)(packs(corpus, Forgetful(), seeds=((0,), (1,))), wt.Store(tmp_path / "store"))
+
+
+@pytest.mark.usefixtures("no_new_children")
+def test_an_interrupt_stops_the_workers(corpus, tmp_path):
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Here(devices=2)(packs(corpus), wt.Store(tmp_path / "store"), interrupt)
+
+
+def test_no_packs_start_no_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    Here(devices=2)([], wt.Store(tmp_path / "store"))
+
+
+def test_a_worker_whose_study_is_gone_leaves_at_once():
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "windtunnel.launch.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    out, _ = worker.communicate(timeout=60)  # closes the pipe
+    assert worker.returncode == 0 and out == b""
+
+
+def test_a_pack_that_another_process_is_training_is_waited_for_and_not_trained_twice(corpus, tmp_path):
+    store, (pack,) = wt.Store(tmp_path / "store"), packs(corpus, seeds=((0,),))
+    steps: list[int] = []
+    other = threading.Thread(
+        target=execute, args=(pack, store), kwargs={"device": tiny.CPU, "report": lambda p: steps.append(p.step)}
+    )
+    started = []
+
+    def second(progress):
+        steps.append(progress.step)
+        if not started:  # the first step: start a rival for the same pack
+            started.append(True)
+            other.start()
+
+    execute(pack, store, device=tiny.CPU, report=second)
+    other.join(60)
+    assert not other.is_alive()
+    assert steps == list(range(1, tiny.STEPS + 1))
+
+
+def test_recorded_runs_are_not_trained_again(corpus, tmp_path):
+    store, steps = wt.Store(tmp_path / "store"), []
+    some = packs(corpus, seeds=((0,),))
+    Here(devices=1)(some, store)
+    Here(devices=1)(some, store, lambda progress: steps.append(progress.step))
+    assert steps == []
