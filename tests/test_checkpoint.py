@@ -49,7 +49,7 @@ def assert_same_bits(pack, folder, *steps, **options):
         {},
         {"optimizer": SGD(weight_decay=0.1)},
         {"optimizer": Lion()},
-        {"optimizer": Muon()},
+        {"optimizer": Muon(others_lr=0.01)},
         {"model": Transformer(gains=True, mlp=GELU, tied=True)},
     ],
 )

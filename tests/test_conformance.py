@@ -12,8 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-pytest.importorskip("torch")
+import torch
 
 import windtunnel.ideas as gallery
 from windtunnel.cli import main
@@ -22,8 +21,11 @@ from windtunnel.conformance import SUITE, Finding, Mark, Report, Subject, ideas_
 from windtunnel.conformance.reading import runs_spent
 from windtunnel.conformance.subject import bench
 from windtunnel.errors import InputError
+from windtunnel.launch.here import Here
 from windtunnel.parts import optimizers
 from windtunnel.recipe import Recipe, tuned
+from windtunnel.store import Store
+from windtunnel.train import checkpoint
 from windtunnel.tune import Tuning
 
 NUMBER = count()
@@ -97,7 +99,7 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         "tuned fields", "optimizer.inner.lr", "hand it on",
         ("class Mine:", "class Mine:  # here\n    inner: SGD = SGD()"),
     ),
-    "no lr": ("tuned fields", "no number field called lr", "lr: float", ("    lr: float = tuned(1e-3, 1e1)\n", "")),
+    "no lr": ("tuned fields", "no learning rate", "lr: float", ("    lr: float = tuned(1e-3, 1e1)\n", "")),
     "no geometry": ("contract", "does not say how its updates", 'geometry = "', ('    geometry = "gradient"\n', "")),
     "unknown geometry": ("contract", "'adam'", "entrywise", ('geometry = "gradient"', 'geometry = "adam"')),
     "in-place state": (
@@ -264,7 +266,26 @@ def test_an_idea_that_cannot_be_packed_is_still_checked_alone(load):
     found = until(*ideas_of(*load(text)), "finite")
     assert [f.check for f in found.failed] == ["packs"]
     assert [f.check for f in found.findings if f.mark is Mark.SKIPPED] == ["pack equals alone"]
-    assert "times as long as packs of 8" in found.failed[0].found
+    assert "times the time of packs of 8" in found.failed[0].remedy
+
+
+def test_a_state_may_name_one_tensor_twice_and_is_still_saved(tmp_path):
+    twice = torch.arange(6.0).view(2, 3)
+    checkpoint.save(tmp_path, 1, {"a": twice, "b": twice, "turned": twice.mT}, {"members": []})
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert all(torch.equal(found[1][name], t) for name, t in {"a": twice, "b": twice, "turned": twice.mT}.items())
+
+
+@pytest.mark.slow
+def test_a_file_that_passes_trains_in_worker_processes(load, tmp_path):
+    """Two fresh interpreters: buys that self-contained means what it says."""
+    (subject,) = ideas_of(*load(SOUND))
+    assert until(subject, "self-contained").passed
+    packs = [subject.pack([member], steps=2) for member in subject.members[:2]]
+    store = Store(tmp_path / "store")
+    Here(devices=2)(packs, store)
+    assert [store.get(pack.specs[0].key).message for pack in packs] == ["", ""]
 
 
 def test_a_file_without_an_idea_is_shown_the_three_lines(load):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_a_lookup_only_table_does_not_count_and_a_tied_one_does():
 def test_a_geometric_ladder_is_even_in_the_logarithm_and_reaches_both_ends():
     ladder = Ladder.geometric(params=(1e6, 64e6), rungs=6, tokens_per_param=20, depth=4, head_width=8)
     params = [12 * r.depth * r.width**2 for r in ladder.rungs]
-    steps = [math.log(b / a) for a, b in zip(params[:-1], params[1:], strict=True)]
+    steps = [math.log(b / a) for a, b in pairwise(params)]
     assert params[0] == pytest.approx(1e6, rel=0.1) and params[-1] == pytest.approx(64e6, rel=0.1)
     assert steps == pytest.approx([math.log(64) / 5] * 5, abs=0.12)  # whole heads only
     assert [r.tokens for r in ladder.rungs] == pytest.approx([20 * 1e6 * 64 ** (i / 5) for i in range(6)], rel=1e-6)

@@ -71,10 +71,13 @@ SAME = {
     "a comment": changed("# twice is too much", "# rather a lot, and said at length"),
     "a docstring": changed('"""It halves."""', '"""It multiplies by one half, as everybody knows."""'),
     "the module's docstring": changed('"""An optimizer."""', '"""Another text."""'),
-    "blank lines and brackets": changed("return scaled(grad) * self.beta", "return (\n\n            scaled(grad) * self.beta\n        )"),
+    "blank lines and brackets": changed(
+        "return scaled(grad) * self.beta", "return (\n\n            scaled(grad) * self.beta\n        )"
+    ),
     "a function that is not used": changed("return x + 1", "return x + 2"),
     "an import that is not used": changed("import math", "import os"),
-    "the order of definitions": MODULE.replace("\n\ndef unused(x):\n    return x + 1\n", "") + "\n\ndef unused(x):\n    return x + 1\n",
+    "the order of definitions": MODULE.replace("\n\ndef unused(x):\n    return x + 1\n", "")
+    + "\n\ndef unused(x):\n    return x + 1\n",
 }
 DIFFERENT = {
     "its own code": changed("* self.beta", "+ self.beta"),
@@ -129,7 +132,9 @@ def test_a_changed_constant_of_an_imported_module_changes_the_meaning(module):
     means = []
     for number, rate in enumerate(("0.5", "0.25")):
         module(f"RATE = {rate}\n", f"constants_{number}")
-        means.append(meaning(module(f"from constants_{number} import RATE\n\n\ndef part(g):\n    return RATE * g\n").part))
+        means.append(
+            meaning(module(f"from constants_{number} import RATE\n\n\ndef part(g):\n    return RATE * g\n").part)
+        )
     assert means[0] != means[1]
 
 

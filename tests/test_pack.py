@@ -46,7 +46,7 @@ OPTIMIZERS = {
     "adamw": (AdamW(weight_decay=0.1), (1e-3, 1e-2, 3e-2)),
     "sgd": (SGD(weight_decay=0.01), (1e-3, 3e-3, 1e-2)),
     "lion": (Lion(), (1e-4, 3e-4, 1e-3)),
-    "muon": (Muon(), (1e-3, 1e-2, 3e-2)),
+    "muon": (Muon(others_lr=0.01), (1e-3, 1e-2, 3e-2)),
 }
 MODELS = {
     "swiglu": Transformer(),

@@ -175,19 +175,15 @@ def test_an_optimizer_may_not_hold_what_cannot_be_hashed(recipe):
 
 def test_the_key_is_the_same_in_another_process_with_another_hash_seed(corpus):
     code = "import sys, tiny, test_recipe; print(test_recipe.key(tiny.recipe(sys.argv[1])))"
-    found = set()
-    for seed in ("1", "2"):
-        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(corpus)],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-        )
-        assert done.returncode == 0, done.stderr
-        found.add(done.stdout.strip())
-    assert found == {key(tiny.recipe(corpus))}
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(corpus)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert done.stdout.strip() == key(tiny.recipe(corpus)), done.stderr
 
 
 def test_a_batch_rule_that_gives_the_same_batch_is_still_another_recipe(recipe):

@@ -217,7 +217,7 @@ def test_a_table_of_another_model_is_refused():
 # what really happens
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(lr=0.02), SGD(lr=0.1), Muon(lr=0.05)])
+@pytest.mark.parametrize("optimizer", [AdamW(lr=0.02), SGD(lr=0.1), Muon(lr=0.05, others_lr=0.02)])
 def test_under_mup_activations_stay_the_same_size_as_the_model_grows(corpus, optimizer):
     recipe = tiny.recipe(corpus, optimizer=optimizer)
     found = coordinate_check(recipe, base=tiny.RUNG.but(width=32, heads=4), widths=(1, 2, 4))

@@ -101,7 +101,7 @@ def test_keys_are_sorted_and_found_by_their_beginning(store):
 @pytest.mark.parametrize("key", ["", "zzz", "../../etc", "0" * 20])
 def test_a_key_that_is_not_there_is_explained(store, key):
     store.add(run())
-    with pytest.raises(InputError, match="no run in .* with a key that begins"):
+    with pytest.raises(InputError, match=r"no run in .* with a key that begins"):
         store.get(key)
     assert key not in store
 
@@ -109,7 +109,7 @@ def test_a_key_that_is_not_there_is_explained(store, key):
 def test_an_ambiguous_beginning_is_explained(store):
     for seed in range(40):
         store.add(run(seed))
-    digits = [key[0] for key in store.keys()]
+    digits = [known.key[0] for known in store.runs()]
     twice = next(digit for digit in digits if digits.count(digit) > 1)
     with pytest.raises(InputError, match=rf"{digits.count(twice)} runs in .* begins '{twice}'"):
         store.get(twice)
@@ -264,7 +264,9 @@ def test_an_empty_folder_may_become_a_store(tmp_path):
     assert Store(tmp_path).add(run())
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:40] + b"x" + data[41:], lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:40] + b"x" + data[41:], lambda data: b""]
+)
 def test_a_damaged_curve_is_named_with_the_remedy(store, damage):
     store.add(run())
     path = store.path / "runs" / run().key / "curve.npz"

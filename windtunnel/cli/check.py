@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ MARKS = {
 }
 NAME = 19  # columns of a check's name
 
+Write = Callable[..., None]  # a line, its style, and how far its continuation is indented
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel check`."""
@@ -42,7 +45,7 @@ def execute(args: argparse.Namespace) -> int:
     for subject in subjects:
         write(f"{subject.name}: {subject.claim.splitlines()[0] if subject.claim else 'no claim'}", "bold")
         reports.append(report(subject, tell=lambda finding: _tell(finding, write)))
-        write(f"{reports[-1]}{_next(reports[-1])}", "")
+        write(f"{reports[-1]}{_next(reports[-1])}")
     if args.json:
         passed = all(r.passed for r in reports)
         print_json({"file": args.idea, "passed": passed, "ideas": [r.to_json() for r in reports]})
@@ -61,31 +64,37 @@ def _loaded(path: str) -> ModuleType:
         raise InputError(f"{path}, line {lines[-1]}: {error}") from error
 
 
-def _tell(finding: Finding, write: Callable[[str, str], None]) -> None:
+def _tell(finding: Finding, write: Write) -> None:
     mark, colour, plain = MARKS[finding.mark]
     sign = mark if sys.stdout.isatty() else f"{plain:<4}"
-    write(f"{sign} {finding.check:<{NAME}}{finding.found}", colour if finding.mark != "passed" else "")
+    column = len(sign) + 1
+    style = colour if finding.mark != "passed" else ""
+    write(f"{sign} {finding.check:<{NAME}}{finding.found}", style, column + NAME)
     if finding.mark != "failed":
         return
-    indent = " " * (len(sign) + 1)
     if finding.place is not None:
-        write(f"{indent}{finding.place}    {finding.place.code}", "cyan")
+        write(f"{' ' * column}{finding.place}    {finding.place.code}", "cyan", column)
     for line in finding.remedy.splitlines():
-        write(f"{indent}{line}", "")
+        write(f"{' ' * column}{line}", "", column)
 
 
 def _next(report: Report) -> str:
-    return f"; name it in a study: ideas=({report.idea},)" if report.passed else ""
+    return f"; name it in a study: ideas=[{report.idea}]" if report.passed else ""
 
 
-def _writer() -> Callable[[str, str], None]:
-    """Colours and wrapping on a terminal, whole plain lines in a pipe."""
+def _writer() -> Write:
+    """Colours and hanging indents on a terminal, whole plain lines in a pipe."""
     if not sys.stdout.isatty():
-        return lambda text, style: print(text, flush=True)
+        return lambda text, style="", indent=0: print(text, flush=True)
     from rich.console import Console
 
     console = Console(highlight=False)
-    return lambda text, style: console.print(text, style=style or None, markup=False)
+
+    def write(text: str, style: str = "", indent: int = 0) -> None:
+        wrapped = textwrap.wrap(text, console.width, subsequent_indent=" " * indent)
+        console.print("\n".join(wrapped), style=style or None, markup=False)
+
+    return write
 
 
-def _silent(text: str, style: str) -> None: ...
+def _silent(text: str, style: str = "", indent: int = 0) -> None: ...

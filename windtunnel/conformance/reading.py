@@ -19,7 +19,7 @@ from windtunnel.conformance.subject import THREE_LINES, Subject
 from windtunnel.errors import InputError
 from windtunnel.meaning import describe
 from windtunnel.recipe import Recipe, Tuned
-from windtunnel.train.pack import numbers_of
+from windtunnel.train.pack import is_rate, numbers_of
 from windtunnel.tune import Tried, Tuning, coarse_values, fine_values
 
 FILLED = ("optimizer", "schedule")  # the slots whose tuned numbers reach the members of a pack
@@ -68,9 +68,10 @@ def tunes(subject: Subject) -> Finding:
                 return trouble
     ranges = recipe.tuned_fields()
     optimizer = recipe.optimizer
-    if not {"lr"} & ({*ranges} | {*numbers_of(optimizer)}):
+    if not any(map(is_rate, [*ranges, *numbers_of(optimizer)])):
         return failed(
-            f"{type(optimizer).__name__} has no number field called lr; the schedule and the width rule act through it",
+            f"{type(optimizer).__name__} has no learning rate; the schedule and the width rule act through a number "
+            f"field called lr (or one that ends in _lr)",
             place_of(optimizer),
             "Add lr: float = tuned(1e-4, 1e-1); a rule that sets its own step size takes lr: float = 1.0, and "
             'multiplies its step by hp["lr"].',

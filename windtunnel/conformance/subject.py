@@ -25,7 +25,7 @@ from windtunnel.parts.recipes import transformer_mup_adamw
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import Run, RunSpec
 from windtunnel.train.loop import train
-from windtunnel.train.pack import Pack
+from windtunnel.train.pack import Pack, is_rate
 from windtunnel.tune import Tuning, coarse_values
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def swept(recipe: Recipe) -> list[dict[str, float]]:
     ranges = recipe.tuned_fields()
     if not ranges:
         return [{}]
-    leading = "lr" if "lr" in ranges else next(iter(ranges))
+    leading = next(filter(is_rate, ranges), next(iter(ranges)))
     return [at(recipe, 0.5) | {leading: v} for v in coarse_values(ranges[leading], Tuning().points)]
 
 

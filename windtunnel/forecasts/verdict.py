@@ -51,7 +51,7 @@ class Verdict:
     def __str__(self) -> str:
         m = self.compute_multiplier
         return (
-            f"{self.verdict}: {m.median:.2f}x compute [{m.low:.2f}, {m.high:.2f}], "
+            f"{self.verdict}: {_times(m.median)}x compute [{_times(m.low)}, {_times(m.high)}], "
             f"P(better) = {self.probability_better:.2f}"
         )
 
@@ -182,6 +182,11 @@ def _scaled(law: Any, sizes: Sizes, log_multiple: np.ndarray) -> Sizes:
     return Sizes(
         **{n: None if v is None else v * times ** (1.0 if n == "flops" else share) for n, v in columns.items()}
     )
+
+
+def _times(multiple: float) -> str:
+    """A compute multiplier in words; near its bound it only says that the base never gets there, or is there at once."""
+    return f">{MOST:g}" if multiple > 0.99 * MOST else f"<{1 / MOST:g}" if multiple < 1.01 / MOST else f"{multiple:.2f}"
 
 
 def _mapped(interval: Interval, change: Any) -> Interval:

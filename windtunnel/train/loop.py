@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
 from windtunnel.runs import Cost, Outcome, Run
-from windtunnel.train import checkpoint
 from windtunnel.train.data import judge_batches, pack_batch
 from windtunnel.train.pack import (
     Group,
@@ -34,6 +32,7 @@ from windtunnel.train.pack import (
     table_of,
 )
 from windtunnel.train.record import versions, written_sources
+from windtunnel.train.state import State, restored, save
 from windtunnel.train.steps import first_states, gradient, judgement, update
 
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
@@ -48,21 +47,6 @@ class Progress:
     steps: int
     losses: dict[str, float]
     seconds: float
-
-
-@dataclass
-class State:
-    """What changes from step to step, and all that a checkpoint holds."""
-
-    alive: list[int]
-    params: list[Tensor]
-    states: list[dict[str, Tensor]]
-    step: int = 0
-    seconds: float = 0.0
-    created: str = ""
-    train_loss: list[np.ndarray] = field(default_factory=list)  # one row a step, one column a member; NaN when retired
-    judged: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)  # step, loss and accuracy by member
-    retired: dict[int, str] = field(default_factory=dict)  # member -> why
 
 
 def train(
@@ -80,8 +64,8 @@ def train(
     `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record.
     """
-    engine = Engine(pack, device, packed)
-    state = _restored(engine, folder) or engine.start()
+    engine, members = Engine(pack, device, packed), [spec.key for spec in pack.specs]
+    state = restored(members, len(engine.groups), device, folder) or engine.start()
     clock = saved = time.monotonic()
     while state.step < engine.steps and state.alive:
         engine.advance(state)
@@ -90,10 +74,10 @@ def train(
         if report is not None:
             report(engine.progress(state))
         if folder is not None and now - saved > checkpoint_seconds:
-            _save(engine, state, folder)
+            save(state, members, folder)
             saved = time.monotonic()
     if folder is not None:
-        _save(engine, state, folder)
+        save(state, members, folder)
     return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
 
 
@@ -113,7 +97,7 @@ class Engine:
         check_count(self.model, self.size, pack.recipe.model)
         self.table.attach(self.model)
         self.groups: list[Group] = groups_of(self.table)
-        optimizer = self.recipes[0].optimizer  # members' optimizers differ in numbers only, and those come through hp
+        optimizer = pack.recipe.optimizer  # unfilled: what differs between members reaches it through hp alone
         self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed)
         self.update = update(self.groups, optimizer, packed)
         self.judgement = judgement(self.model, self.groups, packed)
@@ -126,7 +110,7 @@ class Engine:
     def start(self) -> State:
         members = range(len(self.pack.specs))
         params = initial_params(self.groups, [self.pack.specs[i].seed for i in members], self.device)
-        states = first_states(self.groups, self.recipes[0].optimizer, params, self.packed)
+        states = first_states(self.groups, self.pack.recipe.optimizer, params, self.packed)
         return State(alive=list(members), params=params, states=states, created=datetime.now(UTC).isoformat())
 
     def advance(self, state: State) -> None:
@@ -142,7 +126,8 @@ class Engine:
         state.train_loss.append(row)
         bad = [i for i in alive if not math.isfinite(row[i])]
         if bad:
-            grads = self._retire(state, bad, grads, f"the training loss was not finite at step {state.step + 1}")
+            why = f"the training loss was not finite at step {state.step + 1}"
+            grads = state.retire(bad, why, grads, self.groups)
         if state.alive:
             hps = self._scheduled(state)
             state.params, state.states = self.update(state.params, grads, state.states, hps)
@@ -182,68 +167,7 @@ class Engine:
         state.judged.append((state.step, loss, accuracy))
         bad = [i for i in state.alive if not math.isfinite(loss[i])]
         if bad:
-            self._retire(state, bad, [], f"the judged loss was not finite at step {state.step}")
-
-    def _retire(self, state: State, bad: Sequence[int], grads: list[Tensor], why: str) -> list[Tensor]:
-        """Cut the rows of diverged members out of the state; returns the gradients of those that stay."""
-        stays = [row for row, member in enumerate(state.alive) if member not in bad]
-        index = torch.tensor(stays, dtype=torch.long, device=self.device)
-        grads = [g.index_select(0, index) for g in grads]
-        state.states = [
-            {name: _cut(t, index, len(group.names)) for name, t in tree.items()}
-            for tree, group in zip(state.states, self.groups, strict=True)
-        ]
-        state.params = [p.index_select(0, index) for p in state.params]
-        state.retired |= {member: why for member in bad}
-        state.alive = [member for member in state.alive if member not in bad]
-        return grads
-
-
-def _cut(tensor: Tensor, rows: Tensor, repeated: int) -> Tensor:
-    """Select members of a (m * g, ...) tensor."""
-    return tensor.unflatten(0, (-1, repeated)).index_select(0, rows).flatten(0, 1)
-
-
-def _save(engine: Engine, state: State, folder: Path) -> None:
-    tensors = {f"param.{i}": p for i, p in enumerate(state.params)}
-    tensors |= {f"state.{i}.{name}": t for i, tree in enumerate(state.states) for name, t in tree.items()}
-    if state.train_loss:
-        tensors["train_loss"] = torch.from_numpy(np.stack(state.train_loss))
-    for i, (_, loss, accuracy) in enumerate(state.judged):
-        tensors[f"judged.{i}"] = torch.from_numpy(np.stack([loss, accuracy]))
-    facts = {
-        "members": [spec.key for spec in engine.pack.specs],
-        "alive": state.alive,
-        "retired": {str(member): why for member, why in state.retired.items()},
-        "judged_steps": [step for step, _, _ in state.judged],
-        "seconds": state.seconds,
-        "created": state.created,
-    }
-    checkpoint.save(folder, state.step, tensors, facts)
-
-
-def _restored(engine: Engine, folder: Path | None) -> State | None:
-    found = checkpoint.newest(folder) if folder is not None else None
-    if found is None or found[0]["members"] != [spec.key for spec in engine.pack.specs]:
-        return None
-    facts, tensors = found
-    states: list[dict[str, Tensor]] = [{} for _ in engine.groups]
-    for name, tensor in tensors.items():
-        if name.startswith("state."):
-            _, index, leaf = name.split(".", 2)
-            states[int(index)][leaf] = tensor.to(engine.device)
-    judged = [tensors[f"judged.{i}"].numpy() for i in range(len(facts["judged_steps"]))]
-    return State(
-        alive=facts["alive"],
-        params=[tensors[f"param.{i}"].to(engine.device) for i in range(len(engine.groups))],
-        states=states,
-        step=facts["step"],
-        seconds=facts["seconds"],
-        created=facts["created"],
-        train_loss=list(tensors["train_loss"].numpy()) if "train_loss" in tensors else [],
-        judged=[(step, both[0], both[1]) for step, both in zip(facts["judged_steps"], judged, strict=True)],
-        retired={int(member): why for member, why in facts["retired"].items()},
-    )
+            state.retire(bad, f"the judged loss was not finite at step {state.step}", [], self.groups)
 
 
 def _record(engine: Engine, state: State, member: int, alone_because: str | None) -> Run:
