@@ -2,8 +2,8 @@
 
     python benchmarks/first_flight.py [--seeds 5] [--store runs/first_flight_seeds]
 
-Every study seed is an independent repeat: other initial values, other data order, tuned anew. One store serves all, so an
-interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
+Every study seed is an independent repeat: other initial values, other data order, tuned anew. One store serves all, so
+an interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from windtunnel.cli.live import Plain
 from windtunnel.launch.here import Here
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "studies" / "first_flight"))
-from study import study  # noqa: E402
+from study import study
 
 
 def row(seed: int, name: str, result: wt.Result) -> dict[str, Any]:

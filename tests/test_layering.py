@@ -29,6 +29,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "conformance": (*GROUND, *MAKING, "tune"),
 }
 BELOW["cli"] = (*BELOW, "public")
+BELOW["__main__"] = ("cli",)
 BELOW["public"] = (*BELOW,)
 
 STANDARD_LIBRARY_ONLY = {"errors", "ladder"}

@@ -102,7 +102,6 @@ def test_another_module_or_file_name_keeps_the_meaning(module):
     assert meaning(module(MODULE, "first_name").Part) == meaning(module(MODULE, "quite_another_name").Part)
 
 
-@pytest.mark.xfail(strict=True, reason="the import that replaces the helper enters the meaning; see meaning._follow")
 def test_a_helper_moved_to_a_module_of_its_own_keeps_the_meaning(module):
     body = MODULE.replace("def scaled(x):\n    return RATE * x\n", "").replace("RATE = 0.5\n", "")
     module("RATE = 0.5\n\n\ndef scaled(x):\n    return RATE * x\n", "moved_out")

@@ -100,7 +100,6 @@ def test_members_may_differ_in_fields_of_the_schedule_and_of_the_optimizer(corpu
     assert_as_alone(pack)
 
 
-@pytest.mark.xfail(strict=True, reason="WSD and Cosine compare their fields when made, which a tuned field cannot")
 @pytest.mark.parametrize("schedule", [WSD, Cosine])
 def test_every_stock_schedule_can_leave_a_field_open_for_tuning(schedule):
     assert schedule(floor=tuned(0.01, 0.5)).floor == tuned(0.01, 0.5)

@@ -207,7 +207,16 @@ def compact(number: float) -> str:
     """A count in three digits with its SI letter: 1_234_567 -> '1.23M'."""
     if number == 0 or not math.isfinite(number):
         return f"{number:g}"
-    for scale, letter in ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for scale, letter in (
+        (1e24, "Y"),
+        (1e21, "Z"),
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+    ):
         if abs(number) >= scale * 0.9995:
             return f"{number / scale:.3g}{letter}"
     return f"{number:.3g}"

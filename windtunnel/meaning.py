@@ -85,10 +85,11 @@ def _follow(name: str, module: ModuleType, seen: dict[str, str]) -> None:
     label = f"{name}#{hashlib.sha256(ast.dump(node).encode()).hexdigest()[:_DIGEST]}"
     if label in seen:
         return
-    seen[label] = "" if isinstance(node, ast.Import | ast.ImportFrom) else ast.dump(node)
     if isinstance(node, ast.Import | ast.ImportFrom):
-        _follow_import(name, node, module, seen)
+        if not _follow_import(name, node, module, seen):
+            seen[label] = ""  # a library's: its name is what it means
         return
+    seen[label] = ast.dump(node)
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
             _follow(inner.id, module, seen)
@@ -98,15 +99,18 @@ def _follow(name: str, module: ModuleType, seen: dict[str, str]) -> None:
                 _follow(inner.attr, held, seen)
 
 
-def _follow_import(name: str, node: ast.Import | ast.ImportFrom, module: ModuleType, seen: dict[str, str]) -> None:
+def _follow_import(name: str, node: ast.Import | ast.ImportFrom, module: ModuleType, seen: dict[str, str]) -> bool:
+    """Follow an imported name into the file that defines it; False for what belongs to a library."""
     held = getattr(module, name, None)
     origin = inspect.getmodule(held) if inspect.isclass(held) or inspect.isroutine(held) else None
     if origin is None and isinstance(node, ast.ImportFrom):  # a constant: look into the module it came from
         base = "." * node.level + (node.module or "")
         origin = sys.modules.get(base.lstrip(".") if not node.level else f"{module.__package__}.{node.module}")
-    if origin is not None and origin is not module and not _is_library(origin):
-        alias = next((a.name for a in node.names if (a.asname or a.name) == name), name)
-        _follow(getattr(held, "__name__", alias) if held is not None else alias, origin, seen)
+    if origin is None or origin is module or _is_library(origin):
+        return False
+    alias = next((a.name for a in node.names if (a.asname or a.name) == name), name)
+    _follow(getattr(held, "__name__", alias) if held is not None else alias, origin, seen)
+    return True
 
 
 @cache

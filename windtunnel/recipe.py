@@ -37,6 +37,11 @@ class Tuned:
         return f"tuned({self.low:g}, {self.high:g})"
 
 
+def is_open(part: Any) -> bool:
+    """Whether a field of a part is still to be tuned, so that its values cannot be checked yet."""
+    return any(isinstance(getattr(part, f.name), Tuned) for f in fields(part))
+
+
 def tuned(low: float, high: float) -> Any:
     """Mark a part's field as searched between `low` and `high` (log scale) at the base rung, then transferred."""
     return Tuned(low, high)
@@ -195,6 +200,12 @@ class Recipe:
             if isinstance(value, Tuned):
                 changes[slot] = replace(changes.get(slot, getattr(self, slot)), **{name: float(values[name])})
         return replace(self, **changes)
+
+    def shaped(self, values: Mapping[str, float]) -> Recipe:
+        """This recipe with the tuned fields of every slot but optimizer and schedule set: what a pack's members share,
+        because those fields may change the network or the batch."""
+        filled = self.fill(values)
+        return replace(filled, optimizer=self.optimizer, schedule=self.schedule)
 
     def describe(self) -> dict[str, Any]:
         """Slot to plain data: the part's name, its fields and the meaning of its source. The data slot is its

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
@@ -22,9 +23,9 @@ from windtunnel.recipe import Tuned
 
 LEVEL = 0.9
 DRAWS = 400
-# A transfer is called good unless the evidence is against it: unless using the base rung's value surely (at LEVEL) costs
-# more than this share of the loss (a published bar for a good transfer) where it is to be used, or the optimum surely
-# moved by more than a factor of two (the grid of most published checks).
+# A transfer is called good unless the evidence is against it: unless using the base rung's value surely (at LEVEL)
+# costs more than this share of the loss (a published bar for a good transfer) where it is to be used, or the optimum
+# surely moved by more than a factor of two (the grid of most published checks).
 COST_BAR, MOVE_BAR = 0.003, 1.0
 
 
@@ -107,8 +108,9 @@ class Transfer:
             f"{self.field} {verb} from width {self.from_width} to {self.to_width}: its optimum moved by "
             f"{self.moved.median:+.2f} [{self.moved.low:+.2f}, {self.moved.high:+.2f}] log2 steps and using the base "
             f"value costs {100 * self.cost.median:.2f} % of the loss [{100 * self.cost.low:.2f}, "
-            f"{100 * self.cost.high:.2f}]; carried on to width {self.at_width} that is {100 * self.carried.median:.2f} % "
-            f"[{100 * self.carried.low:.2f}, {100 * self.carried.high:.2f}] (at {self.moved.level:.0%})"
+            f"{100 * self.cost.high:.2f}]; carried on to width {self.at_width} that is "
+            f"{100 * self.carried.median:.2f} % [{100 * self.carried.low:.2f}, {100 * self.carried.high:.2f}] "
+            f"(at {self.moved.level:.0%})"
         )
 
 
@@ -123,9 +125,9 @@ def fine_values(range_: Tuned, points: int, coarse: Sequence[Tried]) -> list[flo
     Raises InputError if no coarse run finished.
     """
     best = _best(coarse, f"between {range_.low:g} and {range_.high:g}")
-    half = (range_.high / range_.low) ** (0.5 / (points - 1))
-    around = [best * half**k for k in range(-2, 3)]
-    return sorted({_rounded(v) for v in around if range_.low * 0.999 <= v <= range_.high * 1.001})
+    grid = coarse_values(range_, 2 * points - 1)  # every second value is the coarse sweep's own
+    at = min(range(len(grid)), key=lambda i: abs(math.log(grid[i] / best)))
+    return grid[max(0, at - 2) : at + 3]
 
 
 def recheck_values(optimum: float, tuning: Tuning) -> list[float]:
@@ -251,8 +253,10 @@ def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], g
     # with p parameters fitted to n points the residuals are too small by sqrt((n - p) / n)
     freedom = max(len(x) - len(distinct) - 2, 1)
     residual = (y - expected) * math.sqrt(len(x) / freedom)
+    # the residuals' own scale is uncertain: stretch from a normal's to a Student-t's tail at LEVEL
+    stretch = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2))
     for _ in range(DRAWS):
         again = expected + generator.choice(residual, len(x)) * generator.choice([-1.0, 1.0], len(x))
-        centre = _parabola(x, again, seeds)[2]
+        centre = c + stretch * (_parabola(x, again, seeds)[2] - c)
         found.append(min(max(centre, float(x.min()) - 1.0), float(x.max()) + 1.0))
     return np.array(found)

@@ -118,7 +118,10 @@ def compare(
 
 
 def difference(
-    base: Observations | Sequence[Run], idea: Observations | Sequence[Run], targets: Sequence[Target], level: float = 0.9
+    base: Observations | Sequence[Run],
+    idea: Observations | Sequence[Run],
+    targets: Sequence[Target],
+    level: float = 0.9,
 ) -> list[Interval]:
     """The expected loss of the idea minus the base's along a path of sizes: the curve behind a verdict's `delta`."""
     base_runs, idea_runs = _observations(base), _observations(idea)
@@ -185,8 +188,10 @@ def _scaled(law: Any, sizes: Sizes, log_multiple: np.ndarray) -> Sizes:
 
 
 def _times(multiple: float) -> str:
-    """A compute multiplier in words; near its bound it only says that the base never gets there, or is there at once."""
-    return f">{MOST:g}" if multiple > 0.99 * MOST else f"<{1 / MOST:g}" if multiple < 1.01 / MOST else f"{multiple:.2f}"
+    """A compute multiplier in words; at its bounds nothing more is known than that it is beyond them."""
+    if multiple > 0.99 * MOST:
+        return f">{MOST:g}"
+    return f"<{1 / MOST:g}" if multiple < 1.01 / MOST else f"{multiple:.2f}"
 
 
 def _mapped(interval: Interval, change: Any) -> Interval:

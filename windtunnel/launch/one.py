@@ -56,10 +56,8 @@ def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None)
         return train(pack, device=device, folder=folder, report=report)
     except (InputError, MemoryError, OSError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
-        if not _is_packing(error):
-            return [_crashed(pack, i, error, device) for i in range(len(pack.specs))]
-        because = str(error).strip().splitlines()[0]
+    except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
+        because = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return [_alone(pack, i, device, folder, report, because) for i in range(len(pack.specs))]
 
 
@@ -73,11 +71,6 @@ def _alone(pack: Pack, member: int, device: torch.device, folder: Path, report: 
         raise
     except Exception as error:
         return _crashed(single, 0, error, device)
-
-
-def _is_packing(error: Exception) -> bool:
-    """Whether torch refused to batch something, as opposed to the code being wrong."""
-    return isinstance(error, RuntimeError | ValueError | NotImplementedError) and "vmap" in str(error)
 
 
 def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) -> Run:
@@ -106,5 +99,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; the system releases it when this process ends, however it ends."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)  # a process that waited on it finds the runs recorded
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # a process that waited on it finds the runs recorded

@@ -125,8 +125,8 @@ class _ForecastSoon:
         self.stages, self.watch = stages, watch
 
     def __call__(self, pack: Pack) -> None:
-        name = next((n for n, r in self.stages.recipes.items() if r == pack.recipe), None)
-        forecast = None if name is None else forecast_of(self.stages, name, draws=60)
+        name = pack.labels[0]["idea"]
+        forecast = forecast_of(self.stages, name, draws=60)
         if forecast is not None:
             self.watch.say(f"{name}: forecast so far {forecast.loss}")
 

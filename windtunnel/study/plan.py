@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from windtunnel.ladder import Rung, Size, compact
+from windtunnel.recipe import Recipe
 from windtunnel.store import Store, row
 from windtunnel.study.question import Study
 from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
@@ -118,7 +119,8 @@ def plan(study: Study, store: Store, devices: int | None = None) -> Plan:
 
 def _rows(stages: Stages, name: str) -> list[PlanRow]:
     state = stages.tuning(name)
-    rows = _tuning_rows(stages, name, state)
+    recipe = stages.recipes[name].fill(state.values)
+    rows = _tuning_rows(stages, name, recipe, state)
     known = state.done
     asked = {"ladder": stages.ladder(name, state.values)}
     asked["re-check"] = [
@@ -128,33 +130,33 @@ def _rows(stages: Stages, name: str) -> list[PlanRow]:
     if stages.study.train_target:
         asked["target"] = stages.target(name, state.values)
     for stage, asks in asked.items():
-        rows += _grouped(stages, name, stage, asks, known)
+        rows += _grouped(stages, recipe, (name, stage), asks, known)
     return rows
 
 
-def _tuning_rows(stages: Stages, name: str, state: Any) -> list[PlanRow]:
+def _tuning_rows(stages: Stages, name: str, recipe: Recipe, state: Any) -> list[PlanRow]:
     tuning, fields = stages.study.tuning, stages.recipes[name].tuned_fields()
     if not fields:
         return []
     # coarse values with one seed, then about five values around the best with every seed, three of them known
     expected = len(fields) * (tuning.points + 5 * tuning.seeds - 3)
-    rung = stages.study.settled(stages.recipes[name], stages.study.ladder.base)
+    rung = stages.study.settled(recipe, stages.study.ladder.base)
     there = len(stages.runs(state.asked))
     runs = len({a.spec.key for a in state.asked}) if state.done else max(expected, there)
-    size = stages.study.size(stages.recipes[name], rung)
+    size = stages.study.size(recipe, rung)
     return [PlanRow(stage="tune", recipe=name, rung=rung, size=size, runs=runs, missing=runs - there)]
 
 
-def _grouped(stages: Stages, name: str, stage: str, asks: Sequence[Ask], known: bool) -> list[PlanRow]:
+def _grouped(stages: Stages, recipe: Recipe, of: tuple[str, str], asks: Sequence[Ask], known: bool) -> list[PlanRow]:
     by_rung: dict[Rung, list[Ask]] = {}
     for ask in asks:
         by_rung.setdefault(ask.spec.rung, []).append(ask)
     return [
         PlanRow(
-            stage=stage,
-            recipe=name,
+            stage=of[1],
+            recipe=of[0],
             rung=rung,
-            size=stages.study.size(stages.recipes[name], rung),
+            size=stages.study.size(recipe, rung),
             runs=len(members),
             missing=len(stages.missing(members)) if known else len(members),
         )

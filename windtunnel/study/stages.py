@@ -59,10 +59,9 @@ class Stages:
 
     def spec(self, name: str, rung: Rung, values: Mapping[str, float], seed: int) -> RunSpec:
         """The spec of one run of a recipe."""
-        recipe = self.recipes[name]
         return RunSpec(
             recipe=self._described[name],
-            rung=self.study.settled(recipe, rung),
+            rung=self.study.settled(self.recipes[name].fill(values), rung),
             hyperparameters=dict(values),
             seed=seed,
             judge=self._judge,
@@ -175,16 +174,17 @@ class Stages:
             if any(key in left for key in members) and all(key in asked for key in members):
                 packs.append(self._packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
-        together: dict[tuple[str, Rung], list[Ask]] = {}
+        together: dict[tuple[str, Rung, str], list[Ask]] = {}
         for ask in left.values():
-            together.setdefault((ask.name, ask.spec.rung), []).append(ask)
+            shape = self.recipes[ask.name].shaped(ask.spec.hyperparameters)
+            together.setdefault((ask.name, ask.spec.rung, repr(shape)), []).append(ask)
         packs += [self._packed(chunk) for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
         return sorted(packs, key=_price, reverse=True)
 
     def _packed(self, asks: Sequence[Ask]) -> Pack:
-        name = asks[0].name
+        recipe = self.recipes[asks[0].name].shaped(asks[0].spec.hyperparameters)
         labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
-        return Pack(recipe=self.recipes[name], specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)
+        return Pack(recipe=recipe, specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)
 
     def _asks(
         self,

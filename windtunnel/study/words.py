@@ -41,8 +41,8 @@ def cost_line(result: Result) -> str:
     ladder = sum(run.cost.flops for runs in result.ladder.values() for run in runs)
     each = max(1, len(result.ladder))
     return (
-        f"Cost: the ladder took {100 * ladder / target / each:.0f} % of the target's FLOPs for each of {each} recipe(s); "
-        f"with tuning and re-check {compact(spent)}FLOPs in all, {100 * spent / target / each:.0f} % of a target run each."
+        f"Cost: the ladder took {100 * ladder / target / each:.0f} % of the target's FLOPs for each of {each} "
+        f"recipe(s); with tuning and re-check {100 * spent / target / each:.0f} %, {compact(spent)}FLOPs in all."
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.train.data import judge_batches, pack_batch
 from windtunnel.train.pack import (

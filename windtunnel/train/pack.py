@@ -47,7 +47,8 @@ class Pack:
 
     def recipe_of(self, member: int) -> Recipe:
         """The recipe of one member, its hyperparameters filled in."""
-        return self.recipe.fill(self.specs[member].hyperparameters)
+        values = self.specs[member].hyperparameters
+        return self.recipe.fill({name: values[name] for name in self.recipe.tuned_fields()})
 
     def size(self) -> Size:
         """Parameters and FLOPs of one member."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
 from windtunnel.train import checkpoint
 from windtunnel.train.pack import Group
 

@@ -61,8 +61,7 @@ class _AttentionBackward(torch.autograd.Function):
         return _attend_backward(grad.contiguous(), query, key, value, out, norm, 0.0, True)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(*output)
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

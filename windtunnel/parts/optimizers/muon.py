@@ -2,8 +2,8 @@
 
 The step has unit spectral norm times sqrt(fan_out / fan_in), the convention whose learning rate is free of width
 (2602.20937); a newcomer would add a 1/width on top, which counts the width twice. Embeddings, readout and vectors take
-`others` with a learning rate of their own: sharing one made the optimum drift by 0.4 log2 a doubling of width, their own
-by 0.13 (measured, width 16 to 64, 100k tokens, 2 seeds).
+`others` with a learning rate of their own: sharing one made the optimum drift by 0.4 log2 a doubling of width, one of
+their own by 0.13 (measured, width 16 to 64, 100k tokens, 2 seeds).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from math import cos, pi
 
 from windtunnel.errors import InputError
 from windtunnel.parts.schedules.constant import warmed
+from windtunnel.recipe import is_open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Cosine:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.warmup < 1 and 0 <= self.floor <= 1):
+        if not is_open(self) and not (0 <= self.warmup < 1 and 0 <= self.floor <= 1):
             raise InputError(
                 f"Cosine(warmup={self.warmup}, floor={self.floor}): warmup is a share of the horizon in [0, 1), floor "
                 f"a share of the peak in [0, 1]."

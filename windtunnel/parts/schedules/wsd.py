@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from windtunnel.errors import InputError
 from windtunnel.parts.schedules.constant import warmed
+from windtunnel.recipe import is_open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,9 @@ class WSD:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.warmup >= 0 and 0 < self.decay <= 1 and self.warmup + self.decay <= 1 and 0 <= self.floor <= 1):
+        if not is_open(self) and not (
+            self.warmup >= 0 and 0 < self.decay <= 1 and self.warmup + self.decay <= 1 and 0 <= self.floor <= 1
+        ):
             raise InputError(
                 f"WSD(warmup={self.warmup}, decay={self.decay}, floor={self.floor}): warmup and decay are shares of "
                 f"the horizon with warmup + decay <= 1 and decay > 0 (no decay: use Constant), floor a share in [0, 1]."
