@@ -2,8 +2,8 @@
 
     python benchmarks/first_flight.py [--seeds 5] [--store runs/first_flight_seeds]
 
-Every study seed is an independent repeat: other initial values, other data order, tuned anew. One store serves all, so
-an interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
+Every study seed is an independent repeat with a store of its own: other initial values, other data order, tuned anew. An
+interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", default="runs/first_flight_seeds")
     args = parser.parse_args()
-    store, rows, verdicts, minutes = wt.Store(args.store), [], [], []
+    rows, verdicts, minutes = [], [], []
     for seed in range(args.seeds):
-        began = time.monotonic()
+        began, store = time.monotonic(), wt.Store(Path(args.store) / f"seed-{seed}")
         result = replace(study, seed=seed).run(store, launcher=Here(), watch=Plain())
         minutes.append((time.monotonic() - began) / 60)
         for name in result.forecasts:

@@ -1,6 +1,6 @@
 """Does the best learning rate stay where it is as the model grows 8x in width? muP against standard parametrization.
 
-    python benchmarks/transfer.py [--tokens 100000] [--seeds 2] [--store FOLDER]
+    python benchmarks/transfer.py [--tokens 60000] [--seeds 2] [--store FOLDER]
 
 The same byte-level transformers, learning rates, seeds and data for both. For every width a basin is fitted; the drift
 is the move of its optimum in log2 from the smallest width to each other one, with its 90 % interval.
@@ -58,7 +58,7 @@ def basins(store: wt.Store, asked: Mapping[int, list[Pack]]) -> dict[int, Basin]
 def main() -> None:
     """Train both ladders, print the drift of each and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--tokens", type=int, default=60_000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--store", default=None)
     args = parser.parse_args()

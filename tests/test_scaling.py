@@ -210,7 +210,7 @@ def test_logits_are_multiplied_and_embeddings_are_not(tied):
 
 
 def test_a_table_of_another_model_is_refused():
-    with pytest.raises(InputError, match=r"multiplies the output of \['readout'\], which this model does not have"):
+    with pytest.raises(InputError, match=r"multiplies the input of \['readout'\], which this model does not have"):
         table(Transformer(), AdamW()).attach(nn.Linear(2, 2))
 
 

@@ -187,3 +187,9 @@ def test_a_transfer_of_noisy_basins_says_so_in_its_interval():
         return transfer(base, larger, from_width=8, to_width=32).moved
 
     assert moved(0.03).high - moved(0.03).low > 3 * (moved(0.003).high - moved(0.003).low)
+
+
+def test_three_points_of_one_seed_leave_an_optimum_uncertain_by_their_spacing():
+    found = basin("lr", [Tried(2.0**k, 0, 2.0 + 0.1 * (k + 6.2) ** 2) for k in (-8, -6, -4)])
+    low, high = math.log2(found.optimum.low), math.log2(found.optimum.high)
+    assert low < -7 and high > -5.2

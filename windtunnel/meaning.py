@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -38,7 +40,7 @@ def describe(thing: Any) -> Any:
     if inspect.isclass(thing) or inspect.isroutine(thing):
         return {"is": thing.__qualname__, "meaning": meaning(thing)}
     if is_dataclass(thing):
-        held = {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.repr}
+        held = {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.compare}
         return {"is": type(thing).__qualname__, "fields": held, "meaning": meaning(type(thing))}
     raise InputError(
         f"{thing!r} (a {type(thing).__name__}) cannot be part of a run's key; a part is a frozen dataclass, a function "
@@ -55,6 +57,14 @@ def meaning(thing: Any) -> str:
     _follow(thing.__qualname__.split(".")[0], _module_of(thing), seen)
     text = "\n".join(f"{name}:{tree}" for name, tree in sorted(seen.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+
+
+def identity(described: Any) -> list[str]:
+    """Every meaning and data fingerprint in a description, in order: what the code and data were."""
+    if isinstance(described, dict):
+        own = [str(described[k]) for k in ("meaning", "fingerprint") if k in described]
+        return own + [found for key in sorted(described) for found in identity(described[key])]
+    return [found for item in described for found in identity(item)] if isinstance(described, list) else []
 
 
 def source_of(thing: Any) -> tuple[str, str] | None:
@@ -79,59 +89,92 @@ def _module_of(thing: Any) -> ModuleType:
 def _follow(name: str, module: ModuleType, seen: dict[str, str]) -> None:
     """Record the tree of `name` in `module` and of everything it refers to."""
     node = _definitions(module).get(name)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        _follow_import(name, node, module, seen)
+        return
     if node is None:
         return
-    # the tree alone identifies: moving a definition to another file does not change what it means
-    label = f"{name}#{hashlib.sha256(ast.dump(node).encode()).hexdigest()[:_DIGEST]}"
+    # the tree alone identifies: renaming a part, or moving it to another file, does not change what it means
+    tree = ast.dump(node)
+    label = hashlib.sha256(tree.encode()).hexdigest()[:_DIGEST]
     if label in seen:
         return
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        if not _follow_import(name, node, module, seen):
-            seen[label] = ""  # a library's: its name is what it means
-        return
-    seen[label] = ast.dump(node)
+    seen[label] = tree
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
             _follow(inner.id, module, seen)
-        elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
-            held = getattr(module, inner.value.id, None)  # a sibling module used as `module.function`
-            if isinstance(held, ModuleType) and not _is_library(held):
-                _follow(inner.attr, held, seen)
+        elif isinstance(inner, ast.Attribute):
+            _follow_attribute(inner, module, seen)
+        elif isinstance(inner, ast.Import | ast.ImportFrom):  # an import inside a function
+            for alias in inner.names:
+                _follow_import(alias.asname or alias.name, inner, module, seen)
 
 
-def _follow_import(name: str, node: ast.Import | ast.ImportFrom, module: ModuleType, seen: dict[str, str]) -> bool:
-    """Follow an imported name into the file that defines it; False for what belongs to a library."""
-    held = getattr(module, name, None)
-    origin = inspect.getmodule(held) if inspect.isclass(held) or inspect.isroutine(held) else None
-    if origin is None and isinstance(node, ast.ImportFrom):  # a constant: look into the module it came from
-        base = "." * node.level + (node.module or "")
-        origin = sys.modules.get(base.lstrip(".") if not node.level else f"{module.__package__}.{node.module}")
-    if origin is None or origin is module or _is_library(origin):
-        return False
-    alias = next((a.name for a in node.names if (a.asname or a.name) == name), name)
-    _follow(getattr(held, "__name__", alias) if held is not None else alias, origin, seen)
-    return True
+def _follow_attribute(node: ast.Attribute, module: ModuleType, seen: dict[str, str]) -> None:
+    """Follow `package.module.function`: the first attribute that is not itself a module."""
+    path = [node.attr]
+    root = node.value
+    while isinstance(root, ast.Attribute):
+        path.insert(0, root.attr)
+        root = root.value
+    held = getattr(module, root.id, None) if isinstance(root, ast.Name) else None
+    for attribute in path:
+        if not isinstance(held, ModuleType) or _is_library(held):
+            return
+        inside = getattr(held, attribute, None)
+        if not isinstance(inside, ModuleType):
+            _follow(attribute, held, seen)
+            return
+        held = inside
+
+
+def _follow_import(name: str, node: ast.Import | ast.ImportFrom, module: ModuleType, seen: dict[str, str]) -> None:
+    """Follow an imported name into the file that defines it; a library's counts by its name."""
+    alias = next((a for a in node.names if (a.asname or a.name) == name or a.name.split(".")[0] == name), None)
+    if alias is None:
+        return
+    if isinstance(node, ast.Import):
+        seen[f"import {alias.name}"] = ""
+        return
+    source = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__ or "")
+    origin = sys.modules.get(source)
+    held = getattr(origin, alias.name, None)
+    if inspect.isclass(held) or inspect.isroutine(held):
+        origin = inspect.getmodule(held) or origin  # where it is defined, not where it is passed on
+    if origin is None or _is_library(origin) or isinstance(held, ModuleType):
+        seen[f"from {source} import {alias.name}"] = ""
+    elif origin is not module:
+        _follow(getattr(held, "__name__", alias.name) if held is not None else alias.name, origin, seen)
 
 
 @cache
 def _definitions(module: ModuleType) -> dict[str, ast.AST]:
-    """Top-level name to syntax tree, docstrings removed."""
+    """Top-level name to syntax tree, docstrings removed; what stands under `if` or `try` counts as top level."""
     try:
         tree = ast.parse(inspect.getsource(module))
     except (OSError, TypeError):
         return {}
     found: dict[str, ast.AST] = {}
-    for node in tree.body:
+    for node in _top_level(tree.body):
         _strip_docstrings(node)
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             found[node.name] = node
+            node.name = "_"
         elif isinstance(node, ast.Assign):
             found |= {n.id: node for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign) and isinstance(node.target, ast.Name):
             found[node.target.id] = node
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).split(".")[0]: node for alias in node.names}
+            found |= {alias.asname or alias.name.split(".")[0]: node for alias in node.names}
     return found
+
+
+def _top_level(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            yield from _top_level(inner + [s for h in getattr(node, "handlers", []) for s in h.body])
 
 
 def _strip_docstrings(tree: ast.AST) -> None:

@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,8 +155,9 @@ class Store:
         """Remove records that a killed process left half-written; one that is being written now is locked and stays."""
         for name in ("runs", "checks"):
             for folder in (self.path / name).glob(".*/"):
-                if time.time() - folder.stat().st_mtime > _UNLOCKED_AT_MOST:
-                    _remove_if_abandoned(folder)
+                with suppress(FileNotFoundError):  # another process published or swept it just now
+                    if time.time() - folder.stat().st_mtime > _UNLOCKED_AT_MOST:
+                        _remove_if_abandoned(folder)
 
     # inside
 

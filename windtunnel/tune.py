@@ -9,7 +9,7 @@ coordinate check; only trying other values at a larger size shows that the optim
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -59,6 +59,7 @@ class Tried:
     value: float
     seed: int
     loss: float | None
+    message: str = ""  # why it did not finish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +188,6 @@ def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_w
     )
 
 
-def settled(values: Mapping[str, float], field: str, value: float) -> dict[str, float]:
-    """`values` with one field set."""
-    return dict(values) | {field: value}
-
-
 def _interval(draws: Any, centre: float) -> Interval:
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(centre), float(min(low, centre)), float(max(high, centre)), LEVEL)
@@ -208,7 +204,11 @@ def _best(tried: Sequence[Tried], where: str) -> float:
         means.setdefault(t.value, []).append(math.inf if t.loss is None else t.loss)
     finite = {value: float(np.mean(losses)) for value, losses in means.items() if math.isfinite(np.mean(losses))}
     if not finite:
-        raise InputError(f"All {len(tried)} runs {where} diverged or crashed; lower the tuned range's upper end.")
+        why = next((t.message for t in tried if t.message), "no reason was recorded")
+        raise InputError(
+            f"All {len(tried)} runs {where} diverged or crashed; lower the tuned range's upper end, or mend the part. "
+            f"The first said: {why}."
+        )
     return min(finite, key=lambda value: finite[value])
 
 
@@ -251,7 +251,10 @@ def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], g
     level = {s: float((y - b * (x - c) ** 2)[seeds == s].mean()) for s in distinct}
     expected = b * (x - c) ** 2 + np.array([level[s] for s in seeds])
     # with p parameters fitted to n points the residuals are too small by sqrt((n - p) / n)
-    freedom = max(len(x) - len(distinct) - 2, 1)
+    freedom = len(x) - len(distinct) - 2
+    if freedom < 1:  # as many points as parameters: nothing tells the noise, so as far as the tried values lie apart
+        apart = float(np.diff(np.unique(x)).max())
+        return generator.uniform(c - apart, c + apart, DRAWS)
     residual = (y - expected) * math.sqrt(len(x) / freedom)
     # the residuals' own scale is uncertain: stretch from a normal's to a Student-t's tail at LEVEL
     stretch = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2))

@@ -7,6 +7,7 @@ Flags say where and how, never science; a test freezes them.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,11 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except ModuleNotFoundError as error:
         return _missing(error)
-    except Exception:
-        traceback.print_exc()
-        print("windtunnel: this is a bug in windtunnel, not in your input; please report it with the lines above",
+    except MemoryError:
+        print("windtunnel: out of memory; finished runs are kept. Train fewer packs at once (--devices).",
               file=sys.stderr)  # fmt: skip
-        return 1
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            return _bug()
+        print(f"windtunnel: {error}; finished runs are kept, mend it and run again", file=sys.stderr)
+        return 2
+    except Exception:
+        return _bug()
 
 
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -63,11 +70,20 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     return top
 
 
+def _bug() -> int:
+    traceback.print_exc()
+    print(
+        "windtunnel: this is a bug in windtunnel, not in your input; please report it with the lines above",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def _missing(error: ModuleNotFoundError) -> int:
     if error.name in ("torch", "safetensors", "cloudpickle", "sklearn"):
         print(f"windtunnel: this needs {error.name}: pip install 'windtunnel[train]'", file=sys.stderr)
         return 2
-    raise error
+    return _bug()
 
 
 def _version() -> str:

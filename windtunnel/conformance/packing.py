@@ -34,7 +34,7 @@ def packs(subject: Subject) -> Finding:
     _, error, warned = subject.attempt
     if error is not None:
         what, remedy = explain(error)
-        return failed(what, place_of_error(error, subject.file), f"{remedy}\n{_cost(error)}")
+        return failed(what, place_of_error(error, subject.file), f"{remedy}\n{_cost()}")
     looped = [text for text in warned if "performance drop" in text]
     if looped:
         return noted(f"packs, but slowly: {looped[0].splitlines()[0]}")
@@ -120,10 +120,8 @@ def _difference(a: Run, b: Run) -> float:
     return float(np.max(np.abs(x[both] - y[both]) / np.abs(y[both]), initial=0.0))
 
 
-def _cost(error: Exception) -> str:
-    """What it costs not to pack: time, if launch/one.py sees that packing is at fault, else the runs."""
-    if "vmap" not in str(error):
-        return "Until then a study records its runs as crashed."
+def _cost() -> str:
+    """What it costs not to pack: time, for launch/one.py then trains the members one by one."""
     return (
         f"Until then a study trains its runs one by one, in about {_gain():.1f} times the time of packs of 8 "
         f"(measured now, once, on the base recipe)."

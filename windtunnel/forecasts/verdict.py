@@ -14,7 +14,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.forecasts.fit import Fit, fit
 from windtunnel.forecasts.gap import GapLaw, fit_gap
-from windtunnel.forecasts.interval import Interval, Mixture, digits
+from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
 from windtunnel.ladder import Size, Target
@@ -216,14 +216,3 @@ def _caveats(pairs: Pairs, base: Observations, idea: Observations, fitted: Fit, 
     if not fitted.reliable:
         found.append(f"The base's forecast fails its own test, so the compute multiplier is rough ({fitted.backtest}).")
     return tuple(found)
-
-
-def summary(verdict: Verdict) -> str:
-    """Caveats, verdict and the gap, as the command line prints them."""
-    lines = [f"caveat: {caveat}" for caveat in verdict.caveats]
-    gap = verdict.delta
-    lines.append(str(verdict))
-    lines.append(
-        f"loss difference {digits(gap.median)} [{digits(gap.low)}, {digits(gap.high)}] from {verdict.pairs} pairs"
-    )
-    return "\n".join(lines)

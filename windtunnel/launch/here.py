@@ -135,7 +135,8 @@ class _Workers:
                     pack = self.waiting.get_nowait()
                 except queue.Empty:
                     return
-                _send(process.stdin, pack)
+                with suppress(BrokenPipeError):  # a dead worker: following it says how it died
+                    _send(process.stdin, pack)
                 self._follow(process, pack)
         except BaseException as error:  # whatever it is, the listening thread must hear of it
             self.events.put(("stopped", error))

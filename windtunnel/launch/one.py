@@ -8,6 +8,7 @@ property of the run, so it stops the study and nothing is recorded.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 from windtunnel.errors import InputError
+from windtunnel.meaning import identity
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -27,6 +29,9 @@ from windtunnel.train.pack import Pack
 from windtunnel.train.record import versions, written_sources
 
 Report = Callable[[Progress], None]
+# Errors of the machine or the question, not of a run: nothing is recorded. An AcceleratorError is a device fault.
+_FAULT = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # newer than the oldest torch we allow
+NOT_THE_RUNS = (InputError, ImportError, MemoryError, OSError, torch.OutOfMemoryError, _FAULT)
 _TORCH = str(Path(torch.__file__).parent)
 
 
@@ -35,10 +40,22 @@ def execute(pack: Pack, store: Store, *, device: torch.device, report: Report | 
     with _locked(store.packs() / f"{pack.key}.lock"):
         if all(spec.key in store for spec in pack.specs):
             return
+        _check_unchanged(pack)
         folder = store.packs() / pack.key
         for run in _runs(pack, device, folder, report):
             store.add(run)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_unchanged(pack: Pack) -> None:
+    """A worker imports what is on disk now; it must be what the runs were asked with."""
+    spec = pack.specs[0]
+    same = identity(pack.recipe.describe()) == identity(spec.recipe) and pack.judge.describe() == dict(spec.judge)
+    if not same:
+        raise InputError(
+            "A part's source or the data changed on disk after this study was started, so its runs would be recorded "
+            "under the wrong key. Finished runs are kept; run again to go on with what is on disk now."
+        )
 
 
 def sweep(store: Store) -> None:
@@ -54,7 +71,7 @@ def sweep(store: Store) -> None:
 def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None) -> list[Run]:
     try:
         return train(pack, device=device, folder=folder, report=report)
-    except (InputError, MemoryError, OSError, torch.OutOfMemoryError):
+    except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
         because = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -67,7 +84,7 @@ def _alone(pack: Pack, member: int, device: torch.device, folder: Path, report: 
         return train(
             single, device=device, folder=folder / f"alone-{member}", report=report, packed=False, alone_because=because
         )[0]
-    except (InputError, MemoryError, OSError, torch.OutOfMemoryError):
+    except NOT_THE_RUNS:
         raise
     except Exception as error:
         return _crashed(single, 0, error, device)
@@ -97,9 +114,13 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; the system releases it when this process ends, however it ends."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # a process that waited on it finds the runs recorded
+    while True:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # whoever held it removed it while this process waited: lock the new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return

@@ -65,9 +65,10 @@ class _Undrawn(TorchFunctionMode):
     """Skips initial draws: on the meta device they draw nothing, and load a large part of torch to do it (1.4 s)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and (func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init"):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
@@ -83,6 +84,13 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
 def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> str:
     if any(isinstance(module, nn.Embedding) for module in owners):
         return "tied" if len(owners) > 1 else "embedding"
+    plain = isinstance(owners[0], nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if name.rpartition(".")[2] not in ("weight", "bias") or (len(base) > 1 and not plain):
+        raise InputError(
+            f"The role of tensor {name} (shape {base}, in a {type(owners[0]).__name__}) cannot be told from its shape, "
+            f"and a wrong role would scale it wrongly. Use Linear, Conv, Embedding and norm layers, whose tensors are "
+            f"called weight and bias."
+        )
     if len(base) < 2:
         return "bias" if name.endswith("bias") else "gain"
     grows_out, grows_in = base[0] != wider[0], base[1] != wider[1]

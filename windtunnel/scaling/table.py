@@ -26,8 +26,8 @@ from windtunnel.scaling.sites import readout_modules, sites
 class Scale:
     """Initial mean and standard deviation, and factors on lr, eps, weight decay and the layer's output.
 
-    `lr`, `eps` and `decay` multiply the optimizer's own values; `forward` multiplies the output of the layer that uses
-    the tensor as a readout, or of its only layer.
+    `lr`, `eps` and `decay` multiply the optimizer's own values; `forward` multiplies the input of the layer that uses
+    the tensor as a readout.
     """
 
     init_std: float
@@ -57,8 +57,8 @@ class ScaleTable:
         modules = dict(model.named_modules())
         missing = sorted(set(self.forward) - set(modules))
         if missing:
-            raise InputError(f"The scale table multiplies the output of {missing}, which this model does not have.")
-        return [modules[name].register_forward_hook(_multiply(value)) for name, value in self.forward.items()]
+            raise InputError(f"The scale table multiplies the input of {missing}, which this model does not have.")
+        return [modules[name].register_forward_pre_hook(_multiply(value)) for name, value in self.forward.items()]
 
 
 def scale_table(
@@ -86,5 +86,6 @@ def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     return declared if callable(declared) else lambda site: str(declared)
 
 
-def _multiply(value: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    return lambda module, inputs, output: output * value
+def _multiply(value: float) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    # the input, not the output: a readout's bias has no multiplier
+    return lambda module, inputs: (inputs[0] * value, *inputs[1:])

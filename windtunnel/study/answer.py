@@ -6,6 +6,7 @@ seal forbids.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,8 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, fit, score
-from windtunnel.ladder import Target
-from windtunnel.runs import Run
-from windtunnel.store import Store
+from windtunnel.runs import Run, canonical
+from windtunnel.store import Store, row
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Stages, TuningState
 from windtunnel.tune import Basin, Transfer
@@ -42,8 +42,9 @@ class Result:
 
     @property
     def reliable(self) -> bool:
-        """Whether every forecast passed its own backtest."""
-        return all(forecast.reliable for forecast in self.forecasts.values())
+        """Whether every recipe has a forecast, and each passed its own backtest."""
+        asked = self.study.recipes()
+        return all(name in self.forecasts and self.forecasts[name].reliable for name in asked)
 
     def ladder_flops(self) -> float:
         """FLOPs of everything trained before the forecast: tuning, re-check and ladder, each run once."""
@@ -122,21 +123,19 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
         study.target, study.level, size=_target_size(stages, name), study=study.name, idea=name,
         hyperparameters=_hyperparameters(stages, name, state),
     )  # fmt: skip
-    return replace(forecast, caveats=(*_caveats(stages, name, state), *forecast.caveats))
-
-
-def target_of(stages: Stages, name: str) -> Target:
-    """The target as sizes, for laws that know no shapes."""
-    target, size = stages.study.target, _target_size(stages, name)
-    if target.rung is None or size is None:
-        return target
-    tokens = float(target.rung.tokens)
-    return Target(params=float(size.params), tokens=tokens, flops=size.training_flops(tokens))
+    caveats = _caveats(stages, name, state)
+    hyperparameters = {f: i.to_json() for f, i in forecast.hyperparameters.items()}
+    origin = canonical([forecast.key, caveats, hyperparameters])  # what it says rests on more than the fitted runs
+    return replace(
+        forecast,
+        key=hashlib.sha256(origin.encode()).hexdigest()[:20],
+        caveats=(*_known_truth(stages, name), *caveats, *forecast.caveats),
+    )
 
 
 def _target_size(stages: Stages, name: str) -> Any:
     rung = stages.study.target.rung
-    return None if rung is None else stages.study.size(stages.recipes[name], rung)
+    return None if rung is None else stages.study.size(stages.recipes[name].fill(stages.tuning(name).values), rung)
 
 
 def _stored(stages: Stages, name: str) -> Forecast | None:
@@ -159,7 +158,8 @@ def _hyperparameters(stages: Stages, name: str, state: TuningState) -> dict[str,
 
 
 def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
-    found = [str(t) for t in stages.transfers(name, state).values() if not t.transfers]
+    found = _shape(stages) + _unchecked(stages, name, state)
+    found += [str(t) for t in stages.transfers(name, state).values() if not t.transfers]
     found += [
         f"The best {f} lies at the edge of what was tried ({basin.optimum}); widen its tuned range."
         for f, basin in state.basins.items()
@@ -169,10 +169,50 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
     found += [f"{len(lost)} ladder run(s) are left out: {lost[0].message}"] if lost else []
-    known = [r for r in stages.runs(stages.target(name, state.values)) if r.finished]
-    if known:
-        found.append(f"Not a forecast: {len(known)} run(s) of the target were already in the store when it was made.")
     return found
+
+
+def _unchecked(stages: Stages, name: str, state: TuningState) -> list[str]:
+    """A sentence for each tuned field whose transfer could not be judged."""
+    checked, found = stages.transfers(name, state), []
+    for f, asks in stages.recheck(name, state.values).items():
+        lost = [r for r in stages.runs(asks) if not r.finished]
+        if f not in checked and lost:
+            values = ", ".join(f"{r.spec.hyperparameters[f]:g}" for r in lost)
+            found.append(
+                f"Whether {f} transfers could not be judged: at the larger rung {values} did not finish "
+                f"({lost[0].message}). The tuned value may lie close to where training diverges."
+            )
+    return found
+
+
+def _shape(stages: Stages) -> list[str]:
+    """What the target changes that the ladder did not vary."""
+    target, rungs = stages.study.target.rung, stages.study.ladder.rungs
+    depths = sorted({r.depth for r in rungs})
+    if target is None or min(depths) <= target.depth <= max(depths):
+        return []
+    return [f"The target has depth {target.depth}, the ladder only {depths}: nothing here tells what depth does."]
+
+
+def _known_truth(stages: Stages, name: str) -> list[str]:
+    """A caveat if any run of this recipe at the target's size is already in the store, however it was tuned."""
+    rung = stages.study.target.rung
+    if rung is None:
+        return []
+    there = [row(record) for record in stages.store.records()]
+    known = [
+        r
+        for r in there
+        if (r["width"], r["depth"], r["tokens"]) == (rung.width, rung.depth, rung.tokens)
+        and r["outcome"] == "finished"
+        and r.get("idea", name) == name
+    ]
+    if not known:
+        return []
+    return [
+        f"Not a forecast made blind: {len(known)} finished run(s) of {name} at the target's size were already in the store."
+    ]
 
 
 def _verdicts(study: Study, ladder: Mapping[str, tuple[Run, ...]]) -> dict[str, Verdict]:

@@ -46,10 +46,9 @@ def run(study: Study, store: Store, *, launcher: Any = None, watch: Watch | None
     _tune(stages, launch, watch)
     _climb(stages, launch, watch)
     _check_coordinates(stages, watch)
-    for name in stages.recipes:
-        _foretell(stages, name, watch)
+    foretold = [name for name in stages.recipes if _foretell(stages, name, watch)]
     if study.train_target:
-        _train_target(stages, launch, watch)
+        _train_target(stages, foretold, launch, watch)
     return answer(study, store)
 
 
@@ -76,19 +75,21 @@ def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
             watch.say(f"{name}: {transfer}")
 
 
-def _foretell(stages: Stages, name: str, watch: Watch) -> None:
+def _foretell(stages: Stages, name: str, watch: Watch) -> bool:
+    """Seal a recipe's forecast in the store; False if it cannot be made."""
     forecast = forecast_of(stages, name)
     if forecast is None:
         watch.say(f"{name}: no forecast; too few rungs have a finished run")
-        return
+        return False
     stored = stages.store.add_forecast(forecast.to_json())
     watch.say(f"{name}: forecast for {stages.study.target} written {stored['created']}, hash {stored['hash'][:12]}")
     for line in str(Forecast.from_json(stored)).splitlines():
         watch.say(f"  {line}")
+    return True
 
 
-def _train_target(stages: Stages, launch: Any, watch: Watch) -> None:
-    asked = [a for name in stages.recipes for a in stages.target(name, stages.tuning(name).values)]
+def _train_target(stages: Stages, foretold: Sequence[str], launch: Any, watch: Watch) -> None:
+    asked = [a for name in foretold for a in stages.target(name, stages.tuning(name).values)]
     _train(stages, "target", asked, launch, watch)
 
 
@@ -135,14 +136,14 @@ def _check_coordinates(stages: Stages, watch: Watch) -> None:
     from windtunnel.train.coordinates import coordinate_check
 
     for name, recipe in stages.recipes.items():
-        ladder = stages.study.ladder
-        key = stages.spec(name, ladder.base, stages.tuning(name).values, 0).key
+        ladder, state = stages.study.ladder, stages.tuning(name)
+        key = stages.spec(name, ladder.base, state.values, 0).key
         if stages.store.check("coordinates", key) is not None:
             continue
-        state = stages.tuning(name)
+        filled = recipe.fill(state.values)
         found = coordinate_check(
-            recipe.fill(state.values),
-            base=stages.study.settled(recipe, ladder.base),
+            filled,
+            base=stages.study.settled(filled, ladder.base),
             widths=(1, 2, 4),
             seed=stages.study.seeds(1)[0],
         )

@@ -112,6 +112,8 @@ class Study:
                 f"The target ({self.target}, {asked:.3g} FLOPs) lies inside the ladder: its top rung "
                 f"({self.ladder.top}) takes {ladder_flops:.3g} FLOPs. Give a larger target, or a smaller ladder."
             )
+        self._check_heads()
+        self._check_held_out()
         from windtunnel.parts.data import check_length
 
         horizon = max(r.tokens for r in self.ladder.rungs)
@@ -119,6 +121,29 @@ class Study:
             horizon = max(horizon, self.target.rung.tokens)
         for recipe in self.recipes().values():
             check_length(recipe.data, horizon)
+
+    def _check_heads(self) -> None:
+        """Heads of another width are another family of models, with another attention scale."""
+        target = self.target.rung
+        widths = {rung.width // rung.heads for rung in self.ladder.rungs}
+        if target is not None and len(widths) == 1 and target.width // target.heads not in widths:
+            (width,) = widths
+            raise InputError(
+                f"The target's heads are {target.width // target.heads} wide (width {target.width}, heads "
+                f"{target.heads}), the ladder's {width}; it is another family of models. Give heads="
+                f"{max(1, target.width // width)}."
+            )
+
+    def _check_held_out(self) -> None:
+        """A corpus split otherwise would train on documents that the judge holds out."""
+        judged = self.judged_by().data
+        for name, recipe in self.recipes().items():
+            source, share = getattr(recipe.data, "source", None), getattr(recipe.data, "validation", None)
+            if source is not None and source == getattr(judged, "source", None) and share != judged.validation:
+                raise InputError(
+                    f"{name} holds out {share} of the judge's own corpus, the judge {judged.validation}: documents "
+                    f"that are judged would be trained on. Give both the same validation=."
+                )
 
     def target_flops(self) -> float | None:
         """FLOPs to train the target, None when the target states too little to know."""

@@ -45,7 +45,7 @@ class TuningState:
 
 
 class Stages:
-    """A study beside a store. Runs are read once and kept; call `refresh` after training."""
+    """A study beside a store. A record is read once and kept: records never change."""
 
     def __init__(self, study: Study, store: Store) -> None:
         self.study, self.store = study, store
@@ -84,15 +84,15 @@ class Stages:
     def _sweep(self, name: str, field_name: str, range_: Tuned, state: TuningState) -> Basin | None:
         tuning, base = self.study.tuning, self.study.ladder.base
         coarse = self._asks(name, "tune", base, state.values, field_name, coarse_values(range_, tuning.points), 1)
-        state.asked = coarse
+        state.asked += coarse
         if self.missing(coarse):
             return None
         tried = self._tried(coarse, field_name)
         fine = self._asks(
             name, "tune", base, state.values, field_name, fine_values(range_, tuning.points, tried), tuning.seeds
         )
-        state.asked = coarse + fine
-        return None if self.missing(fine) else basin(field_name, self._tried(state.asked, field_name))
+        state.asked += fine
+        return None if self.missing(fine) else basin(field_name, self._tried(coarse + fine, field_name))
 
     def ladder(self, name: str, values: Mapping[str, float]) -> list[Ask]:
         """Every rung with every seed."""
@@ -203,7 +203,7 @@ class Stages:
         ]
 
     def _tried(self, asks: Sequence[Ask], field_name: str) -> list[Tried]:
-        return [Tried(r.spec.hyperparameters[field_name], r.spec.seed, r.loss) for r in self.runs(asks)]
+        return [Tried(r.spec.hyperparameters[field_name], r.spec.seed, r.loss, r.message) for r in self.runs(asks)]
 
     def _run(self, key: str) -> Run:
         if key not in self._runs:

@@ -25,6 +25,7 @@ from windtunnel.train.pack import (
     Group,
     Pack,
     build_model,
+    check_buffers,
     check_count,
     groups_of,
     initial_params,
@@ -96,6 +97,7 @@ class Engine:
         self.model: nn.Module = build_model(pack.recipe, self.rung).to(device)
         self.size = pack.size()
         check_count(self.model, self.size, pack.recipe.model)
+        check_buffers(self.model)
         self.table.attach(self.model)
         self.groups: list[Group] = groups_of(self.table)
         optimizer = pack.recipe.optimizer  # unfilled: what differs between members reaches it through hp alone
@@ -160,8 +162,10 @@ class Engine:
     def _judge(self, state: State) -> None:
         members = len(self.pack.specs)
         loss, accuracy = np.full(members, np.nan), np.full(members, np.nan)
+        self.model.eval()
         with torch.no_grad():
             sums = [self.judgement(state.params, x, y) for x, y in self.held_out]
+        self.model.train()
         count = sum(y.numel() for _, y in self.held_out)
         loss[state.alive] = torch.stack([s for s, _ in sums]).double().sum(0).cpu().numpy() / count
         accuracy[state.alive] = torch.stack([h for _, h in sums]).double().sum(0).cpu().numpy() / count
@@ -177,7 +181,7 @@ def _record(engine: Engine, state: State, member: int, alone_because: str | None
     trained = np.array([row[member] for row in state.train_loss])
     steps = np.arange(1, len(trained) + 1)
     judged = [(step, loss[member], hits[member]) for step, loss, hits in state.judged if math.isfinite(loss[member])]
-    tokens_done = min(len(trained) * engine.tokens_per_step, engine.rung.tokens)
+    tokens_done = min(int(np.isfinite(trained).sum()) * engine.tokens_per_step, engine.rung.tokens)
     return Run(
         key=spec.key,
         spec=spec,

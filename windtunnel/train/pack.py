@@ -90,6 +90,16 @@ def check_count(model: nn.Module, size: Size, part: Any) -> None:
         )
 
 
+def check_buffers(model: nn.Module) -> None:
+    """Raise InputError for a module with state outside its parameters: a pack and its checkpoints do not carry it."""
+    kept = sorted(set(model.state_dict()) - {name for name, _ in model.named_parameters(remove_duplicate=False)})
+    if kept:
+        raise InputError(
+            f"The model keeps state in buffers ({', '.join(kept[:3])}), which checkpoints do not carry; use a layer "
+            f"without running statistics, or register constant tables with persistent=False."
+        )
+
+
 def groups_of(table: ScaleTable) -> list[Group]:
     """Names grouped by equal (site, scale), in the order they first appear."""
     found: dict[tuple[Site, Scale], list[str]] = {}

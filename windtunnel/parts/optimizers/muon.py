@@ -30,7 +30,8 @@ class Muon:
     others_lr: float = tuned(1e-3, 1e-1)
     momentum: float = 0.95
     weight_decay: float = 0.0
-    others: AdamW = AdamW(lr=1.0)  # noqa: RUF009  its lr and decay are not read: see others_lr, weight_decay
+    eps: float = 1e-8
+    others: AdamW = AdamW(lr=1.0)  # noqa: RUF009  its lr, decay and eps are not read: Muon's own are
     rounds: int = 5
 
     def geometry(self, site: Site) -> str:
@@ -55,7 +56,7 @@ class Muon:
 
     def _others_hp(self, hp: Mapping[str, Tensor]) -> dict[str, Any]:
         fixed = {f.name: getattr(self.others, f.name) for f in fields(self.others)}
-        return fixed | {"lr": hp["others_lr"], "weight_decay": hp["weight_decay"]}
+        return fixed | {"lr": hp["others_lr"], "weight_decay": hp["weight_decay"], "eps": hp["eps"]}
 
 
 def orthogonalize(matrix: Tensor, rounds: int) -> Tensor:
