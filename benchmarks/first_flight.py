@@ -2,8 +2,8 @@
 
     python benchmarks/first_flight.py [--seeds 5] [--store runs/first_flight_seeds]
 
-Every study seed is an independent repeat with a store of its own: other initial values, other data order, tuned anew. An
-interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
+Every study seed is an independent repeat with a store of its own: other initial values, other data order, tuned anew.
+An interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _known_truth(stages: Stages, name: str) -> list[str]:
     if not known:
         return []
     return [
-        f"Not a forecast made blind: {len(known)} finished run(s) of {name} at the target's size were already in the store."
+        f"Not a forecast made blind: {len(known)} finished run(s) of {name} at the target's size were already there."
     ]
 
 
