@@ -1,6 +1,6 @@
 """Throughput of a pack of 16 members against the same 16 trained alone: one thread, paired, in one process.
 
-    python benchmarks/pack.py [--members 16] [--steps 40] [--pairs 5]
+    python benchmarks/pack.py [--members 16] [--steps 20] [--pairs 5]
 
 Each pair times the pack and then the 16 solo runs over the same steps; the ratio of tokens per second is taken pair by
 pair, so it holds when the machine's speed drifts. Only steps are timed, not building or judging.
@@ -71,7 +71,7 @@ def main() -> None:
     """Measure every width and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)

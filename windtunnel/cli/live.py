@@ -87,7 +87,7 @@ class Plain:
         self.follow.name = name
         self.follow.begin(packs)
         runs = sum(len(pack.specs) for pack in packs)
-        self.say(f"{name}: {runs} runs in {len(packs)} packs, {compact(sum(self.follow.cost.values()))}FLOPs")
+        self.say(f"{name}: {runs} runs in {len(packs)} pack(s), {compact(sum(self.follow.cost.values()))}FLOPs")
 
     def progress(self, progress: Any) -> None:
         self.follow.progress(progress)
@@ -123,7 +123,7 @@ class Live:
     def stage(self, name: str, packs: Sequence[Any]) -> None:
         self.follow.name = name
         self.follow.begin(packs)
-        self.say(f"{name}: {sum(len(p.specs) for p in packs)} runs in {len(packs)} packs")
+        self.say(f"{name}: {sum(len(p.specs) for p in packs)} runs in {len(packs)} pack(s)")
 
     def progress(self, progress: Any) -> None:
         self.follow.progress(progress)
@@ -137,12 +137,15 @@ class Live:
     def _draw(self) -> Any:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         if not self.follow.packs:
             return Text("")
         lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in self.follow.members()]
-        return Group(Text(self.follow.head()), ProgressBar(total=1.0, completed=self.follow.share, width=60), *lines)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=1.0, completed=self.follow.share, width=60))
+        return Group(Text(self.follow.head()), bar, *lines)
 
 
 def _flops(pack: Any) -> float:
