@@ -17,6 +17,7 @@ from windtunnel.cli import VERBS, main, parser
 
 # The frozen surface. A change here is a change that users' scripts see: say so in the changelog.
 FLAGS = {
+    "check": {"IDEA.py", "--json"},
     "plan": {"STUDY.py", "--store", "--json", "--on", "--devices"},
     "run": {"STUDY.py", "--store", "--json", "--on", "--devices"},
     "forecast": {"STUDY.py", "--store", "--json"},
@@ -108,7 +109,7 @@ def options(verb: str) -> set[str]:
 
 
 def test_the_verbs_are_the_frozen_ones():
-    assert set(VERBS) == {*FLAGS, "check"}
+    assert set(VERBS) == set(FLAGS)
 
 
 @pytest.mark.parametrize("verb", FLAGS)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from windtunnel.cli.shared import add_store, existing_store, load_study, print_json
+from windtunnel.cli.shared import add_study, existing_store, load_study, print_json
 from windtunnel.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel forecast`."""
-    parser.add_argument("study", metavar="STUDY.py", help="a Python file with a variable `study`")
-    add_store(parser)
+    add_study(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

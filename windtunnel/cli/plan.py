@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from windtunnel.cli.shared import add_store, add_where, load_study, open_store, print_json
+from windtunnel.cli.shared import add_study, add_where, load_study, open_store, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel plan`."""
-    parser.add_argument("study", metavar="STUDY.py", help="a Python file with a variable `study`")
-    add_store(parser)
+    add_study(parser)
     add_where(parser)
 
 

@@ -6,13 +6,12 @@ import argparse
 import shlex
 from pathlib import Path
 
-from windtunnel.cli.shared import add_store, existing_store, load_study, print_json
+from windtunnel.cli.shared import add_study, existing_store, load_study, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel report`."""
-    parser.add_argument("study", metavar="STUDY.py", help="a Python file with a variable `study`")
-    add_store(parser)
+    add_study(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

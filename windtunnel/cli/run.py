@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 from windtunnel.cli.live import Live, Plain
-from windtunnel.cli.shared import add_store, add_where, load_study, open_store, print_json
+from windtunnel.cli.shared import add_study, add_where, load_study, open_store, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel run`."""
-    parser.add_argument("study", metavar="STUDY.py", help="a Python file with a variable `study`")
-    add_store(parser)
+    add_study(parser)
     add_where(parser)
 
 

@@ -28,6 +28,12 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """The study file, and the shared flags of a verb on it."""
+    parser.add_argument("study", metavar="STUDY.py", help="a Python file with a variable `study`")
+    add_store(parser)
+
+
 def add_where(parser: argparse.ArgumentParser) -> None:
     """--on and --devices."""
     parser.add_argument("--on", choices=("here",), default="here", help="where packs are trained")

@@ -12,9 +12,7 @@ from windtunnel.conformance.places import place_of
 from windtunnel.conformance.subject import Subject, rung_of, swept
 from windtunnel.recipe import Recipe
 from windtunnel.runs import Run
-from windtunnel.scaling.sites import readout_modules
 from windtunnel.train.coordinates import Module, coordinate_check
-from windtunnel.train.pack import build_model, table_of
 
 LAST = 10  # steps whose mean is called the end
 # Between the start (about 5.9 nats) and counting tokens (about 3.3) lie 2.6 nats. The mean of 2 seeds over the last 10
@@ -54,7 +52,7 @@ def width_stable(subject: Subject) -> Finding:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a module that outputs zeros has no logarithm; see below
         found = coordinate_check(recipe, base=rung_of(recipe, 1), widths=(1, 4), seeds=3)
-    hidden = [m for m in found.modules if m.name not in _readouts(recipe)]
+    hidden = [m for m in found.modules if not m.readout]
     judged = [m for m in hidden if math.isfinite(m.slope)]
     if not judged:
         return noted("no module has an activation to measure")
@@ -86,14 +84,6 @@ def _largest_that_learns(subject: Subject) -> dict[str, float]:
     start, best = _start(subject.sweep[int(np.argmin(ends))]), min(ends)
     learned = [i for i, end in enumerate(ends) if end <= (start + best) / 2]
     return swept(subject.recipe)[learned[-1] if learned else int(np.argmin(ends))]
-
-
-def _readouts(recipe: Recipe) -> set[str]:
-    """Modules whose output is the logits: they may shrink with width, for muP's start small and grow."""
-    rung = rung_of(recipe, 1)
-    sites = table_of(recipe, rung, rung).sites
-    users = readout_modules(lambda r: build_model(recipe, r), rung)
-    return {users[name] for name, site in sites.items() if site.role in ("readout", "tied") and name in users}
 
 
 def _end(runs: list[Run]) -> float:

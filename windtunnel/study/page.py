@@ -111,7 +111,7 @@ def _band(result: Result, name: str) -> list[dict[str, Any]]:
 
 def _basins(result: Result, name: str) -> list[dict[str, Any]]:
     ladder = result.study.ladder
-    index = result.study.tuning.recheck_rung or len(ladder.rungs) // 2
+    index = result.study.recheck_index()
     found = [("tune", ladder.base.width, b) for b in result.basins[name].values()]
     found += [("re-check", ladder.rungs[index].width, b) for b in result.rechecks.get(name, {}).values()]
     return [

@@ -94,6 +94,11 @@ class Study:
         """The first `count` seeds; base and ideas share them."""
         return [1000 * self.seed + i for i in range(count)]
 
+    def recheck_index(self) -> int:
+        """The rung of the transfer check: the middle of the ladder unless the study says otherwise."""
+        index = self.tuning.recheck_rung
+        return len(self.ladder.rungs) // 2 if index is None else index
+
     def settled(self, recipe: Recipe, rung: Rung) -> Rung:
         """The rung with the recipe's batch rule applied."""
         return rung if rung.batch else rung.but(batch=recipe.batch(rung, recipe.data.shape()))

@@ -108,7 +108,7 @@ class Stages:
         tuning = self.study.tuning
         if not tuning.recheck:
             return {}
-        rung = self.study.ladder.rungs[self.recheck_index()]
+        rung = self.study.ladder.rungs[self.study.recheck_index()]
         seeds = min(tuning.seeds, self.study.ladder.seeds)
         return {
             f: self._asks(name, "re-check", rung, values, f, recheck_values(values[f], tuning), seeds)
@@ -120,11 +120,6 @@ class Stages:
         rung = self.study.target.rung
         seeds = self.study.seeds(self.study.target_seeds)
         return [Ask(name, "target", self.spec(name, rung, values, seed)) for seed in seeds] if rung else []
-
-    def recheck_index(self) -> int:
-        """The rung of the transfer check: the middle of the ladder unless the study says otherwise."""
-        index = self.study.tuning.recheck_rung
-        return len(self.study.ladder.rungs) // 2 if index is None else index
 
     # what there is
 
@@ -140,7 +135,7 @@ class Stages:
     def transfers(self, name: str, state: TuningState) -> dict[str, Transfer]:
         """The transfer check of each field whose runs are all there and could be fitted."""
         found = {}
-        ladder, index = self.study.ladder, self.recheck_index()
+        ladder, index = self.study.ladder, self.study.recheck_index()
         for f, larger in self.recheck_basins(name, state).items():
             target = self.study.target.rung
             found[f] = transfer(

@@ -90,7 +90,7 @@ def _readouts(recipe: Recipe, base: Rung) -> set[str]:
     """Names of the modules that read the network out."""
     users = readout_modules(lambda rung: build_model(recipe, rung), base)
     found = table_of(recipe, base, base).sites
-    return {users[name] for name, site in found.items() if site.role in ("readout", "tied")}
+    return {users[name] for name, site in found.items() if site.role in ("readout", "tied") and name in users}
 
 
 def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = STEPS) -> dict[str, float]:
