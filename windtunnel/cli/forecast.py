@@ -16,23 +16,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Write and print a forecast for each recipe that has enough runs; 3 if one fails its own backtest."""
     from windtunnel.forecasts import Forecast
-    from windtunnel.study.answer import forecast_of
+    from windtunnel.study.answer import seal
     from windtunnel.study.stages import Stages
 
     study, store = load_study(args.study), existing_store(args)
     study.check()
     stages = Stages(study, store)
-    made = {name: f for name in stages.recipes if (f := forecast_of(stages, name)) is not None}
-    if not made:
+    stored = {name: f for name in stages.recipes if (f := seal(stages, name)) is not None}
+    if not stored:
         raise InputError(
             f"{store.path} holds too few runs of {study.name}: a forecast needs tuned hyperparameters and three rungs. "
             f"`windtunnel run {args.study}` trains them."
         )
-    stored = {name: store.add_forecast(forecast.to_json()) for name, forecast in made.items()}
     if args.json:
         print_json({"forecasts": stored})
     else:
         for name, forecast in stored.items():
             print(f"{name}, written {forecast['created']}, hash {forecast['hash']}")
             print(Forecast.from_json(forecast), end="\n\n")
-    return 0 if all(forecast.reliable for forecast in made.values()) else 3
+    return 0 if all(forecast["reliable"] for forecast in stored.values()) else 3

@@ -81,7 +81,12 @@ class Result:
 
 def answer(study: Study, store: Store) -> Result:
     """Read the answer off a store."""
-    stages = Stages(study, store)
+    return answered(Stages(study, store))
+
+
+def answered(stages: Stages) -> Result:
+    """The answer from stages whose runs and fits are already at hand."""
+    study, store = stages.study, stages.store
     states = {name: stages.tuning(name) for name in stages.recipes}
     tuned = {name: state for name, state in states.items() if state.done}
     ladder = {n: tuple(stages.runs(stages.ladder(n, s.values))) for n, s in tuned.items()}
@@ -109,7 +114,19 @@ def fitted(stages: Stages, name: str, state: TuningState, draws: int = 200) -> F
     runs = [r for r in stages.runs(stages.ladder(name, state.values)) if r.finished]
     if len({run.spec.rung for run in runs}) < 3:
         return None
-    return fit(runs, draws=draws)
+    key = (tuple(run.key for run in runs), draws)
+    if key not in stages.fits:
+        stages.fits[key] = fit(runs, draws=draws)
+    return stages.fits[key]
+
+
+def seal(stages: Stages, name: str) -> dict[str, Any] | None:
+    """Write a recipe's forecast into the store, once; what is stored, or None while there are too few runs."""
+    forecast = forecast_of(stages, name)
+    if forecast is None:
+        return None
+    known = _known_truth(stages, name)  # no part of the key: what is asked stays the same when the truth comes
+    return stages.store.add_forecast(replace(forecast, caveats=(*known, *forecast.caveats)).to_json())
 
 
 def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
@@ -129,7 +146,7 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
     return replace(
         forecast,
         key=hashlib.sha256(origin.encode()).hexdigest()[:20],
-        caveats=(*_known_truth(stages, name), *caveats, *forecast.caveats),
+        caveats=(*caveats, *forecast.caveats),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast
 from windtunnel.store import Store
-from windtunnel.study.answer import Result, answer, forecast_of
+from windtunnel.study.answer import Result, answered, forecast_of, seal
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
 from windtunnel.train.loop import Progress
@@ -49,7 +49,7 @@ def run(study: Study, store: Store, *, launcher: Any = None, watch: Watch | None
     foretold = [name for name in stages.recipes if _foretell(stages, name, watch)]
     if study.train_target:
         _train_target(stages, foretold, launch, watch)
-    return answer(study, store)
+    return answered(stages)
 
 
 def _tune(stages: Stages, launch: Any, watch: Watch) -> None:
@@ -77,11 +77,10 @@ def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
 
 def _foretell(stages: Stages, name: str, watch: Watch) -> bool:
     """Seal a recipe's forecast in the store; False if it cannot be made."""
-    forecast = forecast_of(stages, name)
-    if forecast is None:
+    stored = seal(stages, name)
+    if stored is None:
         watch.say(f"{name}: no forecast; too few rungs have a finished run")
         return False
-    stored = stages.store.add_forecast(forecast.to_json())
     watch.say(f"{name}: forecast for {stages.study.target} written {stored['created']}, hash {stored['hash'][:12]}")
     for line in str(Forecast.from_json(stored)).splitlines():
         watch.say(f"  {line}")

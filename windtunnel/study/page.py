@@ -23,6 +23,7 @@ BAND_POINTS = 25
 def page_data(result: Result, *, command: str = "", study_file: str | None = None) -> dict[str, Any]:
     """Plain data for `report.page.render`; `command` and `study_file` say how to repeat the study."""
     study = result.study
+    bands = {name: _band(result, name) for name in study.recipes()}
     ideas = ", ".join(name for name in study.recipes() if name != "base")
     return {
         "study": study.name,
@@ -30,25 +31,25 @@ def page_data(result: Result, *, command: str = "", study_file: str | None = Non
         "question": f"What loss will {study.target} reach{f', and is it worth using {ideas}' if ideas else ''}?",
         "answer": three_lines(result),
         "caveats": caveat_lines(result),
-        "recipes": [_recipe(result, name) for name in study.recipes()],
+        "recipes": [_recipe(result, name, bands[name]) for name in study.recipes()],
         "basins": [b for name in result.basins for b in _basins(result, name)],
         "transfer": [t for name in result.transfers for t in _transfers(result, name)],
         "coordinates": [{"recipe": name} | dict(check) for name, check in result.coordinates.items()],
-        "verdicts": [_verdict(result, name) for name in result.verdicts],
+        "verdicts": [_verdict(result, name, bands["base"]) for name in result.verdicts],
         "runs": _runs(result),
         "cost": _cost(result),
         "repeat": _repeat(result, command, study_file),
     }
 
 
-def _recipe(result: Result, name: str) -> dict[str, Any]:
+def _recipe(result: Result, name: str, band: list[dict[str, Any]]) -> dict[str, Any]:
     forecast, scores = result.forecasts.get(name), result.scores.get(name, ())
     return {
         "name": name,
         "claim": result.study.claims()[name],
         "points": [_point(run) for run in result.ladder.get(name, ())],
         "truth": [_point(run) for run in result.targets.get(name, ())],
-        "band": _band(result, name),
+        "band": band,
         "forecast": None if forecast is None else _forecast(result, name),
         "score": _score(scores[0]) if scores else None,
     }
@@ -140,7 +141,7 @@ def _transfers(result: Result, name: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _verdict(result: Result, name: str) -> dict[str, Any]:
+def _verdict(result: Result, name: str, band: list[dict[str, Any]]) -> dict[str, Any]:
     verdict = result.verdicts[name]
     base = {(r.spec.rung.but(batch=None), r.spec.seed): r for r in result.ladder["base"] if r.finished}
     pairs = []
@@ -152,14 +153,15 @@ def _verdict(result: Result, name: str) -> dict[str, Any]:
     return {
         "idea": name, "verdict": verdict.verdict, "delta": _interval(verdict.delta),
         "multiplier": _interval(verdict.compute_multiplier), "probability_better": verdict.probability_better,
-        "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs, "band": _difference_band(result, name),
+        "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs,
+        "band": _difference_band(result, name, band),
         "truth_delta": truth_delta(result, name),
     }  # fmt: skip
 
 
-def _difference_band(result: Result, name: str) -> list[dict[str, Any]]:
+def _difference_band(result: Result, name: str, band: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The difference law from the smallest rung to the target, at the sizes of the base's band."""
-    path = [{axis: point[axis] for axis in ("params", "tokens", "flops")} for point in _band(result, "base")]
+    path = [{axis: point[axis] for axis in ("params", "tokens", "flops")} for point in band]
     base, idea = ([run for run in result.ladder[n] if run.finished] for n in ("base", name))
     found = difference(base, idea, [Target(**at) for at in path], result.study.level)
     return [

@@ -84,10 +84,8 @@ class Plan:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        names = ("recipe", 16), ("width", 6), ("depth", 6), ("params", 9), ("tokens", 9), ("batch", 7), ("runs", 6)
-        head = (
-            f"{'stage':<10}{'recipe':<16}" + "".join(f"{n:>{w}}" for n, w in names[1:]) + f"{'missing':>9}{'FLOPs':>9}"
-        )
+        names = {"width": 6, "depth": 6, "params": 9, "tokens": 9, "batch": 7, "runs": 6, "missing": 9, "FLOPs": 9}
+        head = f"{'stage':<10}{'recipe':<16}" + "".join(f"{name:>{columns}}" for name, columns in names.items())
         lines = [
             f"{r.stage:<10}{r.recipe:<16}{r.rung.width:>6}{r.rung.depth:>6}{compact(r.size.params):>9}"
             f"{compact(r.rung.tokens):>9}{r.rung.batch:>7}{r.runs:>6}{r.missing:>9}{compact(r.flops):>9}"
@@ -130,7 +128,7 @@ def _rows(stages: Stages, name: str) -> list[PlanRow]:
     if stages.study.train_target:
         asked["target"] = stages.target(name, state.values)
     for stage, asks in asked.items():
-        rows += _grouped(stages, recipe, (name, stage), asks, known)
+        rows += _grouped(stages, recipe, stage, asks, known)
     return rows
 
 
@@ -147,14 +145,14 @@ def _tuning_rows(stages: Stages, name: str, recipe: Recipe, state: Any) -> list[
     return [PlanRow(stage="tune", recipe=name, rung=rung, size=size, runs=runs, missing=runs - there)]
 
 
-def _grouped(stages: Stages, recipe: Recipe, of: tuple[str, str], asks: Sequence[Ask], known: bool) -> list[PlanRow]:
+def _grouped(stages: Stages, recipe: Recipe, stage: str, asks: Sequence[Ask], known: bool) -> list[PlanRow]:
     by_rung: dict[Rung, list[Ask]] = {}
     for ask in asks:
         by_rung.setdefault(ask.spec.rung, []).append(ask)
     return [
         PlanRow(
-            stage=of[1],
-            recipe=of[0],
+            stage=stage,
+            recipe=members[0].name,
             rung=rung,
             size=stages.study.size(recipe, rung),
             runs=len(members),

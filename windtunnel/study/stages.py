@@ -54,6 +54,7 @@ class Stages:
         self._judge = self.judge.describe()
         self._described = {name: recipe.describe() for name, recipe in self.recipes.items()}
         self._runs: dict[str, Run] = {}
+        self.fits: dict[Any, Any] = {}  # of runs, by their keys: the same fit serves forecast, answer and page
 
     # what is asked
 
