@@ -21,7 +21,7 @@ FLAGS = {
     "plan": {"STUDY.py", "--store", "--json", "--on", "--devices"},
     "run": {"STUDY.py", "--store", "--json", "--on", "--devices"},
     "forecast": {"STUDY.py", "--store", "--json"},
-    "fit": {"RUNS", "--columns", "--target", "--level", "--json"},
+    "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--json"},
     "report": {"STUDY.py", "--store", "--json"},
     "runs": {"KEY", "--store", "--json"},
     "score": {"FORECAST", "RUN", "--store", "--json"},
@@ -388,4 +388,4 @@ def test_the_module_is_the_command(tmp_path):
 
 def test_the_commands_of_this_file_are_those_of_the_folder(tmp_path):
     verbs = {p.stem for p in Path(sys.modules["windtunnel.cli"].__file__).parent.glob("*.py")}
-    assert verbs - {"__init__", "shared", "live"} == set(VERBS)
+    assert verbs - {"__init__", "shared", "live", "progress"} == set(VERBS)

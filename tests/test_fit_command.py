@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from windtunnel.cli import main
 from windtunnel.cli.fit import add_arguments, execute, parse_target
+from windtunnel.cli.table.words import MANY, MOST_LINES
 from windtunnel.errors import InputError
 
 SIZES = np.geomspace(1e6, 3e7, 6)
@@ -116,3 +118,158 @@ def test_a_series_with_only_targets_is_explained(tmp_path, capsys):
         file.write("\n1e9,2e10,,0,lonely,predict\n")
     with pytest.raises(InputError, match="'lonely' has only `predict` rows"):
         _run(capsys, path)
+
+
+def _plain(tmp_path, rows, header="params,tokens,loss,seed,series,idea,split", name="plain.csv"):
+    path = tmp_path / name
+    path.write_text("\n".join([header, *(",".join(str(cell) for cell in row) for row in rows)]))
+    return str(path)
+
+
+def _ladder(series="", idea="", *, gain=0.0, top="predict", sizes=SIZES):
+    """Two seeds a size with noise that seeds share over ideas; the largest size has the split `top`."""
+    rows = []
+    for i, n in enumerate(sizes):
+        for seed in range(2):
+            shared, own = np.random.default_rng([seed, i]).normal(size=2)
+            loss = (1.7 + 300 * n**-0.4) * np.exp(gain + 0.003 * shared + 0.0003 * own * (1 + len(idea)))
+            rows.append([n, 20 * n, loss, seed, series, idea, top if i == len(sizes) - 1 else "fit"])
+    return rows
+
+
+def _main(capsys, *arguments):
+    code = main(["fit", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def _objects(text):
+    """The JSON, refusing NaN and Infinity, which JSON does not have."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_json_has_the_promised_sections(tmp_path, capsys):
+    code, out, err = _main(capsys, _plain(tmp_path, _ladder()), "--json")
+    answer = _objects(out)
+    assert code in (0, 3) and err == ""
+    assert list(answer) == ["forecasts", "verdicts", "scores", "diagnostics"]
+    assert {"fits", "dropped", "refused", "not_compared", "seconds"} == set(answer["diagnostics"])
+    assert answer["diagnostics"]["fits"][0]["laws"][0]["parameters"]
+    assert {"series", "idea", "target", "loss", "laws", "caveats"} <= set(answer["forecasts"][0])
+    assert set(answer["scores"]["coverage"]) >= {"0.8", "0.95"}
+
+
+def test_several_seeds_of_one_target_are_one_forecast_with_two_scores(tmp_path, capsys):
+    path = _plain(tmp_path, _ladder())
+    assert _main(capsys, path)[1].count("loss at") == 1
+    assert _objects(_main(capsys, path, "--json")[1])["scores"]["n"] == 2
+
+
+def test_a_table_of_targets_is_answered_and_scored_for_its_own_series(tmp_path, capsys):
+    runs = _plain(tmp_path, _ladder("a", top="fit") + _ladder("b", gain=0.1, top="fit"))
+    rows = [[9e7, 1.8e9, 1.9, "a"], [9e7, "", "", "b"], [2e8, 4e9, "", ""]]
+    targets = _plain(tmp_path, rows, "params,tokens,loss,series", "targets.csv")
+    answer = _objects(_main(capsys, runs, "--targets", targets, "--json")[1])
+    asked = [(f["series"], f["target"]["params"], f["score"] is None) for f in answer["forecasts"]]
+    assert asked == [("a", 9e7, False), ("a", 2e8, True), ("b", 9e7, True), ("b", 2e8, True)]
+
+
+def test_targets_share_the_mapping_of_the_runs_but_need_not_share_every_column(tmp_path, capsys):
+    targets = _plain(tmp_path, [[9e7, 1.8e9]], "n_params,toks", "targets.csv")
+    code, out = _run(capsys, _table(tmp_path), "--targets", targets, "--json")
+    assert code == 0
+    assert json.loads(out)["forecasts"][0]["target"]["params"] == 9e7
+
+
+def test_targets_of_an_unknown_series_are_refused(tmp_path, capsys):
+    targets = _plain(tmp_path, [[9e7, "ab"]], "params,series", "targets.csv")
+    code, _, err = _main(capsys, _plain(tmp_path, _ladder("a", top="fit")), "--targets", targets)
+    assert code == 2
+    assert "series 'ab'" in err
+
+
+def test_ideas_get_verdicts_at_the_targets_and_are_scored(tmp_path, capsys):
+    path = _plain(tmp_path, _ladder("lm", "base") + _ladder("lm", "good", gain=-0.02) + _ladder("lm", "bad", gain=0.02))
+    answer = _objects(_main(capsys, path, "--json")[1])
+    found = {verdict["idea"]: verdict for verdict in answer["verdicts"]}
+    assert {idea: verdict["verdict"] for idea, verdict in found.items()} == {"good": "helps", "bad": "hurts"}
+    assert found["good"]["series"] == "lm"
+    assert found["good"]["truth"]["delta"] < 0 < found["bad"]["truth"]["delta"]
+    assert {"delta", "probability_better", "compute_multiplier", "target", "caveats"} <= set(found["good"])
+    assert answer["scores"]["verdicts"]["brier"] < 0.05
+    text = _main(capsys, path)[1]
+    assert "verdict on good (lm) at" in text and "helps" in text
+
+
+def test_the_base_can_be_named_and_must_exist(tmp_path, capsys):
+    path = _plain(tmp_path, _ladder("", "adamw") + _ladder("", "muon", gain=-0.02))
+    answer = _objects(_main(capsys, path, "--json")[1])
+    assert answer["verdicts"] == []
+    assert "name it with --base" in answer["diagnostics"]["not_compared"][0]["reason"]
+    assert [v["idea"] for v in _objects(_main(capsys, path, "--base", "adamw", "--json")[1])["verdicts"]] == ["muon"]
+    code, _, err = _main(capsys, path, "--base", "sgd")
+    assert code == 2
+    assert "'adamw', 'muon'" in err
+
+
+def test_one_series_that_cannot_be_fitted_does_not_stop_the_others(tmp_path, capsys):
+    path = _plain(tmp_path, _ladder("a") + _ladder("short", sizes=SIZES[:2]))
+    code, out, err = _main(capsys, path, "--json")
+    answer = _objects(out)
+    assert code == 3
+    assert {forecast["series"] for forecast in answer["forecasts"]} == {"a"}
+    assert answer["diagnostics"]["refused"][0]["what"] == "short"
+    assert "windtunnel: short: " in err and "Traceback" not in err
+
+
+def test_a_bad_table_is_one_message_and_exit_code_two(tmp_path, capsys):
+    for text in ("", "a,b\n1,2\n", "loss,params\n3,x\n", "loss,params\n3,1e6\n"):
+        path = tmp_path / "bad.csv"
+        path.write_text(text)
+        code, out, err = _main(capsys, str(path))
+        assert (code, out) == (2, "")
+        assert err.startswith("windtunnel: ") and err.count("\n") == 1
+
+
+def test_a_target_in_another_unit_is_refused(tmp_path, capsys):
+    code, _, err = _main(capsys, _plain(tmp_path, _ladder(top="fit")), "--target", "params=7,tokens=140")
+    assert code == 2
+    assert "same unit" in err
+
+
+def test_many_series_are_one_line_each_and_json_has_all(tmp_path, capsys):
+    names = [f"task{i}" for i in range(MANY + 1)]
+    path = _plain(tmp_path, [row for name in names for row in _ladder(name)])
+    _, out, err = _main(capsys, path)
+    assert err == ""  # no progress where nobody watches
+    assert all(sum(line.startswith(f"{name} ") for line in out.splitlines()) == 1 for name in names)
+    assert len(out.splitlines()) < MANY + 15
+    assert "90% interval" in out and f"of {MANY + 1} series" in out
+
+
+def test_a_series_with_many_targets_is_a_table_with_an_end(tmp_path, capsys):
+    wanted = [[p, 20 * p] for p in np.geomspace(5e7, 5e8, MOST_LINES + 7)]
+    targets = _plain(tmp_path, wanted, "params,tokens", "targets.csv")
+    out = _main(capsys, _plain(tmp_path, _ladder(top="fit")), "--targets", targets)[1]
+    assert "and 7 more lines (--json has all)" in out
+
+
+def test_searched_hyperparameters_get_a_best_value_and_a_regret(tmp_path, capsys):
+    rows = []
+    for n in (1e7, 3e7, 1e8, 3e8):
+        for lr in np.geomspace(1e-4, 1e-2, 9):
+            best = 1e-3 * (n / 1e7) ** -0.3
+            loss = (1.7 + 300 * n**-0.4) * (1 + 0.02 * np.log(lr / best) ** 2)
+            rows.append([n, 20 * n, loss, lr, "predict" if n == 3e8 else "fit"])
+    path = _plain(tmp_path, rows, "params,tokens,loss,lr,split")
+    answer = _objects(_main(capsys, path, "--json")[1])
+    best = answer["forecasts"][0]["best"]["lr"]
+    assert best["low"] < 1e-3 * 30**-0.3 < best["high"]
+    assert answer["scores"]["regret"]["n"] == 1
+    assert answer["scores"]["regret"]["largest"] < 0.01
+
+
+def test_steps_and_batch_state_the_tokens_of_a_target():
+    assert parse_target("params=1e9,steps=1e4,batch_tokens=1e6").tokens == 1e10
+    with pytest.raises(InputError, match="twice"):
+        parse_target("params=1e9,params=2e9")

@@ -104,8 +104,8 @@ def test_the_unit_of_loss_only_scales_the_answer():
 def test_laws_that_disagree_both_count_until_one_is_excluded():
     unsure = fit(_ladder(_floor, SIZES[:5], noise=0.01))
     sure = fit(_ladder(lambda n: 2.0 + 300 * n**-0.45, np.geomspace(1e5, 1e9, 8), noise=0.002))
-    assert min(unsure.weights) > 0.02
-    assert sure.weights[0] > 0.99
+    assert min(unsure.shares().values()) > 0.1
+    assert sure.shares().get("power law without floor in flops", 0.0) < 0.1
 
 
 def test_the_ten_mu_scaling_widths_are_foretold_from_the_first_seven():
@@ -116,59 +116,9 @@ def test_the_ten_mu_scaling_widths_are_foretold_from_the_first_seven():
     foretold = [fitted.forecast(Target(params=size)) for size in held.params]
     errors = [abs(each.loss.median / truth - 1) for each, truth in zip(foretold, held.loss, strict=True)]
     assert len(errors) == 3
-    assert max(errors) < 0.0035
+    assert max(errors) < 0.005  # the claim of idea A1; the published fit has 0.29, 0.17, 0.18 %
+    assert np.mean(errors) < 0.0025
     assert all(each.reliable and each.loss.holds(truth) for each, truth in zip(foretold, held.loss, strict=True))
-
-
-def _random_world(generator):
-    """A short ladder of a random law (every third one bent in log-log), its target and the truth there."""
-    rungs, seeds = int(generator.integers(5, 8)), int(generator.integers(1, 4))
-    noise = float(np.exp(generator.uniform(np.log(0.002), np.log(0.01))))
-    sizes = 1e7 * np.geomspace(1, generator.uniform(8, 60), rungs)
-    ratio = 20.0 if generator.random() < 0.5 else None
-    target = sizes[-1] * generator.uniform(5, 10) ** (1.0 if ratio is None else 0.5)
-    exponent, floor = generator.uniform(0.12, 0.55), generator.uniform(0, 0.9)
-    bend = generator.normal(0, 0.005) if generator.random() < 1 / 3 else 0.0
-
-    def curve(n):
-        x = np.log(n / sizes[-1])
-        return 3 * (floor + (1 - floor) * np.exp(-exponent * x)) * np.exp(bend * x**2)
-
-    runs = _ladder(curve, sizes, seeds=seeds, noise=noise, ratio=ratio, seed=int(generator.integers(1 << 30)))
-    truth = float(curve(target) * np.exp(noise * generator.standard_normal()))
-    return runs, Target(params=target, tokens=3e6 if ratio is None else ratio * target), truth
-
-
-def _coverage(worlds, seed):
-    generator = np.random.default_rng(seed)
-    answers = []
-    for _ in range(worlds):
-        runs, target, truth = _random_world(generator)
-        answers.append((fit(runs, draws=100).forecast(target), truth))
-    held = {level: np.mean([_at(a, level).holds(truth) for a, truth in answers]) for level in (0.5, 0.9)}
-    errors = np.abs([a.loss.median / truth - 1 for a, truth in answers])
-    return held, errors, np.mean([a.reliable for a, _ in answers])
-
-
-def _at(answer, level):
-    return next(interval for interval in answer.intervals if interval.level == level)
-
-
-def test_intervals_cover_the_truth_in_some_random_worlds():
-    held, errors, reliable = _coverage(16, seed=5)
-    assert held[0.9] >= 0.75
-    assert np.median(errors) < 0.025
-    assert reliable >= 0.8
-
-
-@pytest.mark.slow
-def test_ninety_percent_intervals_cover_eighty_to_ninety_eight_percent_of_random_worlds():
-    """Buys the claim that an interval means what it says, on 240 ladders of 5-7 rungs with 1-3 seeds."""
-    held, errors, reliable = _coverage(240, seed=6)
-    assert 0.80 <= held[0.9] <= 0.98
-    assert 0.40 <= held[0.5] <= 0.80
-    assert np.median(errors) < 0.02
-    assert reliable >= 0.9
 
 
 # doubt that is said
@@ -363,6 +313,6 @@ def test_a_run_without_a_loss_cannot_be_scored():
 def test_laws_can_be_given():
     runs = _ladder(lambda n: 20 * n**-0.1, SIZES)
     given = fit(runs, [PlainPowerLaw("params")])
-    assert given.weights == (1.0,)
+    assert given.shares() == pytest.approx({"power law without floor in params": 1.0})
     assert given.laws[0].theta == pytest.approx([20, 0.1], rel=0.1)
     assert fit(runs, [PowerLaw("params"), PlainPowerLaw("params")]).weights[1] > 0.3

@@ -1,11 +1,17 @@
 """Laws: a known truth is recovered, whatever the units and the order of the rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from windtunnel.laws import Chinchilla, Observations, PlainPowerLaw, PowerLaw, Sizes
-from windtunnel.laws.fitting import candidates, fit_law
+from windtunnel.laws.broken import BrokenPowerLaw
+from windtunnel.laws.candidates import candidates
+from windtunnel.laws.fitting import fit_law
+from windtunnel.laws.kaplan import Kaplan
 from windtunnel.laws.noise import rungs, seed_noise
+from windtunnel.laws.shifted import ShiftedPowerLaw
 from windtunnel.laws.solve import solve
 
 N = np.geomspace(1e6, 1e9, 8)
@@ -82,7 +88,7 @@ def test_the_solver_finds_no_worse_a_point_than_scipy_from_many_starts():
 
     o = _observed(PowerLaw(), [1.8, 300.0, 0.35], noise=0.01, params=N)
     weights = 1 / o.loss**2
-    _, value = solve(PowerLaw(), o, o.loss[None], weights)
+    value = solve(PowerLaw(), o, o.loss[None], weights).value
     starts = [(e, a, x) for e in (0.1, 1.0, 2.0) for a in (10.0, 1000.0) for x in (0.1, 0.3, 0.6)]
     bounds = ([0, 0, 0.02], [np.inf, np.inf, 3.0])
     found = [
@@ -121,7 +127,24 @@ def test_draws_spread_more_where_runs_are_noisier():
 )
 def test_laws_are_chosen_by_what_varies(sizes, expected):
     laws = candidates(Observations(loss=np.ones(8), **sizes))
-    assert [law.variable for law in laws] == [expected, expected]
+    assert {column for law in laws for column in law.columns} == {expected}
+    assert {type(law) for law in laws} >= {PowerLaw, PlainPowerLaw}
+
+
+def test_laws_with_a_bend_are_offered_only_where_many_sizes_could_show_one():
+    few, many = (
+        candidates(Observations(loss=np.ones(count), params=np.geomspace(1e6, 1e8, count))) for count in (5, 9)
+    )
+    assert len(few) == 2
+    assert {BrokenPowerLaw, ShiftedPowerLaw} <= {type(law) for law in many}
+
+
+def test_columns_that_only_grow_with_the_model_offer_no_law_of_their_own():
+    params, tokens = _grid()
+    grown = Observations(loss=np.ones(36), params=params, tokens=tokens, batch_tokens=0.01 * params)
+    free = np.exp(np.random.default_rng(0).normal(10, 1, 36))
+    assert not any("batch_tokens" in law.columns for law in candidates(grown))
+    assert all("batch_tokens" in law.columns for law in candidates(replace(grown, batch_tokens=free)))
 
 
 def test_sizes_and_horizons_that_vary_apart_get_laws_in_both():
@@ -129,6 +152,8 @@ def test_sizes_and_horizons_that_vary_apart_get_laws_in_both():
     assert candidates(Observations(loss=np.ones(36), params=params, tokens=tokens)) == (
         Chinchilla(tied=True),
         Chinchilla(),
+        Kaplan((float(np.exp(np.log(params).mean())), float(np.exp(np.log(tokens).mean())))),
+        Chinchilla(floor=False),
     )
 
 

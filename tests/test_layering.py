@@ -18,6 +18,7 @@ MAKING = ("scaling", "parts", "ideas", "train", "launch")
 BELOW: dict[str, tuple[str, ...]] = {
     **{room: GROUND[:height] for height, room in enumerate(GROUND)},
     **{room: GROUND + EVIDENCE[:height] for height, room in enumerate(EVIDENCE)},
+    "worlds": (*GROUND, "laws"),
     "scaling": GROUND,
     "parts": (*GROUND, "scaling"),
     "ideas": (*GROUND, "scaling", "parts", "public"),  # an idea is written as a user writes it
@@ -33,7 +34,7 @@ BELOW["__main__"] = ("cli",)
 BELOW["public"] = (*BELOW,)
 
 STANDARD_LIBRARY_ONLY = {"errors", "ladder"}
-WITHOUT_TORCH = {*GROUND, *EVIDENCE}
+WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds"}
 ONLY_LAUNCH = ("ray", "torch.distributed.run", "torch.distributed.launch", "torch.distributed.elastic", "torchrun")
 
 

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts import Verdict, compare
+from windtunnel.forecasts import Verdict, compare, difference
 from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.pairs import paired
 from windtunnel.ladder import Target
 from windtunnel.laws import Observations
+from windtunnel.laws.law import Sizes
 
 SIZES = np.geomspace(1e6, 3e7, 6)
 TARGET = Target(params=9e7, tokens=20 * 9e7)
+
+
+def _at(params, tokens=None):
+    """One size, on the ladder's path unless tokens are given."""
+    n = np.atleast_1d(np.asarray(params, float))
+    d = 20 * n if tokens is None else np.atleast_1d(np.asarray(tokens, float))
+    return Sizes(params=n, tokens=d, flops=6 * n * d)
 
 
 def _pair(gap, slope=0.0, *, seeds=3, common=0.008, own=0.001, seed=0, sizes=SIZES):
@@ -51,14 +59,17 @@ def test_a_gain_that_is_gone_at_the_target_fades():
 
 
 def test_no_difference_cannot_be_told():
-    verdicts = [compare(*_pair(0.0, seed=seed), TARGET) for seed in range(5)]
-    assert sum(each.verdict == "cannot tell" for each in verdicts) >= 4
-    assert all(each.compute_multiplier.holds(1.0) for each in verdicts if each.verdict == "cannot tell")
+    verdict = compare(*_pair(0.0), TARGET)
+    assert verdict.verdict == "cannot tell"
+    assert verdict.compute_multiplier.holds(1.0)
+    said = [float(fit_gap(paired(*_pair(0.0, seed=seed))).at(_at(9e7)).cdf(0.0)) for seed in range(40)]
+    assert np.mean(np.abs(np.array(said) - 0.5) < 0.45) > 0.85
 
 
 def test_verdict_reads_as_a_person_says_it():
-    assert str(compare(*_pair(-0.01), TARGET)).startswith("helps: 1.")
-    assert "x compute [" in (text := str(compare(*_pair(-0.01), TARGET))) and "P(better) = " in text
+    text = str(compare(*_pair(-0.01), TARGET))
+    assert text.startswith("helps: 1.")
+    assert "x compute [" in text and "P(better) = " in text
 
 
 def _strangers(seed):
@@ -71,8 +82,11 @@ def _strangers(seed):
 
 def test_pairing_by_seed_cuts_the_error_of_the_gap_three_times():
     bases = [_pair(-0.01, seed=seed) for seed in range(20)]
-    same = [fit_gap(paired(base, idea)).level + 0.01 for base, idea in bases]
-    apart = [fit_gap(paired(base, _strangers(seed))).level + 0.01 for seed, (base, _) in enumerate(bases)]
+    same = [float(fit_gap(paired(base, idea)).on_ladder().quantile(0.5)) + 0.01 for base, idea in bases]
+    apart = [
+        float(fit_gap(paired(base, _strangers(seed))).on_ladder().quantile(0.5)) + 0.01
+        for seed, (base, _) in enumerate(bases)
+    ]
     assert np.std(apart) > 3 * np.std(same)
 
 
@@ -119,7 +133,7 @@ def test_pairs_at_one_rung_are_refused():
 def test_a_slope_is_believed_only_on_evidence():
     flat = fit_gap(paired(*_pair(-0.01, 0.0)))
     sloped = fit_gap(paired(*_pair(-0.01, 0.004)))
-    assert flat.slope_probability < 0.5 < 0.95 < sloped.slope_probability
+    assert flat.probability("constant") > 0.5 > 4 * sloped.probability("constant")
 
 
 def test_a_verdict_survives_json():
@@ -127,23 +141,225 @@ def test_a_verdict_survives_json():
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
-def test_probability_better_is_calibrated_on_random_worlds():
-    """Gaps, slopes and noise at random; the truth is the sign of the expected gap at the target."""
-    generator = np.random.default_rng(7)
-    said, true = [], []
-    for _ in range(400):
-        gap, slope = generator.normal(0, 0.004), generator.normal(0, 0.0015)
-        sizes = np.geomspace(1e6, 3e7, int(generator.integers(4, 7)))
-        pairs = paired(
-            *_pair(gap, slope, seeds=int(generator.integers(1, 4)), own=generator.uniform(0.001, 0.004),
-                   seed=int(generator.integers(1 << 30)), sizes=sizes)
-        )  # fmt: skip
-        said.append(float(fit_gap(pairs).at(np.log(120 * 9e7**2)).cdf(0.0)))
-        true.append(gap + slope * np.log(3) < 0)
-    said, true = np.array(said), np.array(true)
-    assert np.mean((said - true) ** 2) < 0.16
-    sure = np.maximum(said, 1 - said) > 0.9
-    right = np.where(said > 0.5, true, ~true)
-    assert sure.mean() > 0.2
-    assert right[sure].mean() > 0.88
-    assert 0.55 < right[~sure].mean() < 0.9
+def test_an_old_record_without_a_crossing_is_read():
+    stated = compare(*_pair(-0.01), TARGET).to_json()
+    del stated["crossing"], stated["crossing_axis"]
+    assert Verdict.from_json(stated).crossing is None
+
+
+def test_a_steady_gain_in_tight_pairs_helps_even_far_away():
+    base, idea = _pair(-0.01, own=0.0003)
+    far = compare(base, idea, Target(params=1e9, tokens=2e10))  # 1100x the top rung's compute
+    near = compare(base, idea, TARGET)
+    assert far.verdict == "helps"
+    assert far.probability_better < near.probability_better
+    assert far.relative.high - far.relative.low > 2 * (near.relative.high - near.relative.low)
+
+
+def test_a_fading_gain_that_never_crosses_is_not_foretold_to_cross():
+    n = np.repeat(SIZES, 2)
+    base = 1.7 + 300 * n**-0.4
+    ours, theirs = (
+        Observations(loss=loss, params=n, tokens=20 * n, flops=120 * n * n, seed=np.tile(["0", "1"], len(SIZES)))
+        for loss in (base, base * np.exp(-0.01 * (n / SIZES[-1]) ** -0.5))
+    )
+    verdict = compare(ours, theirs, TARGET)
+    assert verdict.verdict == "helps"
+    assert verdict.crossing is None
+    assert verdict.relative.median == pytest.approx(np.expm1(-0.01 * 3**-0.5), rel=0.1)
+
+
+def test_a_crossing_beyond_the_ladder_is_foretold_with_never_as_its_bound():
+    verdict = compare(*_pair(-0.004, 0.003, own=0.0005), Target(params=4e8, tokens=8e9))
+    truth = 120 * (SIZES[-1] * np.exp(0.004 / 0.003)) ** 2
+    assert verdict.crossing is not None and verdict.crossing_axis == "flops"
+    assert verdict.crossing.holds(truth)
+    assert 1 / 4 < verdict.crossing.median / truth < 4
+    assert verdict.crossing.high == pytest.approx(1000 * 120 * SIZES[-1] ** 2)
+    assert "cross zero at" in str(verdict)
+
+
+def test_a_crossing_inside_the_ladder_is_known_closely():
+    verdict = compare(*_pair(0.004, 0.005, own=0.0005), TARGET)
+    truth = 120 * (SIZES[-1] * np.exp(-0.004 / 0.005)) ** 2
+    assert verdict.crossing is not None and verdict.crossing.holds(truth)
+    assert verdict.crossing.high / verdict.crossing.low < 10
+    assert verdict.verdict == "hurts"
+
+
+def test_no_crossing_is_stated_where_the_ladder_shows_no_sign():
+    assert compare(*_pair(0.0), TARGET).crossing is None
+
+
+def test_a_gap_that_depends_on_tokens_alone_is_told_from_one_in_parameters():
+    """The target has the top rung's compute with 16x fewer tokens a parameter: only tokens may move the gap."""
+    n, d = (column.ravel() for column in np.meshgrid(np.geomspace(1e7, 8e7, 4), np.geomspace(2e8, 1.6e9, 4)))
+    generator = np.random.default_rng(0)
+    base = 1.7 + 300 * n**-0.4 + 2000 * d**-0.4
+    idea = base * np.exp(-0.02 * (d / 2e8) ** -0.5 + 0.0003 * generator.standard_normal(len(n)))
+    pairs = paired(*(Observations(loss=loss, params=n, tokens=d, flops=6 * n * d) for loss in (base, idea)))
+    law = fit_gap(pairs)
+    for params, tokens in ((3.2e8, 4e8), (2e7, 6.4e9)):
+        expected = -0.02 * (tokens / 2e8) ** -0.5
+        found = law.at(_at(params, tokens)).interval(0.95)
+        assert found.holds(expected)
+        assert found.median == pytest.approx(expected, rel=0.35)
+
+
+def test_an_idea_that_adds_parameters_is_paired_at_its_rung():
+    base, idea = _pair(-0.01)
+    names = np.repeat([f"rung {i}" for i in range(len(SIZES))], 3)
+    grown = {"params": 1.3 * idea.params, "tokens": idea.tokens, "flops": 1.3 * idea.flops}
+    named = Observations(
+        loss=base.loss, params=base.params, tokens=base.tokens, flops=base.flops, seed=base.seed, rung=names
+    )
+    larger = Observations(loss=idea.loss, **grown, seed=idea.seed, rung=names)
+    pairs = paired(named, larger)
+    assert len(pairs) == 18 and pairs.rungs == 6
+    np.testing.assert_array_equal(np.unique(pairs.sizes.params), SIZES)
+
+
+def test_a_swept_rate_is_judged_at_each_recipes_best():
+    n, rates = np.repeat(SIZES, 5), np.tile(np.geomspace(0.25, 4, 5), len(SIZES))
+    loss = 1.7 + 300 * n**-0.4
+    columns = {"params": n, "tokens": 20 * n, "flops": 120 * n * n, "lr": rates}
+    base = Observations(loss=loss * np.exp(0.01 * np.log2(rates) ** 2), **columns)
+    idea = Observations(loss=loss * np.exp(0.01 * np.log2(rates / 2) ** 2 - 0.003), **columns)
+    pairs = paired(base, idea)
+    assert len(pairs) == 6
+    np.testing.assert_allclose(pairs.gap, -0.003, atol=1e-9)
+
+
+def test_runs_without_seeds_are_paired_by_lot_not_by_loss():
+    """In order of loss the gaps of a rung would agree far better than two runs ever do."""
+    base, _ = _pair(0.0, seeds=30)
+    bare = [
+        Observations(loss=o.loss, params=o.params, tokens=o.tokens, flops=o.flops).ordered()
+        for o in (base, _strangers(0))
+    ]
+    within = paired(*bare).within()[0]
+    assert 0.7 < within / (0.008 * np.sqrt(2)) < 1.4
+
+
+def test_the_curve_of_differences_meets_the_verdict():
+    base, idea = _pair(-0.01)
+    verdict, curve = compare(base, idea, TARGET), difference(base, idea, [Target(params=3e7, tokens=6e8), TARGET])
+    assert curve[1] == verdict.delta
+    assert curve[0].high - curve[0].low < curve[1].high - curve[1].low
+
+
+def test_the_unit_of_loss_and_of_tokens_do_not_matter():
+    base, idea = _pair(-0.01)
+    other = [
+        Observations(
+            loss=o.loss / np.log(2), params=o.params, tokens=1e-3 * o.tokens, flops=1e-3 * o.flops, seed=o.seed
+        )
+        for o in (base, idea)
+    ]
+    ours = fit_gap(paired(base, idea)).at(_at(9e7)).interval(0.9)
+    theirs = fit_gap(paired(*other)).at(_at(9e7, 20e-3 * 9e7)).interval(0.9)
+    assert theirs.low == pytest.approx(ours.low, rel=1e-6) and theirs.high == pytest.approx(ours.high, rel=1e-6)
+
+
+KINDS = ("multiplier", "fading", "crossing", "own law", "none")
+
+
+def _world(generator):
+    """An idea of known worth 5 to 100 times beyond 4 to 8 rungs of 2 or 3 seeds: pairs, target and the true log gap.
+
+    Log compute multipliers have a standard deviation of 0.25; a pair's noise is 0.03 to 0.5 % and falls with size.
+    """
+    exponent, share = generator.uniform(0.1, 0.4), generator.uniform(0.15, 0.6)
+    rungs, seeds = int(generator.integers(4, 9)), int(generator.integers(2, 4))
+    sizes = np.geomspace(1e6, 1e6 * 10 ** generator.uniform(1, 2), rungs)
+    target, top = sizes[-1] * np.sqrt(5 * 20 ** generator.uniform()), sizes[-1]
+    kind, gain = str(generator.choice(KINDS)), 0.25 * generator.standard_normal()
+    fade, where, change = generator.uniform(0.1, 0.5), generator.uniform(-1.7, 1.7), generator.standard_normal(3)
+
+    def base(n, power=exponent):
+        return 1 + share / (1 - share) * (n / top) ** -power
+
+    def idea(n):
+        if kind == "own law":
+            return (base(n, exponent * (1 + 0.03 * change[0])) - 1) * (1 + 0.02 * change[1]) + 1 + 0.01 * change[2]
+        log_size = np.log(n / top)
+        worth = {
+            "multiplier": 1.0,
+            "fading": np.exp(-fade * log_size),
+            "crossing": (where - log_size) / 1.7,
+            "none": 0.0,
+        }
+        return base(n * np.exp(0.5 * gain * worth[kind]))
+
+    n = np.repeat(sizes, seeds)
+    names = np.tile([str(i) for i in range(seeds)], rungs)
+    noise = 10 ** generator.uniform(-3.5, -2.3) * (n / top) ** -0.15 * generator.standard_normal(len(n))
+    common = np.exp(0.008 * generator.standard_normal(len(n)))
+    ours, theirs = (
+        Observations(loss=loss, params=n, tokens=20 * n, flops=120 * n * n, seed=names)
+        for loss in (base(n) * common, idea(n) * common * np.exp(noise))
+    )
+    return paired(ours, theirs), _at(target), float(np.log(idea(target) / base(target)))
+
+
+@pytest.mark.slow
+def test_what_is_said_with_a_probability_is_right_that_often():
+    """600 exact worlds: each bin of P(better) within 5 %, and the gap's 90 % interval; buys the word "calibrated".
+
+    The interval may cover more than its level: the same beliefs must serve public runs, where it covers less.
+    """
+    generator = np.random.default_rng(11)
+    said, better, inside = [], [], []
+    for _ in range(600):
+        pairs, target, truth = _world(generator)
+        found = fit_gap(pairs).at(target)
+        inside.append(found.interval(0.9).holds(truth))
+        if truth != 0:
+            said.append(float(found.cdf(0.0)))
+            better.append(truth < 0)
+    said, better = np.array(said), np.array(better)
+    sure, right = np.maximum(said, 1 - said), np.where(said > 0.5, better, ~better)
+    for low, high in ((0.5, 0.75), (0.75, 0.95), (0.95, 1.01)):
+        chosen = (sure >= low) & (sure < high)
+        assert chosen.sum() > 80
+        assert abs(right[chosen].mean() - sure[chosen].mean()) < 0.05, (low, right[chosen].mean(), sure[chosen].mean())
+    assert 0.86 < np.mean(inside) < 0.98
+
+
+def test_marins_optimizers_at_a_billion_parameters(shared_data):
+    """Muon, NAdamW and SOAP minus AdamW at 1.2B, 1 and 8 times Chinchilla, from 130M to 520M: sign, and rough size."""
+    import csv
+
+    with open(shared_data("runs/marin_optimizers_best.csv")) as file:
+        rows = [row for row in csv.DictReader(file)]
+    losses = [min(float(row[name] or "inf") for name in ("loss_best_run", "min_loss_reported")) for row in rows]
+    table = {
+        (r["optimizer"], float(r["n_params"]), float(r["tokens"])): loss for r, loss in zip(rows, losses, strict=True)
+    }
+
+    def runs(name):
+        picked = [(n, d, loss) for (optimizer, n, d), loss in table.items() if optimizer == name and n < 1e9]
+        n, d, loss = np.array(picked).T
+        return Observations(loss=loss, params=n, tokens=d, flops=6 * n * d)
+
+    large = max(n for _, n, _ in table)
+    errors, said, plain = [], [], []
+    for name in ("muon", "nadamw", "soape"):
+        law = fit_gap(paired(runs("adamw"), runs(name)))
+        for multiple in (1, 2, 4, 8):
+            base, truth = (table[each, large, 20 * large * multiple] for each in ("adamw", name))
+            found = law.at(_at(large, 20 * large * multiple))
+            errors.append(abs(base * np.expm1(float(found.quantile(0.5))) - (truth - base)))
+            said.append((float(found.cdf(0.0)) - (truth < base)) ** 2)
+            small = 536870912.0
+            plain.append(
+                abs(
+                    table[name, small, 20 * small * multiple]
+                    - table["adamw", small, 20 * small * multiple]
+                    - truth
+                    + base
+                )
+            )
+    assert np.mean(said) < 0.15
+    assert np.mean(errors) < 0.5 * np.mean(plain)
+    assert np.mean(errors) < 0.004

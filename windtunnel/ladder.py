@@ -172,25 +172,38 @@ class Ladder:
 class Target:
     """What is to be foretold: a shape that can be trained (`rung`), or sizes alone (`params` and `tokens`, or `flops`).
 
-    Only a target with a rung can be trained and scored by `windtunnel run`.
+    The other sizes matter where the runs vary in them: `active_params` of a mixture of experts, `unique_tokens` where
+    data repeat, `width`, `steps`, `batch_tokens`, `lr`. Only a target with a rung can be trained and scored by
+    `windtunnel run`.
     """
 
     rung: Rung | None = None
     params: float | None = None
     tokens: float | None = None
     flops: float | None = None
+    active_params: float | None = None
+    unique_tokens: float | None = None
+    width: float | None = None
+    steps: float | None = None
+    batch_tokens: float | None = None
+    lr: float | None = None
 
     def __post_init__(self) -> None:
+        stated = self.stated()
         if self.rung is not None:
-            if (self.params, self.tokens, self.flops) != (None, None, None):
-                raise InputError("Target takes a rung, or params/tokens/flops, not both: the rung's sizes are counted.")
+            if stated:
+                raise InputError("Target takes a rung, or sizes such as params=, not both: the rung's are counted.")
             return
-        if self.params is None and self.tokens is None and self.flops is None:
+        if not stated:
             raise InputError("Target is empty; give rung=..., or params= and tokens=, or flops=.")
-        for name in ("params", "tokens", "flops"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
+        for name, value in stated.items():
+            if not (math.isfinite(value) and value > 0):
                 raise InputError(f"Target {name} is {value!r}; it must be a positive number.")
+
+    def stated(self) -> dict[str, float]:
+        """The sizes that are given, by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rung"}
+        return {name: value for name, value in named.items() if value is not None}
 
     def but(self, **changes: Any) -> Target:
         """This target with some fields changed."""
@@ -199,8 +212,7 @@ class Target:
     def __str__(self) -> str:
         if self.rung is not None:
             return str(self.rung)
-        stated = [(n, getattr(self, n)) for n in ("params", "tokens", "flops")]
-        return ", ".join(f"{compact(v)} {n}" for n, v in stated if v is not None)
+        return ", ".join(f"{compact(value)} {name}" for name, value in self.stated().items())
 
 
 def compact(number: float) -> str:

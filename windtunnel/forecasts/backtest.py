@@ -1,8 +1,8 @@
 """The forecast's own past: hide the upper rungs, forecast them from the lower ones, compare.
 
-Everything is replayed as it would have been: at each cut the laws' weights and the stretch of the interval come from
-the earlier cuts only (the run-to-run noise alone is taken from all runs). A newcomer would average errors over all
-hidden rungs; they share one fit and one sign, so every cut counts once.
+Everything is replayed as it would have been: at each cut the members' weights and the stretch of the interval come from
+the earlier cuts only. A newcomer would average errors over all hidden rungs; they share one fit and one sign, so every
+cut counts once.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.forecasts.combine import PRIOR_DF, combined, law_mixture, size_at
+from windtunnel.forecasts.combine import mixed, pieces, variance
+from windtunnel.forecasts.constants import LEARNED, Constants
 from windtunnel.forecasts.interval import Interval, Mixture
-from windtunnel.laws.fitting import fit_law
+from windtunnel.forecasts.members import Cuts, fit_cuts
+from windtunnel.forecasts.stack import fall, weights_at
 from windtunnel.laws.law import Law
-from windtunnel.laws.noise import Noise, rungs
+from windtunnel.laws.noise import rungs
 from windtunnel.laws.observations import Observations
 
-NARROWEST = 0.9  # a good backtest may narrow the interval, but a few good rungs prove little (guess)
-SHARED = 0.5  # what one cut's score counts: neighbouring cuts share most of their runs (guess, checked on worlds)
 FEWEST_RUNGS = 3  # below this no law with a floor can be fitted
-FAILS = 2.2  # root mean square of standardised errors from which a backtest has failed
-FAILS_LAST = 3.2  # the same for the last hidden rung alone
-ONE_SD = (0.1587, 0.5, 0.8413)  # the quantiles that are one standard deviation apart for a normal
-_DRAWS = 48  # parameter draws at each cut; the final fit uses more
+FAILS = 3.6  # root mean square of standardised errors from which a backtest has failed (1 in 50 for the t of 4 df)
+FAILS_LAST = 5.0  # the same for the last hidden rung alone (1 in 150). In sound worlds 0 of 49 reach half of either
+LARGEST = 25.0  # a squared standardised error counts no more: one wild rung must not speak for all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,54 +100,60 @@ class Backtest:
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
-    """What each law said about one hidden rung, kept to score laws and stretch intervals later."""
-
-    kept: int
-    rung: int
-    mixtures: tuple[Mixture, ...]
-    truth: float
-
-    def scores(self) -> np.ndarray:
-        return np.array([mixture.log_density(self.truth) for mixture in self.mixtures])
-
-
-@dataclass(frozen=True, eq=False)
 class Record:
-    """A backtest with what later forecasts learn from it: law weights and stretch."""
+    """A backtest with what later forecasts learn from it: members at every cut, their weights, the stretch."""
 
     backtest: Backtest
+    cuts: Cuts
     weights: np.ndarray
     stretch: float
-    df: float
 
 
-def replay(laws: Sequence[Law], o: Observations, noise: Noise, *, seed: int, level: float = 0.9) -> Record:
+def replay(laws: Sequence[Law], o: Observations, *, level: float = 0.9) -> Record:
     """Hide 1, 2, ... upper rungs, refit the laws, and forecast each hidden rung."""
     label = rungs(o)
     top = int(label.max())
-    fewest = max(FEWEST_RUNGS, (top + 2) // 2)  # from less than half a ladder nobody would forecast its top
-    enough = max(len(law.names) for law in laws)
-    keeps = [kept for kept in range(fewest, top + 1) if np.sum(label < kept) >= enough]
-    cuts = [cut for kept in keeps for cut in _cuts(laws, o, label, kept, noise, seed)]
+    kept = cuts_of(laws, label)
+    cuts = fit_cuts(laws, o, label, [*kept, top + 1])
+    truth = np.log(o.loss)
     hidden: list[Hidden] = []
-    for kept in sorted({cut.kept for cut in cuts}):
-        known = [cut for cut in cuts if cut.kept < kept and cut.rung < kept]
-        weights, stretch, _ = _learned(laws, known, [h for h in hidden if h.rung < kept])
-        hidden += [_hidden(cut, weights, stretch, o, label, level) for cut in cuts if cut.kept == kept]
-    return Record(Backtest(tuple(hidden)), *_learned(laws, cuts, hidden))
+    squares: dict[int, dict[int, float]] = {}
+    for now in range(len(kept)):
+        known = {k: {rung: z for rung, z in each.items() if rung < kept[now]} for k, each in squares.items()}
+        stretch = learned(known, kept[now])
+        mean, spread = _foretold(cuts, truth, now, np.log(o.size))
+        squares[kept[now]] = {}
+        for rung in range(kept[now], top + 1):
+            runs = np.flatnonzero(label == rung)
+            errors = ((truth - mean)[runs] / spread[runs]) ** 2
+            squares[kept[now]][rung] = float(np.mean(errors))
+            hidden.append(_hidden(kept[now], rung, o, runs, mean[runs], spread[runs], (stretch, level)))
+    weights = weights_at(cuts, truth, len(kept))
+    return Record(Backtest(tuple(hidden)), cuts, weights, learned(squares, top + 1))
 
 
-def _learned(laws: Sequence[Law], cuts: Sequence[_Cut], hidden: Sequence[Hidden]) -> tuple[np.ndarray, float, float]:
-    """Law weights, stretch and degrees of freedom from what the past has shown; every cut counts once."""
-    total = np.log([law.belief for law in laws])
-    kept = {cut.kept for cut in cuts}
-    for number in kept:
-        total = total + SHARED * np.mean([cut.scores() for cut in cuts if cut.kept == number], axis=0)
-    weights = np.exp(total - total.max())
-    count = len({h.kept for h in hidden})
-    square = (PRIOR_DF + count * _mean_square(hidden)) / (PRIOR_DF + count)
-    return weights / weights.sum(), float(np.sqrt(square).clip(NARROWEST, 6.0)), PRIOR_DF + len(kept)
+def cuts_of(laws: Sequence[Law], label: np.ndarray) -> list[int]:
+    """How many lower rungs are kept at each cut: from half a ladder on, where the ordinary laws have runs enough."""
+    top = int(label.max())
+    fewest = max(FEWEST_RUNGS, (top + 2) // 2)  # from less than half a ladder nobody would forecast its top
+    enough = max(4, *(len(law.names) + 1 for law in (*laws, *laws)[:2]))  # the first two are the ordinary ones
+    return [k for k in range(fewest, top + 1) if np.sum(label < k) >= enough]
+
+
+def _foretold(cuts: Cuts, truth: np.ndarray, now: int, log_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log loss of every run as foretold at a cut, and its standard deviation before any stretch."""
+    mean, doubt, apart = mixed(cuts.centre[now], cuts.doubt[now], weights_at(cuts, truth, now))
+    distance = log_size - log_size[cuts.label < cuts.kept[now]].max()
+    return mean, np.sqrt(variance(pieces(cuts.spread[now], fall(cuts, now), distance, doubt, apart)))
+
+
+def learned(squares: Mapping[int, Mapping[int, float]], now: int, c: Constants = LEARNED) -> float:
+    """Stretch of the interval from squared standardised errors by cut and rung; every cut counts once."""
+    known = [k for k in sorted(squares) if squares[k] and k < now]
+    count = c.forget ** np.arange(len(known))[::-1]
+    means = np.array([np.mean(np.minimum(list(squares[k].values()), LARGEST)) for k in known])
+    square = (c.prior_cuts + float(count @ means)) / (c.prior_cuts + float(count.sum())) if known else 1.0
+    return float(np.sqrt(square).clip(c.narrowest, c.widest))
 
 
 def _mean_square(hidden: Sequence[Hidden]) -> float:
@@ -159,30 +164,18 @@ def _mean_square(hidden: Sequence[Hidden]) -> float:
     return float(np.mean([np.mean([h.z**2 for h in hidden if h.kept == number]) for number in kept]))
 
 
-def _cuts(laws: Sequence[Law], o: Observations, label: Any, kept: int, noise: Noise, seed: int) -> list[_Cut]:
-    below = o.where(label < kept)
-    fits = [fit_law(law, below, draws=_DRAWS, seed=seed) for law in laws]
-    top = size_at(o, np.flatnonzero(label == kept - 1))
-    found = []
-    for rung in range(kept, int(label.max()) + 1):
-        runs = np.flatnonzero(label == rung)
-        mean_noise = noise.relative / np.sqrt(len(runs))
-        at = size_at(o, runs)
-        mixtures = tuple(law_mixture(fit, at, top, mean_noise, PRIOR_DF) for fit in fits)
-        found.append(_Cut(kept, rung, mixtures, float(np.mean(np.log(o.loss[runs])))))
-    return found
-
-
-def _hidden(cut: _Cut, weights: Any, stretch: float, o: Observations, label: Any, level: float) -> Hidden:
-    mixture = combined(cut.mixtures, weights)
-    low, below, median, above, high = mixture.quantile(np.array([0.5 - level / 2, *ONE_SD, 0.5 + level / 2]))
-    low, high = median + stretch * (low - median), median + stretch * (high - median)
+def _hidden(kept: int, rung: int, o: Observations, runs: Any, mean: Any, spread: Any, learned: Any) -> Hidden:
+    """One hidden rung: the mean of its runs, foretold and true."""
+    stretch, level = learned
+    centre, truth = float(mean.mean()), float(np.mean(np.log(o.loss[runs])))
+    deviation = float(np.sqrt(np.mean(spread**2)))
+    mixture = Mixture(np.array([centre]), np.ones(1), np.array([stretch * deviation]), LEARNED.df)
     return Hidden(
-        kept=cut.kept,
-        rung=cut.rung,
-        size=float(np.exp(np.mean(np.log(o.size[label == cut.rung])))),
-        predicted=Interval(float(np.exp(median)), float(np.exp(low)), float(np.exp(high)), level),
-        truth=float(np.exp(cut.truth)),
-        error=float(np.expm1(median - cut.truth)),
-        z=float((cut.truth - median) / (0.5 * (above - below))),
+        kept=kept,
+        rung=rung,
+        size=float(np.exp(np.mean(np.log(o.size[runs])))),
+        predicted=mixture.interval(level, exponential=True),
+        truth=float(np.exp(truth)),
+        error=float(np.expm1(centre - truth)),
+        z=float((truth - centre) / deviation),
     )

@@ -1,8 +1,8 @@
-"""Several fitted laws as one predictive distribution of the log loss at a place beyond the ladder.
+"""The members' forecasts as one distribution of the log loss, with every doubt in its width.
 
-Four doubts add up: parameter draws, disagreement between laws (weighted by backtest), the noise of a single new run,
-and the law's own error, which grows with distance: a share of the loss that is still to be gained between the top rung
-and the target.
+Five doubts add up as variances: the noise of a single new run, the law's own error (a share of the loss that is still
+to be gained, more so far away), the parameters, and the members' disagreement; what the ladder's own backtests showed
+then widens or narrows the whole.
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ from typing import Any
 
 import numpy as np
 
+from windtunnel.forecasts.constants import FARTHEST, LEARNED, Constants
 from windtunnel.forecasts.interval import Mixture
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Sizes
 
-# One standard deviation of a law's error, as a share of the fall in log loss it foretells from the top rung to the
-# target. Measured roughly on public tables (9 to 20 % of the fall: Porian, marin, Chinchilla; their sign is shared
-# within a table); synthetic ladders need 6 %. Then corrected by each ladder's own backtest.
-LAW_ERROR = 0.08
-PRIOR_DF = 5  # how many backtests the guess is worth; also the t-distribution's degrees of freedom before any
+_LEAST = 1e-6  # a standard deviation is never 0
 
 
-def law_mixture(law: LawFit, at: Sizes, top: Sizes, noise: float, df: float) -> Mixture:
-    """One law's predictive log loss of a single new run at `at` (one entry); `noise` is that run's relative noise."""
-    centres = law.log_loss(at)[:, 0]
-    fall = abs(float(np.median(law.log_loss(top)[:, 0] - centres)))
-    scale = np.full(len(centres), np.hypot(noise, LAW_ERROR * fall))
-    return Mixture(centres, np.full(len(centres), 1 / len(centres)), np.maximum(scale, 1e-6), df)
+def pieces(noise: Any, fall: Any, distance: Any, doubt: Any, disagreement: Any) -> np.ndarray:
+    """Squares of what each width constant multiplies, in the order of `Constants.widths`: (5, runs).
+
+    `noise`, `doubt` and `disagreement` are standard deviations, `fall` the fall in log loss from the top rung;
+    `distance` is the logarithm of how many times larger than the top rung the run is.
+    """
+    far = np.clip(distance, 0.0, FARTHEST)
+    return np.stack(np.broadcast_arrays(noise, fall, np.sqrt(far) * fall, doubt, disagreement)) ** 2
 
 
-def combined(mixtures: Sequence[Mixture], weights: Sequence[float]) -> Mixture:
-    """The laws' mixtures as one, each counting by its weight."""
-    pairs = list(zip(mixtures, weights, strict=True))
-    return Mixture(
-        np.concatenate([m.centres for m, _ in pairs]),
-        np.concatenate([w * m.weights for m, w in pairs]),
-        np.concatenate([m.scale for m, _ in pairs]),
-        mixtures[0].df,
-    )
+def variance(squares: np.ndarray, c: Constants = LEARNED) -> np.ndarray:
+    """Variance of the log loss of one run, before what backtests say: (runs,)."""
+    return np.square(c.widths()) @ squares + _LEAST**2
 
 
-def size_at(sizes: Any, index: int | np.ndarray) -> Sizes:
-    """One run's sizes, or the mean in log of several runs', as Sizes of one entry."""
-    picked = {n: getattr(sizes, n) for n in ("params", "tokens", "flops")}
-    return Sizes(
-        **{
-            n: None if v is None else np.exp(np.mean(np.log(np.atleast_1d(v[index])), keepdims=True))
-            for n, v in picked.items()
-        }
-    )
+def mixed(centre: np.ndarray, doubt: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, doubt and disagreement of members (members, runs) by their weights: (runs,) each."""
+    mean = weights @ centre
+    return mean, weights @ doubt, np.sqrt(weights @ (centre - mean) ** 2)
+
+
+def combined(
+    laws: Sequence[LawFit], weights: Sequence[float], at: Sizes, top: Sizes, noise: float, distance: float
+) -> Mixture:
+    """The distribution at one place; `top` are the runs of the top rung. Not yet stretched."""
+    centre = np.stack([law.centre(at) for law in laws])
+    doubt = np.stack([law.deviation(at) for law in laws])
+    highest = np.mean([law.centre(top).mean() for law in laws])
+    mean, own, apart = mixed(centre, doubt, np.asarray(weights))
+    fall = np.abs(centre.mean(axis=0) - highest)
+    scale = np.sqrt(variance(pieces(noise, fall, distance, own, apart)))
+    return Mixture(mean[:1], np.ones(1), scale[:1], LEARNED.df)

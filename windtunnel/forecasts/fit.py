@@ -6,51 +6,87 @@ gives the same digits.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts.backtest import Backtest, replay
 from windtunnel.forecasts.caveats import of_data, steepens
-from windtunnel.forecasts.combine import combined, law_mixture, size_at
+from windtunnel.forecasts.combine import combined
 from windtunnel.forecasts.forecast import make_forecast
 from windtunnel.forecasts.interval import Mixture
 from windtunnel.ladder import Target
-from windtunnel.laws.fitting import LawFit, candidates, fit_law
+from windtunnel.laws.candidates import candidates
+from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Law, Sizes
-from windtunnel.laws.noise import Noise, run_noise
+from windtunnel.laws.noise import Noise, run_noise, rungs
 from windtunnel.laws.observations import Observations, check_sizes
-from windtunnel.runs import Run
+from windtunnel.laws.prepare import prepared
+from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.forecast import Forecast
 
+FEWEST_DRAWS = 8  # of a member whose weight is next to nothing
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fit:
-    """Laws given runs: parameter draws (`laws[i].draws`), backtest `weights`, `noise`, `backtest`, `caveats`.
+    """Laws given runs: members (`laws`, each with its share of runs and `draws`), their stacking `weights`, `backtest`.
 
-    `stretch` widens every interval by what the backtests showed; `reliable` is False when the backtest failed, when no
-    backtest was possible, or when the curve steepens in log-log (no law here can follow it).
+    `scatter` is that of runs about the closest law, `noise` what seeds say. `stretch` widens every interval by what the
+    backtests showed; `reliable` is False when the backtest failed, when no backtest was possible, or when the curve
+    steepens in log-log (no law here can follow it).
     """
 
     observations: Observations
     laws: tuple[LawFit, ...]
     weights: tuple[float, ...]
     noise: Noise
+    scatter: float
     backtest: Backtest
     stretch: float
-    df: float
     caveats: tuple[str, ...]
     reliable: bool
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The size columns that the laws use; a target must state them."""
+        return frozenset(name for law in self.laws for name in law.law.columns)
+
+    @cached_property
+    def run_keys(self) -> tuple[str, ...]:
+        """Keys of the runs it stands on, sorted."""
+        return tuple(sorted(self.observations.keys()))
+
+    @cached_property
+    def run_hash(self) -> str:
+        """Hash of those runs and their numbers."""
+        o = self.observations
+        rows = sorted(canonical([key, row]) for key, row in zip(o.keys(), o.rows(), strict=True))
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
     def predict(self, at: Sizes, *, noise: bool = True) -> Mixture:
         """Distribution of the log loss of one new run at `at`; without `noise`, of the expected loss."""
-        top = size_at(self.observations, int(self.observations.size.argmax()))
-        sd = self.noise.relative if noise else 0.0
-        parts = [law_mixture(law, at, top, sd, self.df) for law in self.laws]
-        return combined(parts, self.weights).stretched(self.stretch)
+        o = self.observations
+        label = rungs(o)
+        top = Sizes.of(o, np.flatnonzero(label == label.max()))
+        distance = float(np.log(getattr(at, o.axis)[0] / o.size.max()))
+        sd = self.scatter if noise else 0.0
+        mixture = combined(self.laws, self.weights, at, top, sd, distance)
+        return mixture.stretched(self.stretch)
+
+    def shares(self) -> dict[str, float]:
+        """Weight of every law by name, over all the shares of runs it was fitted to, largest first."""
+        total: dict[str, float] = {}
+        for law, weight in zip(self.laws, self.weights, strict=True):
+            total[law.law.name] = total.get(law.law.name, 0.0) + weight
+        return dict(sorted(total.items(), key=lambda pair: -pair[1]))
 
     def forecast(self, target: Target, level: float = 0.9, **labels: Any) -> Forecast:
         """The loss at a target; see `windtunnel.forecast`."""
@@ -58,9 +94,12 @@ class Fit:
 
     def __str__(self) -> str:
         lines = [f"caveat: {caveat}" for caveat in self.caveats]
-        for law, weight in sorted(zip(self.laws, self.weights, strict=True), key=lambda pair: -pair[1]):
+        shares = self.shares()
+        for law in sorted((law for law in self.laws if law.keep == 1.0), key=lambda law: -shares[law.law.name]):
             stated = ", ".join(f"{name} = {value:.4g}" for name, value in law.parameters().items())
-            lines.append(f"{law.law.name} (weight {weight:.2f}): {stated}; residuals {100 * law.spread:.2f} %")
+            lines.append(
+                f"{law.law.name} (weight {shares[law.law.name]:.2f}): {stated}; scatter {100 * law.spread:.2f} %"
+            )
         return "\n".join([*lines, f"run-to-run noise: {self.noise}", str(self.backtest)])
 
 
@@ -73,28 +112,34 @@ def fit(
     observations of several series or ideas (fit each on its own: `observations.by_series()`).
     """
     o = observations if isinstance(observations, Observations) else Observations.from_runs(observations)
-    o = o.to_fit().ordered()
-    check_sizes(o)
+    o = o.to_fit()
     names = sorted(set(o.labels()))
     if len(names) > 1:
         raise InputError(
             f"{o.source} holds {len(names)} series ({', '.join(names[:4])}); each needs its own fit: "
             f"for name, runs in observations.by_series(): fit(runs)."
         )
+    check_sizes(o)
+    o = prepared(o)
     chosen = tuple(laws) if laws else candidates(o)
-    fits = tuple(fit_law(law, o, draws=draws, seed=seed) for law in chosen)
+    record = replay(chosen, o)
+    fits = record.cuts.law_fits(o, _draws_each(record.weights, draws), seed)
     closest = min(fits, key=lambda law: law.spread)
     noise = run_noise(o, closest.spread, closest.df)
-    record = replay(chosen, o, noise, seed=seed)
     steep = steepens(o)
     return Fit(
         observations=o,
         laws=fits,
         weights=tuple(float(weight) for weight in record.weights),
         noise=noise,
+        scatter=float(record.cuts.spread[-1]),
         backtest=record.backtest,
         stretch=record.stretch,
-        df=record.df,
         caveats=of_data(o, noise, record.backtest, steep),
         reliable=bool(record.backtest.hidden) and not record.backtest.failed and not steep,
     )
+
+
+def _draws_each(weights: np.ndarray, draws: int) -> list[int]:
+    """Draws of each member: about as many as its weight says, none fewer than FEWEST_DRAWS."""
+    return [max(FEWEST_DRAWS, round(draws * weight)) for weight in weights]

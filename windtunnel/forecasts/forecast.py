@@ -24,7 +24,7 @@ from windtunnel.runs import Run, canonical
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
 
-METHOD = 1  # raised by one when the same runs would give other numbers; part of every forecast's key
+METHOD = 2  # raised by one when the same runs would give other numbers; part of every forecast's key
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
@@ -123,7 +123,7 @@ def make_forecast(
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")
-    place = located(fit.observations, target, size)
+    place = located(fit.observations, target, size, fit.reads)
     mixture = fit.predict(place.sizes)
     intervals = tuple(mixture.interval(each, exponential=True) for each in sorted({*LEVELS, level, *levels}))
     return Forecast(
@@ -132,11 +132,11 @@ def make_forecast(
         target=place.stated(),
         loss=next(interval for interval in intervals if interval.level == level),
         intervals=intervals,
-        laws={law.law.name: weight for law, weight in zip(fit.laws, fit.weights, strict=True)},
+        laws=fit.shares(),
         caveats=(*fit.caveats, *place.caveats),
         backtest=fit.backtest,
         reliable=fit.reliable and place.supported,
-        runs=tuple(sorted(fit.observations.keys())),
+        runs=fit.run_keys,
         hyperparameters=dict(hyperparameters or {}),
         study=study,
         idea=idea,
@@ -144,10 +144,9 @@ def make_forecast(
 
 
 def _key(fit: Fit, place: Place, level: float, study: str, idea: str) -> str:
-    o = fit.observations
     origin = {
         "method": METHOD,
-        "runs": sorted(canonical([key, row]) for key, row in zip(o.keys(), o.rows(), strict=True)),
+        "runs": fit.run_hash,
         "laws": [law.law.name for law in fit.laws],
         "draws": [len(law.draws) for law in fit.laws],
         "target": place.stated(),

@@ -1,16 +1,19 @@
 """Paired runs: an idea's run beside the base run of the same rung and seed.
 
 Same seed means same data order, so most of the run-to-run noise cancels in the difference (1.5 to 6 times less than
-between two separate fits).
+between two separate fits). An idea may add parameters: pairs are made at equal rung, and placed at the base's size.
+Where a rate or batch was swept, a recipe's run at a rung is its best one: each is judged at its own optimum.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from windtunnel.errors import InputError
+from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 
 SAME_SIZE = 0.1  # sizes closer than this in log are one rung, where rungs are not named
@@ -18,9 +21,9 @@ SAME_SIZE = 0.1  # sizes closer than this in log are one rung, where rungs are n
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Log size of the base run, log ratio of losses (idea over base), rung number, and whether seeds matched."""
+    """Of each pair the base run's sizes, log ratio of losses (idea over base), rung number; and if seeds matched."""
 
-    log_size: np.ndarray
+    sizes: Sizes
     gap: np.ndarray
     rung: np.ndarray
     seeded: bool
@@ -28,65 +31,91 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.gap)
 
-    def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log size, mean gap and number of pairs of each rung."""
-        counts = np.bincount(self.rung)
-        return np.bincount(self.rung, self.log_size) / counts, np.bincount(self.rung, self.gap) / counts, counts
+    @property
+    def rungs(self) -> int:
+        """How many rungs have pairs."""
+        return len(np.unique(self.rung))
 
     def within(self) -> tuple[float, int]:
         """Standard deviation of a pair's gap about its rung's mean, and degrees of freedom."""
-        _, mean, counts = self.means()
-        df = int(np.sum(counts - 1))
+        counts = np.bincount(self.rung)
+        mean = np.bincount(self.rung, self.gap) / np.maximum(counts, 1)
+        df = int(np.sum(np.maximum(counts - 1, 0)))
         return (float(np.sqrt(np.sum((self.gap - mean[self.rung]) ** 2) / df)), df) if df else (0.0, 0)
 
 
 def paired(base: Observations, idea: Observations) -> Pairs:
-    """Match by rung (or size) and seed; where no seeds match, the runs of a rung are paired as they come.
+    """Match by rung (or size) and seed; where no seeds match, the runs of a rung are paired by lot.
 
     Raises InputError where fewer than two rungs have pairs.
     """
+    ours, theirs = _rungs(base, idea)
     seeded = base.seed is not None and idea.seed is not None
-    found = _by_seed(base, idea) if seeded else []
+    found = _matched(_runs(base, ours, base.seed), _runs(idea, theirs, idea.seed)) if seeded else []
     if not found:
-        seeded, found = False, _by_order(base, idea)
-    sizes = np.array([size for size, _ in found])
-    rung = np.unique(np.round(sizes, 1), return_inverse=True)[1] if len(found) else np.zeros(0, int)
-    if len(set(rung.tolist())) < 2:
+        seeded = False
+        found = _matched(_runs(base, ours, _lots(base, ours, 0)), _runs(idea, theirs, _lots(idea, theirs, 1)))
+    rung = np.array([rung for rung, _, _ in found], int)
+    if len(np.unique(rung)) < 2:
         raise InputError(
-            f"{len(found)} pair(s) at {len(set(rung.tolist()))} rung(s) are common to base and idea; a verdict needs "
+            f"{len(found)} pair(s) at {len(np.unique(rung))} rung(s) are common to base and idea; a verdict needs "
             f"pairs at 2 rungs or more. Train both at the same rungs and seeds."
         )
-    return Pairs(sizes, np.array([gap for _, gap in found]), rung, seeded)
+    first = np.unique(ours, return_index=True)[1]
+    gap = np.array([gap for _, _, gap in found])
+    return Pairs(Sizes.of(base, first[rung]), gap, np.unique(rung, return_inverse=True)[1], seeded)
 
 
-def _by_seed(base: Observations, idea: Observations) -> list[tuple[float, float]]:
-    assert base.seed is not None and idea.seed is not None
-    found = []
-    for i in range(len(idea)):
-        same = np.flatnonzero(_same_rung(base, idea, i) & (base.seed == idea.seed[i]))
-        if len(same):
-            found.append((float(np.log(base.size[same[0]])), float(np.log(idea.loss[i] / base.loss[same[0]]))))
-    return found
+def _matched(base: dict[tuple[int, str], float], idea: dict[tuple[int, str], float]) -> list[tuple[int, str, float]]:
+    """Rung, seed and gap of what both have."""
+    return [(*key, idea[key] - base[key]) for key in sorted(idea) if key in base]
 
 
-def _by_order(base: Observations, idea: Observations) -> list[tuple[float, float]]:
-    """Any two runs of a rung as a pair, each used once: the gap then carries both runs' noise, as it must."""
-    free = np.ones(len(base), bool)
-    found = []
-    for i in range(len(idea)):
-        same = np.flatnonzero(_same_rung(base, idea, i) & free)
-        if len(same):
-            free[same[0]] = False
-            found.append((float(np.log(base.size[same[0]])), float(np.log(idea.loss[i] / base.loss[same[0]]))))
-    return found
+def _runs(o: Observations, rung: np.ndarray, seed: np.ndarray | None) -> dict[tuple[int, str], float]:
+    """Log loss of each rung and seed: the best where a rate or batch was swept, else the mean of repeats."""
+    assert seed is not None
+    swept = any(column is not None and _varies(column, rung) for column in (o.lr, o.batch_tokens))
+    found: dict[tuple[int, str], list[float]] = {}
+    for where, name, loss in zip(rung.tolist(), seed.tolist(), np.log(o.loss).tolist(), strict=True):
+        if where >= 0:
+            found.setdefault((where, str(name)), []).append(loss)
+    return {key: min(losses) if swept else sum(losses) / len(losses) for key, losses in found.items()}
 
 
-def _same_rung(base: Observations, idea: Observations, i: int) -> np.ndarray:
+def _varies(column: np.ndarray, rung: np.ndarray) -> bool:
+    """Whether a column takes several values inside a rung."""
+    known = (rung >= 0) & np.isfinite(column)
+    return len(np.unique(np.stack([rung[known], column[known]]), axis=1).T) > len(np.unique(rung[known]))
+
+
+def _lots(o: Observations, rung: np.ndarray, seed: int) -> np.ndarray:
+    """A number for each run within its rung, drawn by lot: in order of loss the gaps would look too much alike.
+
+    A swept rung is one run, its best, so there all have one number.
+    """
+    if any(column is not None and _varies(column, rung) for column in (o.lr, o.batch_tokens)):
+        return np.zeros(len(o), int)
+    order = np.lexsort([np.random.default_rng(seed).random(len(o)), rung])
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(rung[order])) + 1])
+    lots = np.empty(len(o), int)
+    lots[order] = np.arange(len(o)) - np.repeat(starts, np.diff([*starts, len(o)]))
+    return lots
+
+
+def _rungs(base: Observations, idea: Observations) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each run's rung, counted over the base's; -1 for an idea's run at a rung the base has not."""
     if base.rung is not None and idea.rung is not None:
-        return base.rung == idea.rung[i]
-    near = np.ones(len(base), bool)
-    for name in ("params", "tokens", "flops"):
-        ours, theirs = getattr(base, name), getattr(idea, name)
-        if ours is not None and theirs is not None and not (name == "flops" and base.params is not None):
-            near &= np.abs(np.log(ours / theirs[i])) < SAME_SIZE
-    return near
+        names, ours = np.unique(base.rung, return_inverse=True)
+        number = {name: i for i, name in enumerate(names.tolist())}
+        return ours, np.array([number.get(name, -1) for name in idea.rung.tolist()])
+    names = [f.name for f in fields(Sizes) if f.name in ("params", "tokens", "flops")]
+    both = [name for name in names if getattr(base, name) is not None and getattr(idea, name) is not None]
+    both = [name for name in both if name != "flops" or "params" not in both]
+    if not both:
+        raise InputError(
+            "Base and idea have no size column in common (params, tokens, flops), so no run has a partner."
+        )
+    places = [np.log(np.stack([getattr(o, name) for name in both], axis=1)) for o in (base, idea)]
+    distinct, ours = np.unique(np.round(places[0], 3), axis=0, return_inverse=True)
+    away, nearest = KDTree(distinct).query(places[1], p=np.inf, distance_upper_bound=SAME_SIZE)
+    return ours.reshape(-1), np.where(np.isfinite(away), nearest, -1)

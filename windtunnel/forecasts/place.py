@@ -6,6 +6,7 @@ in step with parameters), with a caveat. What does not follow is asked for, neve
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
-from windtunnel.laws.observations import SIZE_COLUMNS, Observations
+from windtunnel.laws.observations import ALL_SIZES, SIZE_COLUMNS, Observations
 
 FAR = 30.0  # times the top rung's compute from which a forecast is called far (guess)
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
@@ -30,22 +31,27 @@ class Place:
 
     def stated(self) -> dict[str, float]:
         """The sizes that are known, by name."""
-        found = {name: getattr(self.sizes, name) for name in SIZE_COLUMNS}
+        found = {name: getattr(self.sizes, name) for name in ALL_SIZES}
         return {name: float(value[0]) for name, value in found.items() if value is not None}
 
 
-def located(o: Observations, target: Target, size: Size | None = None) -> Place:
-    """The place of a target relative to the runs. Raises InputError where a needed size is missing."""
+def located(o: Observations, target: Target, size: Size | None = None, reads: Collection[str] = ()) -> Place:
+    """The place of a target relative to the runs. Raises InputError where a needed size is missing.
+
+    `reads` are the columns that the laws use; params, tokens and flops are always needed where the runs state them.
+    """
     known = _known(target, size)
     caveats: list[str] = []
     _complete(o, known, caveats)
-    missing = [name for name in SIZE_COLUMNS if getattr(o, name) is not None and name not in known]
+    _complete_others(o, known, caveats)
+    wanted = [name for name in ALL_SIZES if getattr(o, name) is not None and (name in SIZE_COLUMNS or name in reads)]
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise InputError(
             f"The target states {', '.join(known) or 'nothing'}, but the runs vary in {', '.join(missing)} too; add "
             f"{' and '.join(f'{name}=' for name in missing)} to the target."
         )
-    sizes = Sizes(**{n: np.array([known[n]]) for n in SIZE_COLUMNS if n in known})
+    sizes = Sizes(**{n: np.array([value]) for n, value in known.items()})
     supported = _check_path(o, known, caveats)
     _check_distance(o, known, caveats)
     unused = [name for name in ("params", "tokens") if name in known and getattr(o, name) is None]
@@ -56,8 +62,7 @@ def located(o: Observations, target: Target, size: Size | None = None) -> Place:
 
 def _known(target: Target, size: Size | None) -> dict[str, float]:
     if target.rung is None:
-        stated = {name: getattr(target, name) for name in SIZE_COLUMNS}
-        return {name: float(value) for name, value in stated.items() if value is not None}
+        return {name: float(value) for name, value in target.stated().items()}
     if size is None:
         raise InputError(
             f"The target is a rung ({target.rung}); its parameters depend on the model. Pass "
@@ -82,6 +87,18 @@ def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> N
             caveats.append(f"params were not stated; the ladder's own path gives {compact(known['params'])}.")
     if o.flops is not None and "flops" not in known and {"params", "tokens"} <= set(known):
         known["flops"] = _flops_per_6nd(o) * 6 * known["params"] * known["tokens"]
+
+
+def _complete_others(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
+    """Unique tokens are all tokens, and active parameters all parameters, where the target does not say otherwise."""
+    for name, whole in (("unique_tokens", "tokens"), ("active_params", "params")):
+        column = getattr(o, name)
+        if column is not None and name not in known and whole in known:
+            if np.any(column < 0.95 * getattr(o, whole)):
+                caveats.append(f"The target does not state {name}; they are taken as all its {whole}.")
+            known[name] = known[whole]
+    if o.batch_tokens is not None and "batch_tokens" not in known and {"steps", "tokens"} <= set(known):
+        known["batch_tokens"] = known["tokens"] / known["steps"]
 
 
 def _flops_per_6nd(o: Observations) -> float:

@@ -1,29 +1,29 @@
 """Verdict: does an idea help at the target? From paired runs, through the difference law, never from two separate fits.
 
-The compute multiplier asks the base's own fit how much more base compute would reach the idea's loss.
+What a newcomer would get wrong: P(better) is about the expected gap, without the noise of one more pair of runs. The
+compute multiplier asks the base's own fit how much more base compute would reach the idea's loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts.fit import Fit, fit
-from windtunnel.forecasts.gap import GapLaw, fit_gap
+from windtunnel.forecasts.gap import axis_of, fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
-from windtunnel.ladder import Size, Target
-from windtunnel.laws.law import Sizes
+from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
+from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.observations import Observations
 from windtunnel.runs import Run
 
-MOST = 1000.0  # compute multipliers are reported within 1/1000x and 1000x
-_SAMPLES = 400
+_INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,17 @@ class Verdict:
     """An idea against its base at the target.
 
     `delta` is the expected loss of the idea minus the base's, in the runs' unit (negative is better); `relative` the
-    same as a share of the base's loss. `compute_multiplier` is base compute per idea compute for equal loss (above 1 is
-    better). `verdict` is helps, hurts, fades (helps on the ladder, not at the target) or cannot tell.
+    same as a share of the base's loss, `ladder` that share at the ladder's middle. `compute_multiplier` is base compute
+    per idea compute for equal loss (above 1 is better). `probability_better` is that of a negative expected delta.
+
+    `verdict`, with sure = 0.5 + level / 2 (0.95 at level 0.9):
+    helps: P(better) >= sure. hurts: P(better) <= 1 - sure.
+    fades: neither, but surely better on the ladder, and at most half of that gain is expected at the target.
+    cannot tell: everything else.
+
+    `crossing` is the size, in units of `crossing_axis`, at which the gap of the ladder's smallest rung is expected to
+    change sign, at the target's tokens per parameter; None where that is as likely as not beyond 1000x the top rung, or
+    where the ladder itself shows no sure sign. A bound at 1000x means "or never".
     """
 
     verdict: str
@@ -47,29 +56,37 @@ class Verdict:
     target: Mapping[str, float]
     idea: str = ""
     study: str = ""
+    crossing: Interval | None = None
+    crossing_axis: str = ""
 
     def __str__(self) -> str:
         m = self.compute_multiplier
         return (
             f"{self.verdict}: {_times(m.median)}x compute [{_times(m.low)}, {_times(m.high)}], "
             f"P(better) = {self.probability_better:.2f}"
+        ) + (f", {self.crossing_words()}" if self.crossing else "")
+
+    def crossing_words(self) -> str:
+        """Where the gap is expected to change sign, in words; empty where no size can be named."""
+        c = self.crossing
+        if c is None:
+            return ""
+        return (
+            f"expected to cross zero at {compact(c.median)} {self.crossing_axis} [{compact(c.low)}, {compact(c.high)}]"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
-        intervals = ("delta", "relative", "compute_multiplier", "ladder")
-        plain = ("verdict", "probability_better", "pairs", "rungs", "idea", "study")
-        stated: dict[str, Any] = {name: getattr(self, name) for name in plain}
-        stated |= {name: getattr(self, name).to_json() for name in intervals}
+        stated = {f.name: getattr(self, f.name) for f in fields(self)}
+        stated |= {name: None if stated[name] is None else stated[name].to_json() for name in _INTERVALS}
         return stated | {"caveats": list(self.caveats), "target": dict(self.target)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verdict:
-        """The verdict that `to_json` wrote."""
-        intervals = ("delta", "relative", "compute_multiplier", "ladder")
+        """The verdict that `to_json` wrote, now or before it knew crossings."""
         read: dict[str, Any] = {**data, "caveats": tuple(data["caveats"])}
-        for name in intervals:
-            read[name] = Interval.from_json(data[name])
+        for name in _INTERVALS:
+            read[name] = None if data.get(name) is None else Interval.from_json(data[name])
         return cls(**read)
 
 
@@ -95,25 +112,26 @@ def compare(
     base_fit = fit(base_runs, seed=seed)
     pairs = paired(base_runs, idea_runs)
     place = located(base_fit.observations, target, size)
-    law = fit_gap(pairs)
-    gap = law.at(float(np.log(getattr(place.sizes, base_runs.axis)[0])))
-    ladder = law.at(law.middle)
+    law = fit_gap(pairs, pace_of(base_fit.laws, base_fit.weights))
+    gap, ladder = law.at(place.sizes), law.on_ladder()
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))
     relative = gap.interval(level)
     better = float(gap.cdf(0.0))
     return Verdict(
-        verdict=_decide(better, gap, ladder, law, level),
+        verdict=_decide(gap, ladder, level),
         delta=_mapped(relative, lambda share: expected * np.expm1(share)),
         relative=_mapped(relative, np.expm1),
-        compute_multiplier=_multiplier(base_fit, place, gap, level, seed),
+        compute_multiplier=multiplier(base_fit, place.sizes, gap, level, seed),
         probability_better=better,
         ladder=_mapped(ladder.interval(level), np.expm1),
         pairs=len(pairs),
-        rungs=len(set(pairs.rung.tolist())),
+        rungs=pairs.rungs,
         caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place),
         target=place.stated(),
         idea=name,
         study=study,
+        crossing=crossing(law, pairs.sizes, place.sizes, level, seed),
+        crossing_axis=axis_of(place.sizes),
     )
 
 
@@ -125,12 +143,13 @@ def difference(
 ) -> list[Interval]:
     """The expected loss of the idea minus the base's along a path of sizes: the curve behind a verdict's `delta`."""
     base_runs, idea_runs = _observations(base), _observations(idea)
-    base_fit, law = fit(base_runs), fit_gap(paired(base_runs, idea_runs))
+    base_fit = fit(base_runs)
+    law = fit_gap(paired(base_runs, idea_runs), pace_of(base_fit.laws, base_fit.weights))
     found = []
     for target in targets:
         sizes = located(base_fit.observations, target, None).sizes
         expected = float(np.exp(base_fit.predict(sizes, noise=False).quantile(0.5)))
-        gap = law.at(float(np.log(getattr(sizes, base_runs.axis)[0]))).interval(level)
+        gap = law.at(sizes).interval(level)
         found.append(_mapped(gap, lambda share, expected=expected: expected * np.expm1(share)))
     return found
 
@@ -139,52 +158,15 @@ def _observations(runs: Observations | Sequence[Run]) -> Observations:
     return (runs if isinstance(runs, Observations) else Observations.from_runs(runs)).to_fit().ordered()
 
 
-def _decide(better: float, gap: Mixture, ladder: Mixture, law: GapLaw, level: float) -> str:
-    """Sure of a sign at the interval's own confidence, or sure of the ladder's gain and of its loss, or cannot tell."""
-    sure = 0.5 + level / 2
+def _decide(gap: Mixture, ladder: Mixture, level: float) -> str:
+    """The label, as `Verdict` defines it."""
+    sure, better = 0.5 + level / 2, float(gap.cdf(0.0))
     if better >= sure:
         return "helps"
     if better <= 1 - sure:
         return "hurts"
-    fading = law.slope > 0 and law.slope_probability > 0.5
-    if ladder.cdf(0.0) >= sure and fading and better < 0.5:
-        return "fades"
-    return "cannot tell"
-
-
-def _multiplier(base: Fit, place: Place, gap: Mixture, level: float, seed: int) -> Interval:
-    """Base compute, as a multiple of the target's, at which the base reaches the idea's loss."""
-    generator = np.random.default_rng(seed)
-    gaps = generator.permutation(gap.quantile((np.arange(_SAMPLES) + 0.5) / _SAMPLES))
-    counts = np.round(np.asarray(base.weights) * _SAMPLES).astype(int)
-    found, start = [], 0
-    for law, count in zip(base.laws, counts, strict=True):
-        theta = law.draws[np.arange(count) % len(law.draws)]
-        found.append(_reached(law.law, theta, place.sizes, gaps[start : start + count]))
-        start += count
-    low, median, high = np.exp(np.quantile(np.concatenate(found), [0.5 - level / 2, 0.5, 0.5 + level / 2]))
-    return Interval(float(median), float(low), float(high), level)
-
-
-def _reached(law: Any, theta: np.ndarray, sizes: Sizes, gaps: np.ndarray) -> np.ndarray:
-    """Log multiple of compute at which each draw's loss has changed by its gap; the loss falls with compute."""
-    wanted = law(theta, sizes)[:, 0] * np.exp(gaps[: len(theta)])
-    low, high = np.full(len(wanted), -np.log(MOST)), np.full(len(wanted), np.log(MOST))
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        above = law(theta, _scaled(law, sizes, middle))[:, 0] > wanted
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return 0.5 * (low + high)
-
-
-def _scaled(law: Any, sizes: Sizes, log_multiple: np.ndarray) -> Sizes:
-    """Sizes at a multiple of compute: all of it in a one-variable law's own variable, else half each in N and D."""
-    share = 1.0 if hasattr(law, "variable") else 0.5
-    times = np.exp(log_multiple)[:, None]
-    columns = {n: getattr(sizes, n) for n in ("params", "tokens", "flops")}
-    return Sizes(
-        **{n: None if v is None else v * times ** (1.0 if n == "flops" else share) for n, v in columns.items()}
-    )
+    left, was = (float(each.quantile(0.5)) for each in (gap, ladder))
+    return "fades" if float(ladder.cdf(0.0)) >= sure and left > 0.5 * was else "cannot tell"
 
 
 def _times(multiple: float) -> str:
@@ -194,7 +176,7 @@ def _times(multiple: float) -> str:
     return f"<{1 / MOST:g}" if multiple < 1.01 / MOST else f"{multiple:.2f}"
 
 
-def _mapped(interval: Interval, change: Any) -> Interval:
+def _mapped(interval: Interval, change: Callable[[float], float]) -> Interval:
     median, low, high = (float(change(value)) for value in (interval.median, interval.low, interval.high))
     return Interval(median, low, high, interval.level)
 
@@ -211,7 +193,7 @@ def _caveats(pairs: Pairs, base: Observations, idea: Observations, fitted: Fit, 
         )
     if pairs.within()[1] == 0:
         found.append("One pair at each rung: the noise of a gap is guessed from its scatter about a line. Add seeds.")
-    if len(set(pairs.rung.tolist())) < 4:
+    if pairs.rungs < 4:
         found.append("Fewer than 4 rungs have pairs; whether the gap fades with size can hardly be told.")
     if not fitted.reliable:
         found.append(f"The base's forecast fails its own test, so the compute multiplier is rough ({fitted.backtest}).")

@@ -1,13 +1,13 @@
 """What a scaling law is: a frozen form with named, bounded parameters that turns sizes into a loss.
 
-Every form here is linear in its first parameters once the exponents are fixed, so a law states its `terms` and the
-solver finds the linear parameters exactly (variable projection). A newcomer would look for the fitted numbers here:
-they live in `LawFit`; a law holds none.
+Every form here is linear in its first parameters once the others (its shape: exponents, breaks, shifts) are fixed, so
+a law states its `terms` and the solver finds the linear parameters exactly (variable projection). A newcomer would
+look for the fitted numbers here: they live in `LawFit`; a law holds none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,19 +15,32 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
-    """Where a law is evaluated: parameters, tokens and training FLOPs, one entry a run; None where unknown."""
+    """Where a law is evaluated, one entry a run; None where unknown. Units: parameters, tokens, FLOPs, steps."""
 
     params: np.ndarray | None = None
     tokens: np.ndarray | None = None
     flops: np.ndarray | None = None
+    active_params: np.ndarray | None = None
+    unique_tokens: np.ndarray | None = None
+    width: np.ndarray | None = None
+    steps: np.ndarray | None = None
+    batch_tokens: np.ndarray | None = None
+    lr: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, sizes: Any, index: Any = slice(None)) -> Sizes:
+        """The size columns of anything that has them, at an index."""
+        found = {f.name: getattr(sizes, f.name, None) for f in fields(cls)}
+        return cls(**{name: None if v is None else np.atleast_1d(v[index]) for name, v in found.items()})
 
 
 class Law(Protocol):
-    """A functional form. `names` and `bounds` list the linear parameters first, then the exponents.
+    """A functional form. `names` and `bounds` list the linear parameters first, then the shape.
 
-    `linear` counts the linear parameters (all non-negative). `typical` is a weak belief about each exponent, as
-    (median, spread of its logarithm), or None where the data always settle it. `belief` is what the law's weight is
-    multiplied by before any backtest. `source` cites, `applies` says when.
+    `linear` counts the linear parameters (all non-negative); the others are positive and searched in their logarithm.
+    `columns` are the sizes it reads. `typical` is a weak belief about each shape parameter, as (median, spread of its
+    logarithm), or None where the data always settle it. `belief` is what the law's weight is multiplied by before any
+    backtest. `source` cites, `applies` says when.
     """
 
     @property
@@ -39,6 +52,8 @@ class Law(Protocol):
     @property
     def linear(self) -> int: ...
     @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
     def typical(self) -> tuple[tuple[float, float] | None, ...]: ...
     @property
     def belief(self) -> float: ...
@@ -47,8 +62,8 @@ class Law(Protocol):
     @property
     def applies(self) -> str: ...
 
-    def terms(self, exponents: np.ndarray, sizes: Any) -> np.ndarray:
-        """The factors of the linear parameters: exponents (..., exponents) to (..., runs, linear)."""
+    def terms(self, shape: np.ndarray, sizes: Any) -> np.ndarray:
+        """The factors of the linear parameters: shape (..., shape parameters) to (..., runs, linear)."""
         ...
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
@@ -59,7 +74,8 @@ class Law(Protocol):
 def evaluate(law: Law, theta: np.ndarray, sizes: Any) -> np.ndarray:
     """Terms times linear parameters: what `__call__` of every law here does."""
     theta = np.asarray(theta, float)
-    return np.einsum("...np,...p->...n", law.terms(theta[..., law.linear :], sizes), theta[..., : law.linear])
+    terms = law.terms(theta[..., law.linear :], sizes)
+    return (terms @ theta[..., : law.linear, None])[..., 0]
 
 
 def power(column: np.ndarray, exponent: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from windtunnel.laws.observations import Observations
+from windtunnel.laws.observations import ALL_SIZES, Observations
 
 # Relative run-to-run noise believed before any is seen, worth one degree of freedom. Guess: repeated runs differ by
 # 0.02-0.1 % at 190M-1B (OLMo ladder) and about 1 % at 14-96k parameters (measured, 3 seeds).
@@ -45,7 +45,7 @@ def rungs(observations: Observations) -> np.ndarray:
 def repeats(observations: Observations) -> np.ndarray:
     """A label of each run that is equal for runs that differ at most in their seed."""
     o = observations
-    columns = [o.params, o.tokens, o.flops, o.width, o.lr, o.batch_tokens]
+    columns = [getattr(o, name) for name in ALL_SIZES]
     logs = [np.round(np.log(column), 3) for column in columns if column is not None]
     table = np.nan_to_num(np.stack(logs, axis=1), nan=-1.0)
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)

@@ -1,6 +1,6 @@
 """Observations: what the laws are fitted to, one entry a finished run, as equally long columns.
 
-They come from Runs or from anyone's table (`reading.py`). Columns that nobody stated are None, never filled. A newcomer
+They come from Runs or from anyone's table (`reading/`). Columns that nobody stated are None, never filled. A newcomer
 would expect a DataFrame; plain arrays keep pandas out of the import and the columns known by name.
 """
 
@@ -17,7 +17,9 @@ from windtunnel.ladder import compact
 from windtunnel.runs import Run, canonical
 
 SIZE_COLUMNS = ("params", "tokens", "flops")
-NUMBER_COLUMNS = ("loss", *SIZE_COLUMNS, "width", "lr", "batch_tokens")
+OTHER_SIZES = ("active_params", "unique_tokens", "width", "steps", "batch_tokens", "lr")  # some laws read these too
+ALL_SIZES = (*SIZE_COLUMNS, *OTHER_SIZES)
+NUMBER_COLUMNS = ("loss", *ALL_SIZES)
 TEXT_COLUMNS = ("seed", "series", "idea", "split", "key", "rung")
 SIX_N_D = "FLOPs were not stated; they are taken as 6 x params x tokens."
 
@@ -27,6 +29,7 @@ class Observations:
     """Losses (nats per token, or any positive loss) beside sizes; None for a column that was not stated.
 
     `split` says "fit" or "predict" for each run; losses of "predict" rows may be NaN and are never fitted.
+    `active_params` are those a token meets in a mixture of experts; `unique_tokens` are distinct.
     `rung` names the rung a run was trained at, so that an idea which adds parameters still pairs with its base.
     `dropped` lists runs left out, with the reason. `caveats` are remarks on the data that every forecast repeats.
     """
@@ -35,9 +38,12 @@ class Observations:
     params: np.ndarray | None = None
     tokens: np.ndarray | None = None
     flops: np.ndarray | None = None
+    active_params: np.ndarray | None = None
+    unique_tokens: np.ndarray | None = None
     width: np.ndarray | None = None
-    lr: np.ndarray | None = None
+    steps: np.ndarray | None = None
     batch_tokens: np.ndarray | None = None
+    lr: np.ndarray | None = None
     seed: np.ndarray | None = None
     series: np.ndarray | None = None
     idea: np.ndarray | None = None
@@ -47,6 +53,12 @@ class Observations:
     source: str = "runs"
     dropped: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            column = getattr(self, f.name)
+            if column is not None and f.name not in ("source", "dropped", "caveats"):
+                object.__setattr__(self, f.name, np.asarray(column, float if f.name in NUMBER_COLUMNS else str))
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -90,9 +102,10 @@ class Observations:
 
     def by_series(self) -> Iterator[tuple[str, Observations]]:
         """Each series (and, within it, each idea) by name, in order of first appearance."""
-        names = self.labels()
-        for name in dict.fromkeys(names):
-            yield name, self.where(np.array(names) == name)
+        names, first, label = np.unique(np.array(self.labels()), return_index=True, return_inverse=True)
+        places = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
+        for index in np.argsort(first):
+            yield str(names[index]), self.where(places[index])
 
     def labels(self) -> list[str]:
         """Series and idea of each run as one text; empty where neither is stated."""
@@ -108,8 +121,14 @@ class Observations:
 
     @property
     def axis(self) -> str:
-        """The column that orders the runs by cost: flops, else params, else tokens."""
-        return next(name for name in ("flops", "params", "tokens") if getattr(self, name) is not None)
+        """The column that orders the runs by cost: flops, else params, tokens, active_params, width, steps.
+
+        Raises InputError where none of them is stated.
+        """
+        for name in ("flops", "params", "tokens", "active_params", "width", "steps"):
+            if getattr(self, name) is not None:
+                return name
+        raise InputError(f"{self.source} states no size; give params, tokens, flops, active_params, width or steps.")
 
     @property
     def size(self) -> np.ndarray:
@@ -134,11 +153,12 @@ def _usable(run: Run) -> bool:
 
 
 def with_flops(observations: Observations) -> Observations:
-    """FLOPs filled in as 6 N D where both are stated and FLOPs are not, with a caveat saying so."""
+    """FLOPs filled in as 6 N D (N the active parameters) where they are not stated, with a caveat saying so."""
     o = observations
-    if o.flops is not None or o.params is None or o.tokens is None:
+    params = o.params if o.active_params is None else o.active_params
+    if o.flops is not None or params is None or o.tokens is None:
         return o
-    return replace(o, flops=6 * o.params * o.tokens, caveats=(*o.caveats, SIX_N_D))
+    return replace(o, flops=6 * params * o.tokens, caveats=(*o.caveats, SIX_N_D))
 
 
 def check_sizes(observations: Observations) -> None:

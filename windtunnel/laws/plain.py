@@ -27,6 +27,11 @@ class PlainPowerLaw:
     source = "Kaplan et al. 2001.08361"
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The variable."""
+        return (self.variable,)
+
+    @property
     def name(self) -> str:
         """Form and variable."""
         return f"power law without floor in {self.variable}"
@@ -36,9 +41,9 @@ class PlainPowerLaw:
         """When the form can be true."""
         return f"loss is far above its floor over the whole range of {self.variable}"
 
-    def terms(self, exponents: np.ndarray, sizes: Any) -> np.ndarray:
+    def terms(self, shape: np.ndarray, sizes: Any) -> np.ndarray:
         """x^-alpha."""
-        return power(column(sizes, self.variable), exponents[..., 0])[..., None]
+        return power(column(sizes, self.variable), shape[..., 0])[..., None]
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (A, alpha)."""

@@ -17,6 +17,14 @@ from windtunnel.laws.law import column, evaluate, power
 # refitted), 0.35 / 0.37 (Besiroglu, 2404.10102), 0.23 to 0.25 (Gadre, marin, fitted here). In C, where N and D grow
 # together as sqrt(C): half of that. The spread is a guess, checked on synthetic worlds.
 TYPICAL = {"params": (0.30, 0.55), "tokens": (0.30, 0.55), "flops": (0.15, 0.55)}
+# In one variable alone: exponents of learning curves over data reach 1 and more (2209.06640).
+ALONE = {**TYPICAL, "tokens": (0.30, 1.0), "flops": (0.15, 0.7)}
+_OTHER = (0.30, 1.0)  # width, steps, active parameters
+
+
+def alone(variable: str) -> tuple[float, float]:
+    """Median and spread of the logarithm of the exponent of a law in this variable only."""
+    return ALONE.get(variable, _OTHER)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,11 @@ class PowerLaw:
     source = "Hestness et al. 1712.00409; Henighan et al. 2010.14701"
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The variable."""
+        return (self.variable,)
+
+    @property
     def name(self) -> str:
         """Form and variable."""
         return f"power law with floor in {self.variable}"
@@ -43,11 +56,11 @@ class PowerLaw:
     @property
     def typical(self) -> tuple[tuple[float, float] | None, ...]:
         """Weak belief about alpha."""
-        return (TYPICAL[self.variable],)
+        return (alone(self.variable),)
 
-    def terms(self, exponents: np.ndarray, sizes: Any) -> np.ndarray:
+    def terms(self, shape: np.ndarray, sizes: Any) -> np.ndarray:
         """1 and x^-alpha."""
-        falling = power(column(sizes, self.variable), exponents[..., 0])
+        falling = power(column(sizes, self.variable), shape[..., 0])
         return np.stack([np.ones_like(falling), falling], axis=-1)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:

@@ -1,117 +1,192 @@
-"""Variable projection: search the exponents on a grid, solve the non-negative linear parameters exactly.
+"""Variable projection: scan the shape parameters, solve the non-negative linear ones exactly, then descend.
 
-The problem is then one- or two-dimensional, needs no starting points, and its condition number falls by ten orders of
-magnitude. Many replicates (other losses, same sizes) are solved at once, because that is what
-parameter draws are. Shapes: R replicates, G grid points, n runs, p linear parameters.
+A law's linear parameters follow from its shape (exponents, breaks), so only one to five dimensions are searched, and
+the condition number falls by ten orders of magnitude. Many replicates (other losses or weights, same sizes) are solved
+at once, because that is what parameter draws are: every one is scanned over all starts and then descends by itself.
+Shapes: R replicates, G starts, n runs, p linear parameters, k shape parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy.stats import qmc
 
 from windtunnel.laws.law import Law
 
-POINTS = {1: 64, 2: 24}  # grid points per exponent, by number of exponents; parabolas refine between them
-_CHUNK = 4_000_000  # floats held at once
+POINTS = {0: 1, 1: 32, 2: 12}  # starts along each shape parameter; from three on, SPREAD points fill the box evenly
+SPREAD = 256
+ROUNDS = 12  # damped Gauss-Newton steps; two thirds of the descents stop earlier
+_STEP = 1e-4  # of the logarithm, for derivatives
+_CLOSE = 1e-7  # a round that lowers the objective by a smaller share ends the descent
+_CHUNK = 3_000_000  # floats held at once
 
 
-def exponent_grid(law: Law) -> np.ndarray:
-    """All combinations of exponents that are tried, evenly spaced in the logarithm: (G, exponents)."""
-    ranges = law.bounds[law.linear :]
-    axes = [np.geomspace(low, high, POINTS[len(ranges)]) for low, high in ranges]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(ranges))
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Parameters (R, parameters), objectives (R,), and how many of the R descents ended still falling."""
+
+    theta: np.ndarray
+    value: np.ndarray
+    unfinished: int
+
+
+def starts(law: Law) -> np.ndarray:
+    """Shapes that every search begins with, evenly spaced in the logarithm: (G, k)."""
+    low, high = (np.log([bound[side] for bound in law.bounds[law.linear :]]) for side in (0, 1))
+    k = len(low)
+    if k <= 2:
+        axes = [np.linspace(a, b, POINTS[k]) for a, b in zip(low, high, strict=True)]
+        return np.exp(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, k)) if k else np.zeros((1, 0))
+    return np.exp(low + (high - low) * qmc.Halton(k, scramble=False).random(SPREAD + 1)[1:])
 
 
 def solve(
-    law: Law, sizes: Any, loss: np.ndarray, weights: np.ndarray, beliefs: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Parameters (R, parameters) and objectives (R,) that minimise sum w (L - f)^2 plus the beliefs' penalty.
+    law: Law,
+    sizes: Any,
+    loss: np.ndarray,
+    weights: np.ndarray,
+    beliefs: np.ndarray | None = None,
+    begin: np.ndarray | None = None,
+) -> Solution:
+    """Parameters that minimise sum w (L - f)^2 plus the beliefs' penalty, for each of R replicates.
 
-    `loss` is (R, n), `weights` (n,) one over variance. `beliefs` (R, exponents) are the medians the exponents are
-    drawn to, by `law.typical`'s spread; None leaves them free.
+    `loss` is (R, n), `weights` (n,) or (R, n) one over variance. `beliefs` (R, k) are the medians the shape is drawn
+    to, by `law.typical`'s spread; None leaves it free. `begin` (R, k) are shapes known to be near, instead of a scan.
     """
-    grid = exponent_grid(law)
-    terms = law.terms(grid, sizes)  # (G, n, p)
-    best = [_best_on_grid(law, grid, terms, part, weights, belief) for part, belief in _chunks(loss, beliefs, terms)]
-    exponents = np.concatenate(best)
-    step = np.log([high / low for low, high in law.bounds[law.linear :]]) / (POINTS[grid.shape[1]] - 1)
-    return _refine(law, step, exponents, lambda at: _at(law, sizes, at, loss, weights, beliefs))
+    shape = np.log(_scan(law, sizes, starts(law), loss, weights, beliefs) if begin is None else begin)
+    parts = [
+        _descend(law, sizes, shape[rows], loss[rows], _rows(weights, rows), _rows(beliefs, rows, 1))
+        for rows in _chunks(len(loss), loss.shape[1] * (law.linear + 4))
+    ]
+    return Solution(
+        theta=np.concatenate([part[0] for part in parts]),
+        value=np.concatenate([part[1] for part in parts]),
+        unfinished=sum(part[2] for part in parts),
+    )
 
 
-def penalty(law: Law, exponents: np.ndarray, beliefs: np.ndarray | None) -> np.ndarray:
-    """Squared distance of exponents (..., exponents) from the beliefs, in spreads; 0 where the law has none."""
-    total = np.zeros(exponents.shape[:-1])
+def penalty(law: Law, shape: np.ndarray, beliefs: np.ndarray | None) -> np.ndarray:
+    """Squared distance of shapes (..., k) from the beliefs, in spreads; 0 where the law has none."""
+    total = np.zeros(shape.shape[:-1])
     if beliefs is None:
         return total
     for index, typical in enumerate(law.typical):
         if typical is not None:
-            total = total + (np.log(exponents[..., index] / beliefs[..., index]) / typical[1]) ** 2
+            total = total + (np.log(shape[..., index] / beliefs[..., index]) / typical[1]) ** 2
     return total
 
 
-def _chunks(loss: np.ndarray, beliefs: np.ndarray | None, terms: np.ndarray) -> Iterator[tuple[Any, Any]]:
-    rows = max(1, _CHUNK // (terms.shape[0] * (terms.shape[2] + 4)))
-    for start in range(0, len(loss), rows):
-        yield loss[start : start + rows], None if beliefs is None else beliefs[start : start + rows]
+def _chunks(count: int, floats: int) -> Iterator[slice]:
+    rows = max(1, _CHUNK // max(floats, 1))
+    for start in range(0, count, rows):
+        yield slice(start, start + rows)
 
 
-def _best_on_grid(law: Law, grid: Any, terms: Any, loss: Any, weights: Any, beliefs: Any) -> np.ndarray:
-    weighted = terms * weights[:, None]
-    gram = np.einsum("gnp,gnq->gpq", weighted, terms)[None]
-    right = np.tensordot(loss, weighted, axes=(1, 1))
-    squares = (loss**2 @ weights)[:, None]
-    _, objective = _non_negative(gram, right, squares)
-    believed = penalty(law, grid[None], None if beliefs is None else beliefs[:, None])
-    return grid[np.argmin(objective + believed, axis=1)]
+def _rows(values: Any, rows: slice, shared: int = 0) -> Any:
+    """The replicates' own rows of an array, or the array where all replicates share it."""
+    return values if values is None or np.ndim(values) == 1 - shared else values[rows]
 
 
-def _at(law: Law, sizes: Any, exponents: Any, loss: Any, weights: Any, beliefs: Any) -> tuple[np.ndarray, np.ndarray]:
-    terms = law.terms(exponents, sizes)  # (R, n, p)
-    weighted = terms * weights[:, None]
-    gram = np.einsum("rnp,rnq->rpq", weighted, terms)
-    right = np.einsum("rn,rnp->rp", loss, weighted)
-    linear, _ = _non_negative(gram, right, loss**2 @ weights)
-    residual = loss - np.einsum("rnp,rp->rn", terms, linear)
-    value = residual**2 @ weights + penalty(law, exponents, beliefs)  # from residuals: exact where the moments cancel
-    return np.concatenate([linear, exponents], axis=1), value
+def _scan(law: Law, sizes: Any, grid: Any, loss: Any, weights: Any, beliefs: Any) -> np.ndarray:
+    """The best start of each replicate: (R, k)."""
+    best_value = np.full(len(loss), np.inf)
+    best = np.zeros((len(loss), grid.shape[1]))
+    believed = None if beliefs is None else beliefs[:, None]
+    for some in _chunks(len(grid), loss.shape[1] * law.linear * (len(loss) if np.ndim(weights) > 1 else 1)):
+        terms = law.terms(grid[some], sizes)  # (G, n, p)
+        value = _objectives(terms, loss, weights) + penalty(law, grid[some][None], believed)
+        index = np.argmin(value, axis=1)
+        lowest = value[np.arange(len(loss)), index]
+        best = np.where((lowest < best_value)[:, None], grid[some][index], best)
+        best_value = np.minimum(lowest, best_value)
+    return best
 
 
-def _refine(law: Law, step: np.ndarray, exponents: np.ndarray, at: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices of parabolas through three points about each minimum, on ever shorter steps, one exponent at a time."""
-    theta, value = at(exponents)
-    for length in (0.5, 0.1):
-        for axis in range(len(step)):
-            low, high = law.bounds[law.linear + axis]
-            logs = np.log(theta[:, law.linear :])
-            shift = np.zeros_like(logs)
-            shift[:, axis] = length * step[axis]
-            below, above = (at(np.exp(logs + sign * shift))[1] for sign in (-1, 1))
-            bend = below - 2 * value + above
-            vertex = np.where(bend > 0, 0.5 * (below - above) / np.where(bend > 0, bend, 1.0), np.sign(below - above))
-            moved = np.clip(np.exp(logs + vertex.clip(-2, 2)[:, None] * shift), low, high)
-            moved = np.where(shift > 0, moved, np.exp(logs))
-            tried, tried_value = at(moved)
-            better = tried_value < value
-            theta = np.where(better[:, None], tried, theta)
-            value = np.where(better, tried_value, value)
-    return theta, value
+def _objectives(terms: np.ndarray, loss: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Least sums of squares of all replicates at all shapes: (R, G)."""
+    if weights.ndim == 1:
+        weighted = terms * weights[:, None]
+        gram = np.swapaxes(weighted, -1, -2) @ terms
+        right = np.tensordot(loss, weighted, axes=(1, 1))
+        return _non_negative(gram[None], right, (loss**2 @ weights)[:, None])[1]
+    weighted = terms * weights[:, None, :, None]  # (R, G, n, p)
+    gram = np.swapaxes(weighted, -1, -2) @ terms
+    right = (np.swapaxes(weighted, -1, -2) @ loss[:, None, :, None])[..., 0]
+    return _non_negative(gram, right, np.sum(loss**2 * weights, axis=1)[:, None])[1]
+
+
+def _residuals(law: Law, sizes: Any, logs: Any, loss: Any, root: Any, beliefs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted residuals with those of the beliefs appended (R, n + beliefs), and the linear parameters (R, p)."""
+    shape = np.exp(logs)
+    terms = law.terms(shape, sizes) * root[..., None]
+    wanted = loss * root
+    across = np.swapaxes(terms, -1, -2)
+    linear, _ = _non_negative(across @ terms, (across @ wanted[..., None])[..., 0], np.sum(wanted**2, axis=-1))
+    residual = wanted - (terms @ linear[..., None])[..., 0]
+    if beliefs is None:
+        return residual, linear
+    held = [i for i, typical in enumerate(law.typical) if typical is not None]
+    pull = [(logs[:, i] - np.log(beliefs[:, i])) / law.typical[i][1] for i in held]  # type: ignore[index]
+    return np.concatenate([residual, np.stack(pull, axis=1)], axis=1) if held else residual, linear
+
+
+def _descend(law: Law, sizes: Any, logs: Any, loss: Any, weights: Any, beliefs: Any) -> tuple[Any, Any, int]:
+    """Levenberg-Marquardt in the logarithm of the shape, all replicates at once, inside the bounds."""
+    root = np.broadcast_to(np.sqrt(weights), loss.shape)
+    low, high = (np.log([bound[side] for bound in law.bounds[law.linear :]]) for side in (0, 1))
+    residual, linear = _residuals(law, sizes, logs, loss, root, beliefs)
+    value = np.sum(residual**2, axis=1)
+    damping = np.full(len(loss), 1e-3)
+    live = np.arange(len(loss))
+    k = logs.shape[1]
+    logs, linear = logs.copy(), linear.copy()
+    for _ in range(ROUNDS if k else 0):
+        at = (logs[live], loss[live], root[live], None if beliefs is None else beliefs[live])
+        jacobian = np.empty((len(live), residual.shape[1], k))
+        for i in range(k):
+            step = np.where(np.arange(k) == i, np.where(at[0][:, [i]] < high[i] - _STEP, _STEP, -_STEP), 0.0)
+            moved, _ = _residuals(law, sizes, at[0] + step, *at[1:])
+            jacobian[:, :, i] = (moved - residual[live]) / step[:, [i]]
+        gram = np.swapaxes(jacobian, 1, 2) @ jacobian
+        slope = (np.swapaxes(jacobian, 1, 2) @ residual[live][..., None])[..., 0]
+        diagonal = np.einsum("rii->ri", gram)
+        damped = gram + (damping[live, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30)[
+            ..., None
+        ] * np.eye(k)
+        change = -np.linalg.solve(damped, slope[..., None])[..., 0]
+        tried = np.clip(at[0] + change.clip(-1.0, 1.0), low, high)
+        new_residual, new_linear = _residuals(law, sizes, tried, *at[1:])
+        new_value = np.sum(new_residual**2, axis=1)
+        better = new_value < value[live]
+        small = value[live] - new_value < _CLOSE * value[live]
+        moved_rows = live[better]
+        logs[moved_rows], linear[moved_rows] = tried[better], new_linear[better]
+        residual[moved_rows], value[moved_rows] = new_residual[better], new_value[better]
+        damping[live] = np.where(better, damping[live] * 0.2, damping[live] * 8.0)
+        live = live[~(small & (better | (damping[live] > 1e3)))]
+        if not len(live):
+            break
+    return np.concatenate([linear, np.exp(logs)], axis=1), value, len(live) if k else 0
 
 
 def _non_negative(gram: np.ndarray, right: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Exact least squares with coefficients >= 0, by trying every set of positive ones (p <= 3)."""
+    """Exact least squares with coefficients >= 0: try every set of positive ones, largest first, where still needed."""
     p = right.shape[-1]
     best_value = np.array(squares + np.zeros(right.shape[:-1]))
     best = np.zeros(right.shape)
-    for count in range(1, p + 1):
+    for count in range(p, 0, -1):
         for chosen in combinations(range(p), count):
             part = list(chosen)
             coefficients = _solve_symmetric(gram[..., part, :][..., part], right[..., part])
-            value = squares - np.einsum("...p,...p->...", coefficients, right[..., part])
+            value = squares - np.sum(coefficients * right[..., part], axis=-1)
             take = (value < best_value) & np.all(coefficients >= 0, axis=-1)
+            if count == p and take.all():  # no bound is active anywhere: nothing smaller can be better
+                return coefficients, np.maximum(value, 0.0)
             best_value = np.where(take, value, best_value)
             full = np.zeros(right.shape)
             full[..., part] = coefficients
@@ -120,15 +195,15 @@ def _non_negative(gram: np.ndarray, right: np.ndarray, squares: np.ndarray) -> t
 
 
 def _solve_symmetric(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve up to 3 x 3; the two-by-two in closed form because it is most of the time spent."""
+    """Solve small symmetric systems, scaled to unit diagonal; one and two unknowns in closed form."""
     if right.shape[-1] == 1:
-        return right / gram[..., 0]
+        return right / np.maximum(gram[..., 0], 1e-300)
     if right.shape[-1] == 2:
         a, b, c = gram[..., 0, 0], gram[..., 0, 1], gram[..., 1, 1]
-        determinant = np.maximum(a * c - b * b, 1e-12 * a * c)  # two terms that coincide here share the load
+        determinant = np.maximum(a * c - b * b, 1e-12 * a * c + 1e-300)  # two terms that coincide here share the load
         first, second = right[..., 0], right[..., 1]
         return np.stack([c * first - b * second, a * second - b * first], axis=-1) / determinant[..., None]
-    scale = np.sqrt(np.einsum("...ii->...i", gram))
+    scale = np.sqrt(np.maximum(np.einsum("...ii->...i", gram), 1e-300))
     correlation = gram / scale[..., :, None] / scale[..., None, :] + 1e-12 * np.eye(gram.shape[-1])
-    inverse = np.linalg.inv(correlation)  # of the grid only, shared by all replicates
+    inverse = np.linalg.inv(correlation)
     return (inverse @ (right / scale)[..., None])[..., 0] / scale

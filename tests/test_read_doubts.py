@@ -1,0 +1,236 @@
+"""Tables that could ruin a forecast silently: duplicates, mixed units, sizes not stated; honest ones are left alone."""
+
+import time
+
+import numpy as np
+import pytest
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Target
+from windtunnel.laws.reading import read_runs, read_targets
+from windtunnel.laws.reading.units import check_target
+
+SIZES = np.geomspace(1e6, 1e9, 7)
+
+
+def _loss(params, tokens):
+    return 1.7 + 400 * params**-0.34 + 410 * tokens**-0.28
+
+
+def _table(tmp_path, rows, header="params,tokens,loss"):
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([header, *(",".join(str(cell) for cell in row) for row in rows)]))
+    return path
+
+
+def _ladder(ratio=20.0):
+    return [[n, ratio * n, _loss(n, ratio * n)] for n in SIZES]
+
+
+def _refused(tmp_path, rows, header="params,tokens,loss"):
+    with pytest.raises(InputError) as caught:
+        read_runs(_table(tmp_path, rows, header))
+    return str(caught.value)
+
+
+def _doubts(tmp_path, rows, header="params,tokens,loss"):
+    return [caveat for caveat in read_runs(_table(tmp_path, rows, header)).caveats if "6 x params" not in caveat]
+
+
+def test_a_copied_row_counts_once_and_is_named(tmp_path):
+    rows = _ladder()
+    runs = read_runs(_table(tmp_path, [*rows, rows[2], rows[2]]))
+    assert len(runs) == len(rows)
+    assert any("2 duplicated run(s) are counted once: row(s) 9, 10" in caveat for caveat in runs.caveats)
+
+
+def test_seeds_that_agree_in_size_but_not_in_loss_are_no_duplicates(tmp_path):
+    rows = [[n, d, loss * (1 + 1e-6 * seed)] for n, d, loss in _ladder() for seed in range(2)]
+    assert len(read_runs(_table(tmp_path, rows))) == 14
+
+
+def test_rows_with_equal_empty_cells_are_duplicates(tmp_path):
+    assert len(read_runs(_table(tmp_path, [[1e6, 3.0, ""], [1e6, 3.0, ""]], "params,loss,lr"))) == 1
+
+
+def test_one_key_with_two_results_is_refused_and_with_one_result_counts_once(tmp_path):
+    header = "params,loss,key"
+    message = _refused(tmp_path, [[1e6, 3.0, "a"], [2e6, 2.9, "b"], [2e6, 2.8, "b"]], header)
+    assert "key 'b' in row(s) 3, 4 with different loss" in message
+    assert len(read_runs(_table(tmp_path, [[1e6, 3.0, "a"], [1e6, 3.0, "a"]], header))) == 1
+
+
+def test_seeds_without_effect_and_runs_on_both_sides_of_the_split_are_said(tmp_path):
+    rows = [[n, loss, seed, "fit"] for n, _, loss in _ladder() for seed in (0, 1)]
+    [caveat] = _doubts(tmp_path, rows, "params,loss,seed,split")
+    assert "every digit but its seed" in caveat
+    rows = [*([n, loss, 0, "fit"] for n, _, loss in _ladder()), [SIZES[2], _ladder()[2][2], 0, "predict"]]
+    [caveat] = _doubts(tmp_path, rows, "params,loss,seed,split")
+    assert "row(s) 9 repeat a run across the split" in caveat
+
+
+def test_targets_of_unknown_loss_at_one_size_are_no_leak(tmp_path):
+    rows = [*([n, loss, 0, "fit"] for n, _, loss in _ladder()), [1e10, "", 0, "predict"], [1e10, "", 1, "predict"]]
+    assert not any("split" in caveat for caveat in _doubts(tmp_path, rows, "params,loss,seed,split"))
+
+
+def test_tokens_follow_from_steps_and_batch_and_say_so(tmp_path):
+    runs = read_runs(_table(tmp_path, [[1e6, 100, 2e5, 3.0], [4e6, 400, 2e5, 2.7]], "params,steps,batch_tokens,loss"))
+    assert runs.tokens.tolist() == [2e7, 8e7]
+    assert any("steps x batch_tokens" in caveat for caveat in runs.caveats)
+
+
+def test_stated_tokens_are_kept_beside_steps_and_batch(tmp_path):
+    runs = read_runs(_table(tmp_path, [[1e6, 5e6, 100, 2e5, 3.0]], "params,tokens,steps,batch_tokens,loss"))
+    assert runs.tokens.tolist() == [5e6]
+
+
+@pytest.mark.parametrize("column", [0, 1, 2])
+@pytest.mark.parametrize("factor", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("rows", [[3], [0, 1], [4, 5, 6]])
+def test_a_unit_that_disagrees_with_flops_is_refused_with_its_rows(tmp_path, column, factor, rows):
+    table = [[n, d, 6 * n * d, loss] for n, d, loss in _ladder()]
+    for row in rows:
+        table[row][column] *= factor
+    message = _refused(tmp_path, table, "params,tokens,flops,loss")
+    assert "mixes units" in message
+    assert f"row(s) {', '.join(str(row + 2) for row in rows)}" in message
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("row", [0, 3, 6])
+def test_millions_among_plain_numbers_are_refused_without_flops(tmp_path, column, row):
+    table = _ladder()
+    table[row][column] /= 1e6
+    message = _refused(tmp_path, table)
+    assert f"{('params', 'tokens')[column]} in row(s) {row + 2} look written in millions" in message
+
+
+def test_params_and_tokens_in_billions_together_are_refused(tmp_path):
+    table = _ladder()
+    table[5] = [table[5][0] / 1e9, table[5][1] / 1e9, table[5][2]]
+    assert "params and tokens in row(s) 7 look written in billions" in _refused(tmp_path, table)
+
+
+def test_params_alone_in_millions_are_refused_by_their_loss(tmp_path):
+    table = [[n, loss] for n, _, loss in _ladder()]
+    table[4][0] /= 1e6
+    assert "row(s) 6 look written in millions" in _refused(tmp_path, table, "params,loss")
+
+
+def test_too_few_runs_to_tell_get_a_caveat(tmp_path):
+    [caveat] = _doubts(tmp_path, [[1e6, 4.0], [4e6, 3.5], [16, 3.1]], "params,loss")
+    assert "Units may be mixed" in caveat and "row(s) 4" in caveat
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_honest_ladders_with_a_wide_gap_are_left_alone(tmp_path, seed):
+    """Two clusters 300 to 3000 apart: tied tokens, one horizon, params alone; noise of 1 %."""
+    generator = np.random.default_rng(seed)
+    small = np.geomspace(1e6, 6e6, 4)
+    sizes = np.concatenate([small, small * generator.uniform(400, 3000)])
+    noise = np.exp(0.01 * generator.normal(size=8))
+    for tokens in (20 * sizes, np.full(8, 1e9)):
+        rows = [list(row) for row in zip(sizes, tokens, _loss(sizes, tokens) * noise, strict=True)]
+        assert _doubts(tmp_path, rows) == []
+        assert _doubts(tmp_path, [[n, loss] for n, _, loss in rows], "params,loss") == []
+
+
+def test_a_grid_of_extreme_token_counts_is_left_alone(tmp_path):
+    rows = [[n, d, _loss(n, d)] for n in (1e6, 2e6, 1e9, 2e9) for d in (1e9, 3e9, 3e12)]
+    assert _doubts(tmp_path, rows) == []
+
+
+def test_flops_with_attention_and_readout_are_left_alone(tmp_path):
+    rows = [[n, d, 6 * n * d * (1 + 30 / (1 + n / 1e6)), loss] for n, d, loss in _ladder()]
+    assert _doubts(tmp_path, rows, "params,tokens,flops,loss") == []
+
+
+def test_units_are_judged_within_a_series(tmp_path):
+    rows = [[n, d, loss, "a"] for n, d, loss in _ladder()] + [[n / 1e6, d, loss, "b"] for n, d, loss in _ladder()]
+    assert _doubts(tmp_path, rows, "params,tokens,loss,series") == []
+
+
+def test_public_tables_raise_no_doubt_about_units(shared_data):
+    for name, columns in (
+        ("runs/steplaw_dense.csv", "params=n_params"),
+        ("runs/chinchilla_epoch.csv", "params=n_params"),
+        ("runs/porian_isoflop.csv", "params=n_params"),
+        ("runs/nqs_batch_size.csv", "params=n_params"),
+        ("runs/datablations_repeat.csv", "params=n_params"),
+        ("runs/openathena_isoflops.csv", "params=n_params"),
+        ("runs/misfitting.csv.gz", "params=n_params,loss=loss_c4"),
+    ):
+        assert not any("nits" in caveat for caveat in read_runs(shared_data(name), columns).caveats), name
+
+
+def test_a_target_in_another_unit_than_the_runs_is_refused(tmp_path):
+    millions = read_runs(_table(tmp_path, [[n / 1e6, loss] for n, _, loss in _ladder()], "params,loss"))
+    with pytest.raises(InputError, match="same unit"):
+        check_target(millions, Target(params=7e9))
+    check_target(millions, Target(params=7e3))
+    plain = read_runs(_table(tmp_path, _ladder()))
+    with pytest.raises(InputError, match="same unit"):
+        check_target(plain, Target(params=7.0, tokens=1.4e11))
+    check_target(plain, Target(params=1e12, tokens=2e13))
+
+
+def test_targets_may_lack_losses_and_some_sizes_but_not_all(tmp_path):
+    targets = read_targets(_table(tmp_path, [[1e10, "", 3], [1e11, 2e12, ""]]), "loss=val_loss")
+    assert targets.params.tolist() == [1e10, 1e11]
+    assert np.isnan(targets.tokens[0])
+    with pytest.raises(InputError, match=r"states no size in row\(s\) 3"):
+        read_targets(_table(tmp_path, [[1e10, 2e11, ""], ["", "", 2.0]]))
+
+
+def test_two_hundred_thousand_rows_are_read_in_seconds(tmp_path):
+    """Measured 1.4 s on one core of a shared machine; the bound leaves room for a slow one."""
+    sizes = 10 ** np.random.default_rng(0).uniform(6, 9, 200_000)
+    rows = (f"{n},{20 * n},{loss}" for n, loss in zip(sizes, _loss(sizes, 20 * sizes), strict=True))
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(["params,tokens,loss", *rows]))
+    started = time.monotonic()
+    assert len(read_runs(path)) == 200_000
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_another_delimiter_is_seen_in_the_header(tmp_path, mark):
+    path = tmp_path / "runs.csv"
+    path.write_text(f"params{mark}loss\n1e6{mark}3.0\n")
+    assert read_runs(path).loss.tolist() == [3.0]
+
+
+def test_a_misspelt_column_gets_the_close_names(tmp_path):
+    with pytest.raises(InputError, match="Did you mean 'val/loss'"):
+        read_runs(_table(tmp_path, [[1e6, 3]], "params,val/loss"), "loss=val_los")
+    with pytest.raises(InputError, match="Did you mean params"):
+        read_runs(_table(tmp_path, [[1e6, 3]], "params,loss"), "parms=params")
+
+
+def test_a_size_with_a_letter_says_how_to_write_it(tmp_path):
+    assert "Write 124M as 124e6" in _refused(tmp_path, [["124M", 3.0]], "params,loss")
+
+
+def test_a_table_whose_runs_all_failed_is_refused(tmp_path):
+    assert "none of 2 runs finished" in _refused(
+        tmp_path, [[1e6, "", "failed"], [2e6, "", "crashed"]], "params,loss,state"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("[]", "is empty"),
+        ("3", "row 1 is no object"),
+        ('[{"loss": [1, 2], "params": [1, 2]}]', "is not a number"),
+        ('[{"loss": 3,', "is not JSON"),
+        ('[{"loss": 1e-320, "params": 1e6}]', "below 1e-30"),
+    ],
+)
+def test_json_that_is_no_table_is_refused(tmp_path, text, says):
+    path = tmp_path / "runs.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_runs(path)

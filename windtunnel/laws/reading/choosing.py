@@ -1,0 +1,118 @@
+"""Which column of a table is which of ours: by --columns, by our own name, by a tracker's prefix; never by a guess.
+
+`val_loss` is only suggested for `loss`: train and validation losses differ, and only the reader of the table knows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from windtunnel.errors import InputError
+from windtunnel.laws.observations import NUMBER_COLUMNS, TEXT_COLUMNS
+from windtunnel.laws.reading.tables import Table
+
+KNOWN = (*NUMBER_COLUMNS, *TEXT_COLUMNS, "outcome")
+ALONE = ("params", "tokens", "flops", "active_params", "width", "steps")  # sizes that can carry a law by themselves
+_RESULTS = ("summary.", "metrics.", "data.metrics.", "summaryMetrics.", "summary_metrics.")
+_ASKED = ("config.", "params.", "hparams.", "data.params.", "config.params.", "config.model.", "config.optimizer.")
+_USUAL = {  # what other people call our columns; only suggested, never assumed
+    "loss": ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "train_loss", "final_loss",
+             "loss_opt", "value"),
+    "params": ("n_params", "parameters", "num_params", "n", "model_size", "n_opt", "n_params_nonembed"),
+    "tokens": ("n_tokens", "num_tokens", "train_tokens", "d", "tokens_opt"),
+    "flops": ("compute", "c", "training_flops"),
+}  # fmt: skip
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """'params=n_params,loss=val_loss' as a mapping from our names to the file's."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if any(not sign for _, sign, _ in pairs):
+        raise InputError(f'columns is {text!r}; write pairs OURS=THEIRS, as in "params=n_params,loss=val_loss".')
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def as_mapping(columns: Mapping[str, str] | str | None) -> dict[str, str]:
+    """The mapping, checked: only our own names may be mapped."""
+    mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns or {})
+    unknown = [name for name in mapping if name not in KNOWN]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], KNOWN, 1)
+        raise InputError(
+            f"columns names {', '.join(map(repr, unknown))}, which is not one of ours: {', '.join(KNOWN)}."
+            + (f" Did you mean {close[0]}?" if close else "")
+            + ' Write OURS=THEIRS, as in "params=n_params,loss=val_loss".'
+        )
+    return mapping
+
+
+def choose(table: Table, mapping: Mapping[str, str], *, targets: bool = False) -> dict[str, str]:
+    """Our names to the table's. Raises InputError where the loss (unless these are targets) or every size is absent."""
+    present = list(table.columns)
+    if not present and not len(table.rows):
+        raise InputError(f"{table.file} is empty; it needs a loss and a size for each run.")
+    chosen = {}
+    for ours in KNOWN:
+        theirs = _mapped(table, ours, mapping[ours]) if ours in mapping else _own(table, ours, present)
+        if theirs:
+            chosen[ours] = theirs
+    if not len(table.rows):
+        raise InputError(f"{table.file} has column names but no rows; add one row a run.")
+    if "loss" not in chosen and not targets:
+        raise InputError(f"{table.file} has no column `loss`; {_listed(present)}. {_hint('loss', present)}")
+    if not set(chosen) & set(ALONE) and not {"steps", "batch_tokens"} <= set(chosen):
+        raise InputError(
+            f"{table.file} has none of the columns {', '.join(ALONE)}, so no law can be fitted; "
+            f"{_listed(present)}. {_hint('params', present)}"
+        )
+    return chosen
+
+
+def _own(table: Table, ours: str, present: Sequence[str]) -> str | None:
+    """The column with our name, or the one an export's format says, or with a tracker's prefix before our name."""
+    if ours in present:
+        return ours
+    if ours in table.known:
+        return table.known[ours]
+    return _prefixed(ours, ours, present)
+
+
+def _mapped(table: Table, ours: str, theirs: str) -> str | None:
+    if not theirs or theirs in table.columns:
+        return theirs or None
+    found = _prefixed(ours, theirs, list(table.columns))
+    if found:
+        return found
+    close = _close(theirs, list(table.columns))
+    suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise InputError(f"{table.file} has no column {theirs!r} for {ours};{suggestion} {_listed(list(table.columns))}.")
+
+
+def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
+    order = (*_RESULTS, *_ASKED) if ours == "loss" else (*_ASKED, *_RESULTS)
+    return next((prefix + theirs for prefix in order if prefix + theirs in present), None)
+
+
+def _listed(present: Sequence[str]) -> str:
+    shown = ", ".join(present[:40]) or "none"
+    return f"its columns are {shown}" + (f" and {len(present) - 40} more" if len(present) > 40 else "")
+
+
+def _plain(name: str) -> str:
+    """A column's name without a tracker's prefix, in one spelling."""
+    for prefix in (*_RESULTS, *_ASKED):
+        name = name.removeprefix(prefix)
+    return name.lower().replace("/", "_").replace("-", "_").replace(" ", "_").replace(".", "_")
+
+
+def _close(theirs: str, present: Sequence[str]) -> list[str]:
+    names = {_plain(name): name for name in present}
+    return [names[name] for name in difflib.get_close_matches(_plain(theirs), list(names), 3, 0.6)]
+
+
+def _hint(ours: str, present: Sequence[str]) -> str:
+    usual = [name for name in present if _plain(name) in _USUAL[ours]]
+    usual += [name for name in present if ours in _plain(name) and name != ours and name not in usual]
+    others = f" (or {', '.join(usual[1:4])})" if len(usual) > 1 else ""
+    return f'Name it with --columns "{ours}={usual[0] if usual else "THEIR_NAME"}"{others}.'

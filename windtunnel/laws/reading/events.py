@@ -1,0 +1,125 @@
+"""TensorBoard event files: the last value of every scalar, and the hyperparameters, of one file.
+
+The format is read directly (length-framed protobuf messages; field numbers from tensorboard/compat/proto and
+plugins/hparams), because the `tensorboard` package costs 15 libraries and seconds to import for a few numbers. A file
+whose writer was stopped ends in half a record: what comes before it counts.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_FLOAT, _DOUBLE = 1, 2  # TensorProto.dtype
+_STATES = {1: "finished", 2: "failed", 3: "running"}  # hparams Status: SUCCESS, FAILURE, RUNNING
+
+
+@dataclass
+class Events:
+    """What an event file holds: tag to (step, value) of its last scalar, hyperparameters, and the state if stated."""
+
+    scalars: dict[str, tuple[int, float]] = field(default_factory=dict)
+    hparams: dict[str, Any] = field(default_factory=dict)
+    state: str = ""
+
+
+def read_events(file: Path) -> Events:
+    """The scalars and hyperparameters of one event file; empty where there are none."""
+    found = Events()
+    for record in _records(file.read_bytes()):
+        step, summary = 0, b""
+        for number, value in _fields(record):
+            if number == 2:
+                step = value
+            elif number == 5:
+                summary = value
+        for number, value in _fields(summary):
+            if number == 1:
+                _take(found, step, value)
+    return found
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """TFRecord framing: length (8 bytes), its checksum (4), the record, its checksum (4)."""
+    place = 0
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        if place + 16 + length > len(data):
+            return
+        yield data[place + 12 : place + 12 + length]
+        place += 16 + length
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Field numbers and values of a protobuf message; a damaged rest is left out."""
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == 0:
+            value, place = _varint(message, place)
+        elif kind == 1:
+            value, place = message[place : place + 8], place + 8
+        elif kind == 5:
+            value, place = message[place : place + 4], place + 4
+        elif kind == 2:
+            length, place = _varint(message, place)
+            value, place = message[place : place + length], place + length
+        else:
+            return
+        yield key >> 3, value
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while place < len(message):
+        byte = message[place]
+        value, place, shift = value | (byte & 127) << shift, place + 1, shift + 7
+        if byte < 128:
+            break
+    return value, place
+
+
+def _take(found: Events, step: int, message: bytes) -> None:
+    """One Summary.Value: tag 1, simple_value 2, tensor 8, metadata 9."""
+    parts = dict(_fields(message))
+    tag = parts.get(1, b"").decode("utf-8", "replace")
+    if tag.startswith("_hparams_/"):
+        _hparams(found, parts.get(9, b""))
+        return
+    number = struct.unpack("<f", parts[2])[0] if len(parts.get(2, b"")) == 4 else _scalar(parts.get(8, b""))
+    if number is not None and step >= found.scalars.get(tag, (0, 0.0))[0]:
+        found.scalars[tag] = (step, number)
+
+
+def _scalar(tensor: bytes) -> float | None:
+    """A tensor without axes: content 4, float_val 5, double_val 6; None for anything else."""
+    parts = dict(_fields(tensor))
+    kind = {_FLOAT: ("<f", 4, 5), _DOUBLE: ("<d", 8, 6)}.get(parts.get(1, 0))
+    if kind is None or parts.get(2, b""):
+        return None
+    form, size, own = kind
+    content = next((parts[n] for n in (4, own) if isinstance(parts.get(n), bytes) and len(parts[n]) == size), None)
+    return struct.unpack(form, content)[0] if content else None
+
+
+def _hparams(found: Events, metadata: bytes) -> None:
+    """metadata.plugin_data(1).content(2) is HParamsPluginData: session start 3 {map 1}, session end 4 {status 1}."""
+    content = dict(_fields(dict(_fields(metadata)).get(1, b""))).get(2, b"")
+    for number, session in _fields(content):
+        if number == 3:
+            entries = [dict(_fields(entry)) for n, entry in _fields(session) if n == 1]
+            found.hparams |= {e.get(1, b"").decode("utf-8", "replace"): _value(e.get(2, b"")) for e in entries}
+        elif number == 4:
+            found.state = _STATES.get(dict(_fields(session)).get(1, 0), "")
+
+
+def _value(message: bytes) -> Any:
+    """google.protobuf.Value: number 2, string 3, bool 4."""
+    parts = dict(_fields(message))
+    if 2 in parts:
+        return struct.unpack("<d", parts[2])[0]
+    return parts[3].decode("utf-8", "replace") if 3 in parts else bool(parts.get(4, 0))

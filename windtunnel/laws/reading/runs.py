@@ -1,0 +1,97 @@
+"""read_runs and read_targets: from a path to Observations, with everything doubtful either refused or said.
+
+The order matters: unfinished runs go first (their cells may be empty), then cells are checked, then duplicates are
+counted once, then tokens and FLOPs that nobody stated are filled from what was stated, with a caveat.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
+from windtunnel.laws.reading.cells import columns_of, finished
+from windtunnel.laws.reading.choosing import as_mapping, choose
+from windtunnel.laws.reading.duplicates import once
+from windtunnel.laws.reading.exports import load
+from windtunnel.laws.reading.units import check_units
+
+STEPS_TIMES_BATCH = "Tokens were not stated; they are taken as steps x batch_tokens."
+
+
+def read_runs(
+    path: str | os.PathLike[str], columns: Mapping[str, str] | str | None = None, *, delimiter: str | None = None
+) -> Observations:
+    """Observations from a table with one row a run, or from a tracker's export.
+
+    Columns: loss, and at least one size (params, tokens, flops, active_params, width, steps); optional unique_tokens,
+    lr, batch_tokens, seed, series, idea, split (fit or predict), key, outcome. `columns` maps our names to the file's,
+    as a mapping or as text: "params=n_params,loss=val_loss"; an empty name ("flops=") ignores that column. CSV (also
+    .tsv, .gz), Parquet (needs pyarrow), JSON and JSON lines are known by their ending; so are exports of W&B and
+    MLflow, an `mlruns` folder, a folder of TensorBoard event files and TensorBoard's CSV. Nested names get dots:
+    "loss=summary.val/loss". Raises InputError for anything that cannot be used.
+    """
+    mapping = as_mapping(columns)
+    table = load(Path(path), delimiter)
+    chosen = choose(table, mapping)
+    table, dropped = finished(table, chosen)
+    if not len(table.rows):
+        raise InputError(f"{table.file}: none of {len(dropped)} runs finished ({dropped[0]}); there is nothing to fit.")
+    arrays, table, repeated = once(table, columns_of(table, chosen))
+    unfinished = (f"{len(dropped)} {table.noun}s of {table.file.name} did not finish and are left out.",)
+    caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated)
+    found: dict[str, Any] = dict(arrays)
+    runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
+    runs = with_tokens(runs)
+    doubts = check_units(runs, table)
+    return _usable(with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
+
+
+def read_targets(
+    path: str | os.PathLike[str], columns: Mapping[str, str] | str | None = None, *, delimiter: str | None = None
+) -> Observations:
+    """A table of targets: sizes (any may be empty, NaN then), optional series and idea, and losses, used for scoring.
+
+    Columns of the mapping that this table lacks are taken to have our names. Raises InputError.
+    """
+    table = load(Path(path), delimiter)
+    mapping = {ours: theirs for ours, theirs in as_mapping(columns).items() if theirs in ("", *table.columns)}
+    chosen = {ours: theirs for ours, theirs in choose(table, mapping, targets=True).items() if ours != "split"}
+    arrays: dict[str, Any] = dict(
+        columns_of(table, {ours: theirs for ours, theirs in chosen.items() if ours != "outcome"}, targets=True)
+    )
+    count = len(table.rows)
+    sizes = [arrays[name] for name in ALL_SIZES if name in arrays]
+    bare = np.flatnonzero(np.all([np.isnan(size) for size in sizes], axis=0))
+    if len(bare):
+        raise InputError(f"{table.file} states no size in {table.named(bare)}; a target needs params=, tokens= or so.")
+    arrays |= {"split": np.full(count, "predict")} | ({} if "loss" in arrays else {"loss": np.full(count, np.nan)})
+    return with_tokens(Observations(**arrays, source=str(table.file)))
+
+
+def with_tokens(runs: Observations) -> Observations:
+    """Tokens filled in as steps x batch_tokens where those are stated and tokens are not, with a caveat saying so."""
+    if runs.tokens is not None or runs.steps is None or runs.batch_tokens is None:
+        return runs
+    tokens = runs.steps * runs.batch_tokens
+    if np.isnan(tokens).any():
+        return runs
+    return replace(runs, tokens=tokens, caveats=(*runs.caveats, STEPS_TIMES_BATCH))
+
+
+def _usable(runs: Observations) -> Observations:
+    """The runs, unless they state no size that orders them by cost."""
+    try:
+        runs.axis  # noqa: B018
+    except StopIteration:
+        raise InputError(
+            f"{runs.source} states no params, tokens or flops, so no law can be fitted. Name a size with --columns "
+            f'"params=THEIR_NAME", or use another as such: --columns "tokens=steps".'
+        ) from None
+    return runs

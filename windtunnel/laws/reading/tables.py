@@ -1,0 +1,109 @@
+"""Table: columns by the file's own names, with the row numbers that a message may name; read from CSV or Parquet.
+
+Cells stay as they were written; what they mean is decided in `cells.py`. Row numbers are those a text editor or
+spreadsheet shows (the header is row 1), also where a quoted cell spans lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from windtunnel.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Equally long columns. `rows` holds what a message calls each row: a number, or for a folder the run's name.
+
+    `known` maps our names to the file's where an exporter's format leaves no doubt; `caveats` are remarks on the data.
+    """
+
+    file: Path
+    columns: Mapping[str, Sequence[Any] | np.ndarray]
+    rows: Sequence[Any]
+    known: Mapping[str, str] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+    noun: str = "row"
+
+    def named(self, places: Sequence[int] | np.ndarray) -> str:
+        """The first few of these rows, as a message lists them."""
+        shown = ", ".join(str(self.rows[int(place)]) for place in places[:5])
+        return f"{self.noun}(s) {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else "")
+
+
+def text_of(file: Path) -> str:
+    """The text of a file, gzipped or not. Raises InputError for anything else."""
+    data = file.read_bytes()
+    try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        text = data.decode("utf-8-sig")
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise InputError(f"{file} is not text ({error}); give a CSV, Parquet or JSON lines table.") from None
+    if "\0" in text:
+        raise InputError(f"{file} is binary; give a CSV, Parquet (ending .parquet) or JSON lines table.")
+    return text
+
+
+def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
+    """A table with a header; the delimiter is a comma, or the tab or semicolon that a header without commas holds."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter or _delimiter(file, text))
+    try:
+        numbered = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{file} row {reader.line_num} is not CSV ({error}).") from None
+    if not numbered or not any(cell.strip() for cell in numbered[0][1]):
+        raise InputError(f"{file} is empty; its first row must name the columns.")
+    names = _names(file, numbered[0][1])
+    body = [(number, row) for number, row in numbered[1:] if row and any(cell and not cell.isspace() for cell in row)]
+    ragged = [str(number) for number, row in body if len(row) != len(names)]
+    if ragged:
+        more = f" and {len(ragged) - 5} more" if len(ragged) > 5 else ""
+        raise InputError(
+            f"{file} has {len(names)} columns, but another number of cells in row(s) {', '.join(ragged[:5])}{more}; "
+            f"check for a missing or unquoted comma."
+        )
+    columns = list(zip(*(row for _, row in body), strict=True)) or [()] * len(names)
+    named = {name: column for name, column in zip(names, columns, strict=True) if name}
+    return Table(file, named, [number for number, _ in body])
+
+
+def _names(file: Path, header: list[str]) -> list[str]:
+    names = [cell.strip() for cell in header]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise InputError(f"{file} has more than one column called {', '.join(map(repr, twice))}; rename or remove one.")
+    return names
+
+
+def _delimiter(file: Path, text: str) -> str:
+    if ".tsv" in [suffix.lower() for suffix in file.suffixes]:
+        return "\t"
+    header = text[: text.find("\n")] if "\n" in text else text
+    return "," if "," in header else next((mark for mark in "\t;" if mark in header), ",")
+
+
+def read_parquet(file: Path) -> Table:
+    """A Parquet table; rows are counted from 1."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(file)
+    except ImportError:
+        raise InputError(f"Reading {file} needs pyarrow: `pip install pyarrow`, or save the table as CSV.") from None
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise InputError(f"{file} is not a Parquet table ({error}).") from None
+    named = {str(name): _plain(frame[name].to_numpy()) for name in frame.columns}
+    return Table(file, named, range(1, len(frame) + 1))
+
+
+def _plain(values: np.ndarray) -> np.ndarray | list[Any]:
+    return values if values.dtype.kind in "iuf" else values.tolist()

@@ -1,0 +1,146 @@
+"""From loss to task score: the second of two steps, a falling sigmoid between chance and a ceiling.
+
+Scores jump where losses glide, so a score is foretold from a foretold loss, never from size directly. A newcomer would
+use the training loss; the sigmoid is far tighter in the task's own loss (bits per byte of the right answers). And he
+would trust one sigmoid: in loss, in log loss and in its reciprocal it fits a small ladder alike and parts by 0.1 at ten
+times the size (OLMo ladder, ARC), so the draws are shared among the three by how well each fits (added after
+one sigmoid's intervals had missed the ladder's 7B and 13B runs on two of four tasks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from windtunnel.errors import InputError
+
+# Belief about the log of the share of (1 - chance) that can ever be reached: about 0.93, wrong labels and all, to
+# within a tenth or so (guess). Without it a ladder that ends half-way up names any ceiling. Worth one run.
+CEILING = (float(np.log(0.93)), 0.1)
+STEEP = (-3.0, 5.0)  # log of the steepness per unit of loss: from flat over a nat to a step of 0.01
+TYPICAL_NOISE = 0.01  # standard deviation of a score: 100 to 10,000 questions give 0.05 to 0.005
+LINKS = (1.0, 0.0, -1.0)  # powers of the loss that the sigmoid is drawn in; 0 is the logarithm
+
+
+class Scores(NamedTuple):
+    """Median and bounds of a score, in the order of `forecasts.Interval`."""
+
+    median: float
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class TaskFit:
+    """score = chance + height / (1 + exp(steepness u)), u the way of loss from middle, measured in a power of loss.
+
+    `draws` (draws, 4) hold height, steepness (per unit of loss, at the middle), middle and power, mixed by `weights` of
+    LINKS; `thetas` (3, 4) are the best of each power; `noise` is one run's standard deviation; `covered` the range of
+    losses fitted.
+    """
+
+    chance: float
+    thetas: np.ndarray
+    weights: np.ndarray
+    draws: np.ndarray
+    noise: float
+    covered: tuple[float, float]
+
+    def __call__(self, loss: Any) -> np.ndarray:
+        """Expected score at these losses: the three best curves, weighted."""
+        losses = np.asarray(loss, float)
+        return np.tensordot(self.weights, [curve(self.chance, theta, losses) for theta in self.thetas], axes=1)
+
+    def predict(self, loss: Any, level: float = 0.9) -> Scores:
+        """Score of a new run at a loss, or at a forecast of it given as equally likely losses (draws or quantiles)."""
+        losses = np.atleast_1d(np.asarray(loss, float))
+        generator = np.random.default_rng(0)
+        count = 8 * max(len(self.draws), len(losses))
+        drawn = self.draws[np.arange(count) % len(self.draws)]
+        at = curve(self.chance, drawn, losses[generator.permutation(np.arange(count) % len(losses))])
+        at = np.clip(at + self.noise * generator.standard_t(8, count), 0.0, 1.0)
+        low, high = np.quantile(at, [0.5 - level / 2, 0.5 + level / 2])
+        return Scores(float(np.clip(np.mean(self(losses)), low, high)), float(low), float(high), level)
+
+
+def curve(chance: float, theta: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """The sigmoid for theta (..., 4) at losses that broadcast with (...)."""
+    height, steepness, middle, power = np.moveaxis(np.asarray(theta, float), -1, 0)
+    ratio = loss / middle
+    safe = np.where(power == 0, 1.0, power)
+    away = middle * np.where(power == 0, np.log(ratio), (ratio**safe - 1.0) / safe)
+    return chance + height / (1.0 + np.exp(np.clip(steepness * away, -500.0, 500.0)))
+
+
+def fit_task(loss: Any, score: Any, chance: float | None = None, *, draws: int = 120, seed: int = 0) -> TaskFit:
+    """Fit scores in [0, 1] against losses, one a run; `chance` is the score of guessing (None: 0, as for free answers).
+
+    Draws refit scores made anew about the curve, with the belief about the ceiling redrawn. Raises InputError for fewer
+    than 4 runs, for scores outside [0, 1], and where scores do not rise as loss falls.
+    Source: Bhagia et al. 2412.04403 and Llama 3 2407.21783, who use one sigmoid in loss and leave the ceiling free.
+    """
+    x, y, floor = np.asarray(loss, float), np.asarray(score, float), 0.0 if chance is None else float(chance)
+    _check(x, y, floor)
+    generator = np.random.default_rng(seed)
+    thetas = np.array([_solve(x, y, floor, TYPICAL_NOISE, CEILING[0], power, _starts(x)) for power in LINKS])
+    squares = np.array([np.sum((y - curve(floor, theta, x)) ** 2) for theta in thetas])
+    noise = float(np.sqrt((squares.min() + TYPICAL_NOISE**2) / (max(len(x) - 3, 0) + 1)))
+    weights = np.exp(-(squares - squares.min()) / (2 * noise**2))
+    weights /= weights.sum()
+    drawn = []
+    for theta, weight in zip(thetas, weights, strict=True):
+        for _ in range(round(draws * weight)):
+            made = curve(floor, theta, x) + noise * generator.standard_normal(len(x))
+            belief = CEILING[0] + CEILING[1] * generator.standard_normal()
+            drawn.append(_solve(x, made, floor, noise, belief, theta[3], [_to_free(theta, floor)]))
+    return TaskFit(floor, thetas, weights, np.array(drawn), noise, (float(x.min()), float(x.max())))
+
+
+def _starts(x: np.ndarray) -> list[np.ndarray]:
+    """Steepness from one to sixteen times the reciprocal of the range, the middle inside it and below."""
+    width = max(float(np.ptp(x)), 1e-6)
+    return [np.array([-0.1, np.log(k / width), m]) for k in (1.0, 4.0, 16.0) for m in (np.mean(x), x.min())]
+
+
+def _to_free(theta: np.ndarray, floor: float) -> np.ndarray:
+    """Log share of the reachable height, log steepness, middle."""
+    return np.array([np.log(theta[0] / (1.0 - floor)), np.log(theta[1]), theta[2]])
+
+
+def _solve(x: Any, y: Any, floor: float, noise: float, ceiling: float, power: float, starts: Any) -> np.ndarray:
+    """Least squares from every start, robust to a stray score; the best, as height, steepness, middle, power."""
+
+    def theta(free: np.ndarray) -> np.ndarray:
+        return np.array([(1.0 - floor) * np.exp(free[0]), np.exp(free[1]), free[2], power])
+
+    def residuals(free: np.ndarray) -> np.ndarray:
+        return np.append((curve(floor, theta(free), x) - y) / noise, (free[0] - ceiling) / CEILING[1])
+
+    low, high = (-3.0, STEEP[0], 0.2 * x.min()), (0.0, STEEP[1], 1.5 * x.max())  # a middle further off is no middle
+    found = [
+        optimize.least_squares(
+            residuals, np.clip(start, low, high), bounds=(low, high), loss="soft_l1", f_scale=2.0, max_nfev=60
+        )
+        for start in starts
+    ]
+    return theta(min(found, key=lambda one: one.cost).x)
+
+
+def _check(x: np.ndarray, y: np.ndarray, floor: float) -> None:
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 4:
+        raise InputError(
+            f"{x.size} losses and {y.size} scores were given; a sigmoid needs 4 runs or more, one of each."
+        )
+    finite = np.isfinite(x).all() and np.isfinite(y).all()
+    if not (finite and y.min() >= 0 and y.max() <= 1 and 0 <= floor < 1 and x.min() > 0):
+        raise InputError(
+            f"scores from {y.min():g} to {y.max():g}, chance {floor:g} and losses from {x.min():g} were given; scores "
+            f"and chance are shares of right answers between 0 and 1, losses are positive. Divide percentages by 100 "
+            f"and leave out runs without a score."
+        )
+    if np.ptp(x) == 0 or np.corrcoef(x, y)[0, 1] >= 0:
+        raise InputError("scores do not rise as loss falls, so loss cannot foretell them; use the task's own loss.")
