@@ -1,6 +1,6 @@
 """Do the intervals hold, and does P(better) mean what it says, in worlds whose truth is known?
 
-    python benchmarks/coverage.py [--draws 60] [--ideas 1200] [--seed 0] [--only "path"] [--out coverage]
+    python -m benchmarks.coverage [--draws 60] [--ideas 1200] [--seed 0] [--only "path"] [--out coverage]
 
 For each kind of world and ladders of 5, 8 and 20 runs: the share of new runs at the target inside each interval,
 errors, widths and seconds a fit; then verdicts on ideas of known worth. A newcomer would pool everything: a method that
@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from common import write
+from benchmarks.common import write
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import compare, fit

@@ -1,6 +1,6 @@
 """The first flight, repeated with other study seeds: how far off were the forecasts, how often did the interval hold?
 
-    python benchmarks/first_flight.py [--seeds 5] [--store runs/first_flight_seeds]
+    python -m benchmarks.first_flight [--seeds 5] [--store runs/first_flight_seeds]
 
 Every study seed is an independent repeat with a store of its own: other initial values, other data order, tuned anew.
 An interrupted benchmark goes on. Forecasts are those that were sealed before the target was trained.
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import write
+from benchmarks.common import write
 
 import windtunnel as wt
 from windtunnel.cli.live import Plain

@@ -4,7 +4,7 @@ Only the study's own process is killed: its workers must notice by themselves. T
 so that kills also land between checkpoints. A newcomer would compare losses within a tolerance; here every recorded
 number must have the same bits.
 
-    python benchmarks/kill.py --kills 20 --seed 0 --out benchmarks/results/kill.json
+    python -m benchmarks.kill --kills 20 --seed 0 --out benchmarks/results/kill.json
 """
 
 from __future__ import annotations

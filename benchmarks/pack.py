@@ -1,6 +1,6 @@
 """Throughput of a pack of 16 members against the same 16 trained alone: one thread, paired, in one process.
 
-    python benchmarks/pack.py [--members 16] [--steps 20] [--pairs 5]
+    python -m benchmarks.pack [--members 16] [--steps 20] [--pairs 5]
 
 Each pair times the pack and then the 16 solo runs over the same steps; the ratio of tokens per second is taken pair by
 pair, so it holds when the machine's speed drifts. Only steps are timed, not building or judging.
@@ -13,7 +13,7 @@ import time
 from statistics import median
 
 import torch
-from common import write
+from benchmarks.common import write
 
 import windtunnel as wt
 from windtunnel.parts.optimizers import AdamW

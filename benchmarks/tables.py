@@ -118,6 +118,15 @@ def repeated() -> Iterator[Series]:
     yield series("repeated", "datablations", rows, "loss", **columns)
 
 
+def repeated_final() -> Iterator[Series]:
+    """Last points of runs of 1 to 1,500 epochs at 2.8B and 4.2B on two data sets (2305.16264); hidden: 8.7B."""
+    table = read("datablations_curves.csv.gz").sort_values("tokens", kind="stable")
+    last = table.groupby(["dataset", "n_params", "epochs", "unique_tokens"]).tail(1)
+    columns = {"params": "n_params", "tokens": "tokens", "unique_tokens": "unique_tokens"}
+    for name, rows in last.groupby("dataset"):
+        yield series("repeated_final", str(name), rows, "loss", **columns)
+
+
 def gemstones() -> Iterator[Series]:
     """Last checkpoint of each model (2502.06857) in each series; hidden: 1.9B to 2B."""
     table = read("gemstones.csv.gz")
@@ -141,9 +150,15 @@ def oellm() -> Iterator[Series]:
 
 
 def openathena() -> Iterator[Series]:
-    """isoFLOP experiments of six sources; hidden: the top budget of each."""
+    """isoFLOP experiments of six sources; hidden: the top budget of each.
+
+    The source flags what would spoil a parabola through one budget (too few points, far from its middle); those are
+    runs like any other and stay. Exact duplicates are left out, and what it holds for misread points, among the runs
+    to fit only: a hidden run is never judged by its loss.
+    """
     table = read("openathena_isoflops.csv")
-    for name, rows in table[~table.outlier.astype(bool)].groupby("experiment"):
+    misread = (table.reason == "spline_outlier") & (table.split == "fit")
+    for name, rows in table[(table.reason != "exact_duplicate") & ~misread].groupby("experiment"):
         if rows.split.nunique() == 2:
             yield series("openathena", str(name), rows, "loss", params="n_params", tokens="tokens")
 
@@ -178,7 +193,20 @@ def openclip() -> Iterator[Series]:
             yield series("openclip", "/".join(name), rows, "err1", flops="gmacs_total")
 
 
+def sft() -> Iterator[Series]:
+    """Loss of 30 models fine-tuned on three tasks over examples (2402.02314); hidden: the two largest amounts.
+
+    The models without any example are left out: their loss tells how strange the format was (`laws/two_stage.py`).
+    """
+    table = read("sft_finetuning.csv")
+    for (task, model), rows in table[table.sft_examples > 0].groupby(["task", "model"]):
+        yield series("sft", f"{task}/{model}", rows, "test_loss", str(task), tokens="sft_examples")
+
+
+# Left out: vocab_scaling (its loss is negative, and no unigram loss is given to undo that), colpret_curves (states
+# neither split nor learning rates), obs_scaling_benchmarks (scores without a loss), mixinglaws_curves (mixtures).
 ALL = (
     *(gadre, porian_frontier, marin, chinchilla, olmo, mu_scaling, curves92, repeated),
     *(porian_isoflop, gemstones, steplaw_best, oellm, openathena, misfitting, nqs, openclip),
+    *(repeated_final, sft),
 )

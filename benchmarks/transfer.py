@@ -1,6 +1,6 @@
 """Does the best learning rate stay where it is as the model grows 8x in width? muP against standard parametrization.
 
-    python benchmarks/transfer.py [--tokens 60000] [--seeds 2] [--store FOLDER]
+    python -m benchmarks.transfer [--tokens 60000] [--seeds 2] [--store FOLDER]
 
 The same byte-level transformers, learning rates, seeds and data for both. For every width a basin is fitted; the drift
 is the move of its optimum in log2 from the smallest width to each other one, with its 90 % interval.
@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from common import write
+from benchmarks.common import write
 
 import windtunnel as wt
 from windtunnel.launch.here import Here

@@ -1,6 +1,6 @@
 """How true are paired verdicts? Ideas beside their base in public tables: small sizes shown, the largest hidden.
 
-    python benchmarks/verdicts.py [--learn]
+    python -m benchmarks.verdicts [--learn]
 
 The scored table is marin: Muon, NAdamW and SOAP minus AdamW at 1.2B parameters, shown 130M to 520M. `--learn` compares
 beliefs (`windtunnel.forecasts.gap.Beliefs`) by how likely they make the hidden gaps of the other paired series, among
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import write
-from tables import read
+from benchmarks.common import write
+from benchmarks.tables import read
 
 from windtunnel.forecasts.gap import USUAL, Beliefs, fit_gap
 from windtunnel.forecasts.pairs import Pairs

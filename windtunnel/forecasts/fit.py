@@ -24,7 +24,7 @@ from windtunnel.ladder import Target
 from windtunnel.laws.candidates import candidates
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Law, Sizes
-from windtunnel.laws.noise import Noise, run_noise, rungs
+from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
 from windtunnel.laws.observations import Observations, check_sizes
 from windtunnel.laws.prepare import prepared
 from windtunnel.runs import Run, canonical
@@ -39,9 +39,9 @@ FEWEST_DRAWS = 8  # of a member whose weight is next to nothing
 class Fit:
     """Laws given runs: members (`laws`, each with its share of runs and `draws`), their stacking `weights`, `backtest`.
 
-    `scatter` is that of runs about the closest law, `noise` what seeds say. `stretch` widens every interval by what the
-    backtests showed; `reliable` is False when the backtest failed, when no backtest was possible, or when the curve
-    steepens in log-log (no law here can follow it).
+    `scatter` is that of runs about the closest law and goes as size ** -`shrink`; `noise` is what seeds say.
+    `stretch` widens every interval by what the backtests showed; `reliable` is False when the backtest failed, when no
+    backtest was possible, or when the curve steepens in log-log (no law here can follow it).
     """
 
     observations: Observations
@@ -49,6 +49,7 @@ class Fit:
     weights: tuple[float, ...]
     noise: Noise
     scatter: float
+    shrink: float
     backtest: Backtest
     stretch: float
     caveats: tuple[str, ...]
@@ -77,7 +78,8 @@ class Fit:
         label = rungs(o)
         top = Sizes.of(o, np.flatnonzero(label == label.max()))
         distance = float(np.log(getattr(at, o.axis)[0] / o.size.max()))
-        sd = self.scatter if noise else 0.0
+        size = np.log(o.size)
+        sd = float(shrunk(self.scatter, np.log(getattr(at, o.axis)), size.mean(), self.shrink)[0]) if noise else 0.0
         mixture = combined(self.laws, self.weights, at, top, sd, distance)
         return mixture.stretched(self.stretch)
 
@@ -124,7 +126,7 @@ def fit(
     chosen = tuple(laws) if laws else candidates(o)
     record = replay(chosen, o)
     fits = record.cuts.law_fits(o, _draws_each(record.weights, draws), seed)
-    closest = min(fits, key=lambda law: law.spread)
+    closest = min((law for law in fits if law.keep == 1.0), key=lambda law: law.spread)
     noise = run_noise(o, closest.spread, closest.df)
     steep = steepens(o)
     return Fit(
@@ -132,7 +134,8 @@ def fit(
         laws=fits,
         weights=tuple(float(weight) for weight in record.weights),
         noise=noise,
-        scatter=float(record.cuts.spread[-1]),
+        scatter=closest.spread,
+        shrink=shrinkage(o),
         backtest=record.backtest,
         stretch=record.stretch,
         caveats=of_data(o, noise, record.backtest, steep),

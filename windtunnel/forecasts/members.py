@@ -15,7 +15,7 @@ import numpy as np
 from windtunnel.forecasts.constants import KEEPS
 from windtunnel.laws.fitting import LawFit, Selected, fit_selections, gradient, law_fit
 from windtunnel.laws.law import Law
-from windtunnel.laws.noise import repeats
+from windtunnel.laws.noise import repeats, shrinkage, shrunk
 from windtunnel.laws.observations import Observations
 
 
@@ -24,7 +24,7 @@ class Cuts:
     """What members say of every run, fitted to the `kept[c]` lowest rungs; the last cut keeps all.
 
     `centre` and `doubt` are log loss and its standard deviation from parameters: (cuts, members, runs).
-    `spread` (cuts,) is the scatter of runs about the closest law. `prior` (members,) sums to 1.
+    `spread` (cuts, runs) is the scatter about the closest law of runs as large as each. `prior` (members,) sums to 1.
     """
 
     kept: tuple[int, ...]
@@ -65,9 +65,17 @@ def fit_cuts(laws: Sequence[Law], o: Observations, label: np.ndarray, kept: Sequ
         label=label,
         centre=np.stack(centre, axis=1),
         doubt=np.stack(doubt, axis=1),
-        spread=np.min(spreads, axis=0),
+        spread=_scatter(np.min(spreads, axis=0), o, below),
         prior=np.array(prior) / np.sum(prior),
         fits=tuple(fits),
+    )
+
+
+def _scatter(spread: np.ndarray, o: Observations, below: np.ndarray) -> np.ndarray:
+    """Scatter of runs of every size, from that of the runs below each cut: (cuts, runs)."""
+    size = np.log(o.size)
+    return np.stack(
+        [shrunk(s, size, size[runs].mean(), shrinkage(o.where(runs))) for s, runs in zip(spread, below, strict=True)]
     )
 
 

@@ -21,7 +21,8 @@ def weights_at(cuts: Cuts, truth: np.ndarray, now: int, c: Constants = LEARNED) 
 
     Least squares of the members' mean error in standard units, drawn to the prior; `truth` is the log loss of all runs.
     """
-    noise = max(c.stack_noise, float(cuts.spread[now]))
+    kept = cuts.label < cuts.kept[now]
+    noise = max(c.stack_noise, float(np.exp(np.mean(np.log(cuts.spread[now][kept])))))
     rows = [_errors(cuts, truth, before, now, noise, c) for before in range(now)]
     pull = np.sqrt(c.prior_weight / cuts.prior)
     count = len(cuts.prior)

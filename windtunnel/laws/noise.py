@@ -1,21 +1,26 @@
 """Run-to-run noise and the grouping of runs into rungs.
 
 Noise is relative: the standard deviation of log loss between runs that differ only in their seed, pooled over sizes.
-With one run a size it cannot be known; the residuals of a law stand in, and a caveat says so. It is taken as the same
-at every size (a guess that is on the careful side: it usually shrinks with size).
+With one run a size it cannot be known; the residuals of a law stand in, and a caveat says so. It shrinks with size; how
+fast, the seeds tell, drawn to what published repeats show.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy import special
 
 from windtunnel.laws.observations import ALL_SIZES, Observations
 
 # Relative run-to-run noise believed before any is seen, worth one degree of freedom. Guess: repeated runs differ by
 # 0.02-0.1 % at 190M-1B (OLMo ladder) and about 1 % at 14-96k parameters (measured, 3 seeds).
 TYPICAL_NOISE, TYPICAL_DF = 0.003, 1
+# Noise goes as size ** -SHRINKS, per e-fold of the ladder's axis: 1 % at 3e11 FLOPs (probe of 3 seeds) and 0.02-0.1 %
+# at 1e19-1e20 (OLMo ladder) are 0.15 to 0.2 per e-fold of compute; the spread of the belief is a guess.
+SHRINKS, SHRINKS_SPREAD = 0.15, 0.1
 MOST_RUNGS = 12  # more distinct sizes than this are merged into LEVELS steps of equal width in log size
 LEVELS = 8
 
@@ -59,6 +64,32 @@ def seed_noise(observations: Observations) -> tuple[float, int]:
     means = np.bincount(label, logs) / counts
     df = int(np.sum(counts - 1))
     return (float(np.sqrt(np.sum((logs - means[label]) ** 2) / df)), df) if df else (0.0, 0)
+
+
+def shrinkage(observations: Observations) -> float:
+    """How fast the noise shrinks: the exponent of size, from the spread of repeats at each size and SHRINKS.
+
+    Each size's log variance has the error of a chi-square; one size alone tells nothing, and the belief is returned.
+    """
+    label, logs = repeats(observations), np.log(observations.loss)
+    counts = np.bincount(label)
+    means = np.bincount(label, logs) / counts
+    squares = np.bincount(label, (logs - means[label]) ** 2)
+    known = (counts > 1) & (squares > 0)
+    if known.sum() < 2:
+        return SHRINKS
+    df = counts[known] - 1
+    size = (np.bincount(label, np.log(observations.size)) / counts)[known]
+    seen = 0.5 * (np.log(squares[known] / df) - special.digamma(df / 2) + np.log(df / 2))  # log standard deviation
+    weight = 4 / special.polygamma(1, df / 2)
+    away = size - weight @ size / weight.sum()
+    precision = weight @ away**2
+    return float((SHRINKS / SHRINKS_SPREAD**2 - weight @ (away * seen)) / (1 / SHRINKS_SPREAD**2 + precision))
+
+
+def shrunk(spread: Any, log_size: np.ndarray, from_size: float, shrink: float) -> np.ndarray:
+    """A spread of runs of log size `from_size` at other log sizes."""
+    return spread * np.exp(-shrink * (log_size - from_size))
 
 
 def pooled(*parts: tuple[float, int]) -> float:
