@@ -52,6 +52,11 @@ def test_mixture_quantiles_undo_its_cdf():
     assert mixture.cdf(mixture.quantile(wanted)) == pytest.approx(wanted, abs=1e-8)
 
 
+def test_samples_of_a_mixture_are_its_quantiles():
+    mixture = Mixture(np.array([0.0, 1.0]), np.array([0.3, 0.7]), np.array([0.1, 0.5]), 5.0)
+    assert mixture.samples(20) == pytest.approx(mixture.quantile((np.arange(20) + 0.5) / 20), abs=0.02)
+
+
 def test_stretching_keeps_the_median_and_scales_the_rest():
     mixture = Mixture(np.array([0.0, 1.0]), np.array([0.3, 0.7]), np.array([0.1, 0.5]), 5.0)
     plain, wide = mixture.interval(0.9), mixture.stretched(2.0).interval(0.9)

@@ -100,18 +100,19 @@ def compare(
     seed: int = 0,
     name: str = "",
     study: str = "",
+    base_fit: Fit | None = None,
 ) -> Verdict:
     """The idea's worth at the target, from runs of both at the same rungs and seeds.
 
-    `size` is the base model's Size where the target is a rung. Raises InputError where fewer than two rungs have pairs,
+    `size` is the base model's Size where the target is a rung. `base_fit` is the base's own fit where it is at hand. Raises InputError where fewer than two rungs have pairs,
     or where the base alone cannot be fitted (3 distinct sizes).
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")
     base_runs, idea_runs = _observations(base), _observations(idea)
-    base_fit = fit(base_runs, seed=seed)
+    base_fit = base_fit or fit(base_runs, seed=seed)
     pairs = paired(base_runs, idea_runs)
-    place = located(base_fit.observations, target, size)
+    place = located(base_fit.observations, target, size, base_fit.reads)
     law = fit_gap(pairs, pace_of(base_fit.laws, base_fit.weights))
     gap, ladder = law.at(place.sizes), law.on_ladder()
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))
@@ -147,7 +148,7 @@ def difference(
     law = fit_gap(paired(base_runs, idea_runs), pace_of(base_fit.laws, base_fit.weights))
     found = []
     for target in targets:
-        sizes = located(base_fit.observations, target, None).sizes
+        sizes = located(base_fit.observations, target, None, base_fit.reads).sizes
         expected = float(np.exp(base_fit.predict(sizes, noise=False).quantile(0.5)))
         gap = law.at(sizes).interval(level)
         found.append(_mapped(gap, lambda share, expected=expected: expected * np.expm1(share)))

@@ -72,7 +72,7 @@ def _first_change(curves: np.ndarray, x: np.ndarray) -> np.ndarray:
 def multiplier(base: Fit, at: Sizes, gap: Mixture, level: float, seed: int) -> Interval:
     """Base compute, as a multiple of the target's, at which the base reaches the idea's loss."""
     generator = np.random.default_rng(seed)
-    gaps = generator.permutation(gap.quantile((np.arange(_SAMPLES) + 0.5) / _SAMPLES))
+    gaps = generator.permutation(gap.samples(_SAMPLES))
     counts = np.round(np.asarray(base.weights) * _SAMPLES).astype(int)
     found, start = [], 0
     for law, count in zip(base.laws, counts, strict=True):
