@@ -18,8 +18,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from benchmarks.common import write
 
+from benchmarks.common import write
 from windtunnel.errors import InputError
 from windtunnel.forecasts import compare, fit
 from windtunnel.ladder import Target

@@ -16,9 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import write
-
 import windtunnel as wt
+from benchmarks.common import write
 from windtunnel.cli.live import Plain
 from windtunnel.launch.here import Here
 

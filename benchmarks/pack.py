@@ -13,9 +13,9 @@ import time
 from statistics import median
 
 import torch
-from benchmarks.common import write
 
 import windtunnel as wt
+from benchmarks.common import write
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Recipe
 from windtunnel.runs import RunSpec

@@ -15,9 +15,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from benchmarks.common import write
 
 import windtunnel as wt
+from benchmarks.common import write
 from windtunnel.launch.here import Here
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.runs import RunSpec

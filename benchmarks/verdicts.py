@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from benchmarks.common import write
 from benchmarks.tables import read
-
 from windtunnel.forecasts.gap import USUAL, Beliefs, fit_gap
 from windtunnel.forecasts.pairs import Pairs
 from windtunnel.forecasts.verdict import compare

@@ -21,16 +21,18 @@ FLAGS = {
     "plan": {"STUDY.py", "--store", "--json", "--on", "--devices"},
     "run": {"STUDY.py", "--store", "--json", "--on", "--devices"},
     "forecast": {"STUDY.py", "--store", "--json"},
-    "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--json"},
+    "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
     "report": {"STUDY.py", "--store", "--json"},
     "runs": {"KEY", "--store", "--json"},
     "score": {"FORECAST", "RUN", "--store", "--json"},
 }
 NAMES = [
-    "Chinchilla", "DataShape", "Fit", "Forecast", "InputError", "Interval", "Judge", "Ladder", "Observations",
-    "Outcome", "PlainPowerLaw", "Plan", "PowerLaw", "Recipe", "Result", "Run", "RunSpec", "Rung", "Score", "Site",
-    "Size", "Store", "Study", "Target", "Tuning", "Verdict", "backtest", "compare", "data", "fit", "forecast",
-    "ideas", "parts", "read_runs", "recipes", "scaling", "score", "tuned",
+    "Allocation", "BestHyperparameters", "Chinchilla", "Curve", "DataShape", "Fit", "Forecast", "InputError",
+    "Interval", "Judge", "Ladder", "Observations", "Outcome", "PlainPowerLaw", "Plan", "PowerLaw", "Recipe", "Result",
+    "Run", "RunSpec", "Rung", "Score", "Site", "Size", "Store", "Study", "Target", "Tuning", "Verdict", "allocate",
+    "backtest", "best_hyperparameters", "compare", "data", "fit", "fit_curves", "fit_mixture", "fit_surface",
+    "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs", "odd_rungs", "parts", "read_runs", "recipes",
+    "scaling", "score", "smaller_ladders", "smallest_ladder", "tuned", "unidentified", "worlds",
 ]  # fmt: skip
 
 STUDY = """

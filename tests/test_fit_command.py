@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from windtunnel.cli import main
+from windtunnel.cli import main, progress
 from windtunnel.cli.fit import add_arguments, execute, parse_target
-from windtunnel.cli.table.words import MANY, MOST_LINES
+from windtunnel.cli.table.answers import MANY
+from windtunnel.cli.table.words import MOST_LINES
 from windtunnel.errors import InputError
 
 SIZES = np.geomspace(1e6, 3e7, 6)
@@ -255,18 +256,80 @@ def test_a_series_with_many_targets_is_a_table_with_an_end(tmp_path, capsys):
 
 
 def test_searched_hyperparameters_get_a_best_value_and_a_regret(tmp_path, capsys):
-    rows = []
-    for n in (1e7, 3e7, 1e8, 3e8):
-        for lr in np.geomspace(1e-4, 1e-2, 9):
-            best = 1e-3 * (n / 1e7) ** -0.3
-            loss = (1.7 + 300 * n**-0.4) * (1 + 0.02 * np.log(lr / best) ** 2)
-            rows.append([n, 20 * n, loss, lr, "predict" if n == 3e8 else "fit"])
-    path = _plain(tmp_path, rows, "params,tokens,loss,lr,split")
+    path = _plain(tmp_path, _searched(), "params,tokens,loss,lr,split")
     answer = _objects(_main(capsys, path, "--json")[1])
     best = answer["forecasts"][0]["best"]["lr"]
     assert best["low"] < 1e-3 * 30**-0.3 < best["high"]
     assert answer["scores"]["regret"]["n"] == 1
     assert answer["scores"]["regret"]["largest"] < 0.01
+
+
+def _searched(*, last_losses=1.0):
+    """Four sizes, each searched over 9 learning rates; the rows of the largest are to be predicted."""
+    for n in (1e7, 3e7, 1e8, 3e8):
+        for lr in np.geomspace(1e-4, 1e-2, 9):
+            loss = (1.7 + 300 * n**-0.4) * (1 + 0.02 * np.log(lr / (1e-3 * (n / 1e7) ** -0.3)) ** 2)
+            yield [n, 20 * n, loss * (last_losses if n == 3e8 else 1), lr, "predict" if n == 3e8 else "fit"]
+
+
+def test_the_rows_of_one_search_are_one_forecast_scored_by_their_best(tmp_path, capsys):
+    rows = list(_searched())
+    path = _plain(tmp_path, rows, "params,tokens,loss,lr,split")
+    answer = _objects(_main(capsys, path, "--json")[1])
+    lowest = min(row[2] for row in rows if row[4] == "predict")
+    assert len(answer["forecasts"]) == answer["scores"]["n"] == 1
+    assert "lr" not in answer["forecasts"][0]["target"]
+    assert answer["forecasts"][0]["score"]["truth"] == pytest.approx(lowest)
+    assert answer["forecasts"][0]["score"]["best_of"] == 9
+    assert "the best of 9 runs" in _main(capsys, path)[1]
+
+
+def test_losses_of_predict_rows_of_a_search_never_reach_the_forecast(tmp_path, capsys):
+    header = "params,tokens,loss,lr,split"
+    both = [_plain(tmp_path, _searched(last_losses=scale), header, f"{scale}.csv") for scale in (1.0, 1.5)]
+    first, second = (_objects(_main(capsys, path, "--json")[1])["forecasts"][0] for path in both)
+    assert (first["loss"], first["best"]) == (second["loss"], second["best"])
+
+
+def test_a_budget_gets_runs_to_train_next_and_a_split_where_params_and_tokens_vary(tmp_path, capsys):
+    rows = [
+        [n, d, (1.7 + 400 * n**-0.36 + 600 * d**-0.33) * (1 + 0.003 * (-1) ** (i + j))]
+        for i, n in enumerate(np.geomspace(1e6, 1e8, 5))
+        for j, d in enumerate(np.geomspace(1e8, 3e9, 4))
+    ]
+    path = _plain(tmp_path, rows, "params,tokens,loss")
+    options = ("--target", "params=1e9,tokens=2e10", "--budget", "1e19")
+    [said] = _objects(_main(capsys, path, *options, "--json")[1])["budget"]
+    assert sum(run["flops"] for run in said["next_runs"][0]["advice"]) <= 1e19
+    split = said["allocation"]
+    assert 6 * split["params"]["median"] * split["tokens"]["median"] == pytest.approx(1e19, rel=0.01)
+    assert "next: " in (text := _main(capsys, path, *options)[1]) and "best params" in text
+
+
+def test_a_budget_for_params_and_tokens_that_only_grow_together_says_why_there_is_no_split(tmp_path, capsys):
+    answer = _objects(
+        _main(capsys, _plain(tmp_path, _ladder(top="fit")), "--target", "params=9e7", "--budget", "1e18", "--json")[1]
+    )
+    [said] = answer["budget"]
+    assert said["allocation"] is None
+    assert any("no best split" in note for note in said["notes"])
+
+
+def test_the_number_of_processes_changes_no_digit(tmp_path, capsys, monkeypatch):
+    names = [f"task{i}" for i in range(3)]
+    path = _plain(tmp_path, [row for name in names for row in _ladder(name)])
+    alone = _objects(_main(capsys, path, "--json")[1])
+    monkeypatch.setattr(progress, "ENOUGH", 2)
+    monkeypatch.setattr(progress, "_cores", lambda: 2)
+    spread = _objects(_main(capsys, path, "--json")[1])
+    alone["diagnostics"].pop("seconds"), spread["diagnostics"].pop("seconds")
+    assert spread == alone
+
+
+def test_many_series_end_with_how_good_their_backtests_were(tmp_path, capsys):
+    path = _plain(tmp_path, [row for i in range(MANY + 1) for row in _ladder(f"task{i}")])
+    out = _main(capsys, path)[1]
+    assert out.index("caveat") < out.index("task0 ") < out.index("backtests: ")
 
 
 def test_steps_and_batch_state_the_tokens_of_a_target():

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from windtunnel.forecasts import worth
 from windtunnel.report import basin_figure, coordinate_figure, difference_figure, loss_figure, words
 from windtunnel.report import page as page_module
 from windtunnel.report.draw import draw, element, legend
@@ -376,6 +377,22 @@ def test_study_without_runs_says_what_is_missing():
 @pytest.mark.parametrize("hole", [None, "empty"])
 def test_any_one_section_may_be_missing(section: str, hole: Any):
     Reader(render(example() | {section: ([] if section in page_module.LISTS else None) if hole else None}))
+
+
+def test_a_crossing_is_said_where_one_is_expected_and_else_nothing():
+    study = example()
+    assert "Gain over size" not in Reader(render(study)).text
+    study["verdicts"][0] |= {"crossing": "expected to cross zero at 3.1G params [900M, 12G]"}
+    assert "expected to cross zero at 3.1G params [900M, 12G]" in Reader(render(study)).text
+
+
+def test_a_compute_multiplier_at_its_bounds_is_said_to_lie_beyond_them():
+    assert words.MOST_TIMES == worth.MOST
+    assert words.multiple({"median": 1.3, "low": 0.5, "high": 1000.0, "level": 0.9}).startswith(
+        f"1.30{words.TIMES} [0.50, >1000]"
+    )
+    assert words.multiple({"median": 0.02, "low": 0.001, "high": 2.0}) == f"0.02{words.TIMES} [<0.001, 2.00]"
+    assert words.multiple({"median": math.nan, "low": 1.0, "high": 2.0}) == "missing"
 
 
 def test_every_optional_value_may_be_missing():

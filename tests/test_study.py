@@ -15,6 +15,7 @@ import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.here import Here
 from windtunnel.store import forecast_hash
+from windtunnel.study.page import page_data
 from windtunnel.study.stages import Stages
 
 
@@ -145,6 +146,14 @@ def test_the_ladder_is_trained_at_the_tuned_value(result):
 def test_an_idea_gets_a_verdict_and_the_base_none(result):
     assert set(result.verdicts) == {"sign_momentum"}
     assert 0 <= result.verdicts["sign_momentum"].probability_better <= 1
+
+
+def test_the_answer_says_the_verdict_and_the_laws_that_were_averaged(result):
+    (line,) = [line for line in result.lines() if line.startswith("Verdict on sign_momentum: ")]
+    assert result.verdicts["sign_momentum"].verdict in line and "against the base, in truth" in line
+    said = page_data(result)["recipes"][0]["forecast"]["laws"]
+    assert {law["name"]: law["weight"] for law in said} == result.fits["base"].shares()
+    assert page_data(result)["verdicts"][0]["crossing"] == result.verdicts["sign_momentum"].crossing_words()
 
 
 def test_the_true_difference_is_that_of_the_target_runs(result):

@@ -17,16 +17,22 @@ _HOMES = {
     "recipe": ("DataShape", "Judge", "Recipe", "Site", "tuned"),
     "runs": ("Outcome", "Run", "RunSpec"),
     "store": ("Store",),
-    "laws": ("Chinchilla", "Observations", "PlainPowerLaw", "PowerLaw", "read_runs"),
+    "laws": (
+        "Chinchilla", "Curve", "Observations", "PlainPowerLaw", "PowerLaw", "fit_mixture", "fit_surface", "fit_task",
+        "read_runs",
+    ),
     "forecasts": (
-        "Fit", "Forecast", "Interval", "Score", "Verdict", "backtest", "compare", "fit", "forecast", "score",
+        "Allocation", "BestHyperparameters", "Fit", "Forecast", "Interval", "Score", "Verdict", "allocate", "backtest",
+        "best_hyperparameters", "compare", "fit", "fit_curves", "flops_for", "forecast", "next_runs", "odd_rungs",
+        "score", "smaller_ladders", "smallest_ladder", "unidentified",
     ),
     "tune": ("Tuning",),
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = {"data": "windtunnel.parts.data", "ideas": "windtunnel.ideas", "parts": "windtunnel.parts",
-          "recipes": "windtunnel.parts.recipes", "scaling": "windtunnel.scaling"}  # fmt: skip
+_ROOMS = {"data": "windtunnel.parts.data", "ideas": "windtunnel.ideas", "laws": "windtunnel.laws",
+          "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes", "scaling": "windtunnel.scaling",
+          "worlds": "windtunnel.worlds"}  # fmt: skip
 
 __all__ = sorted([*_HOME, *_ROOMS])
 
@@ -52,22 +58,43 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import ideas, parts, scaling
+    from windtunnel import ideas, laws, parts, scaling, worlds
     from windtunnel.errors import InputError
     from windtunnel.forecasts import (
+        Allocation,
+        BestHyperparameters,
         Fit,
         Forecast,
         Interval,
         Score,
         Verdict,
+        allocate,
         backtest,
+        best_hyperparameters,
         compare,
         fit,
+        fit_curves,
+        flops_for,
         forecast,
+        next_runs,
+        odd_rungs,
         score,
+        smaller_ladders,
+        smallest_ladder,
+        unidentified,
     )
     from windtunnel.ladder import Ladder, Rung, Size, Target
-    from windtunnel.laws import Chinchilla, Observations, PlainPowerLaw, PowerLaw, read_runs
+    from windtunnel.laws import (
+        Chinchilla,
+        Curve,
+        Observations,
+        PlainPowerLaw,
+        PowerLaw,
+        fit_mixture,
+        fit_surface,
+        fit_task,
+        read_runs,
+    )
     from windtunnel.parts import data, recipes
     from windtunnel.recipe import DataShape, Judge, Recipe, Site, tuned
     from windtunnel.runs import Outcome, Run, RunSpec

@@ -7,6 +7,7 @@ split is `predict`; losses of those rows are looked at only after the forecast i
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import fields
 from typing import Any
@@ -27,6 +28,7 @@ tokens, unique_tokens, flops, lr, batch_tokens, steps; seed, series, idea, split
 examples:
   windtunnel fit runs.csv --target "params=7e9,tokens=1.4e11"
   windtunnel fit runs.csv --columns "params=n_params,loss=val_loss" --level 0.8 --level 0.95 --json
+  windtunnel fit runs.csv --target "params=7e9,tokens=1.4e11" --budget 1e20
   windtunnel fit wandb.json --columns "params=config.n_params,loss=summary.val/loss" --targets targets.csv
   windtunnel fit mlruns --columns "loss=val/loss" --target "params=1e9,tokens=2e10"
 """
@@ -52,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="IDEA", help="the idea that others are compared with (default: empty, base or baseline)"
     )
+    parser.add_argument(
+        "--budget",
+        metavar="FLOPS",
+        type=float,
+        help="say what to run next, and how to split params and tokens, for so much",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -64,9 +72,11 @@ def execute(args: argparse.Namespace) -> int:
     for level in levels:
         if not 0 < level < 1:
             raise InputError(f"--level is {level:g}; it is a probability between 0 and 1, as in 0.9.")
+    if args.budget is not None and not (math.isfinite(args.budget) and args.budget > 0):
+        raise InputError(f"--budget is {args.budget:g}; give the FLOPs you can spend as a positive number, as in 1e20.")
     targets = [parse_target(text) for text in args.target]
     asked = read_targets(args.targets, args.columns) if args.targets else None
-    answer = answer_all(read_runs(args.runs, args.columns), targets, asked, levels, args.base)
+    answer = answer_all(read_runs(args.runs, args.columns), targets, asked, levels, args.base, args.budget)
     print(as_json(answer, levels) if args.json else "\n".join(as_text(answer, levels)))
     for refusal in answer.refusals[:5]:
         print(f"windtunnel: {refusal}", file=sys.stderr)

@@ -6,12 +6,17 @@ in a law, and every form in `laws/` can only flatten.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import special
 
 from windtunnel.forecasts.backtest import Backtest
 from windtunnel.laws.noise import Noise, parabola, rung_means, rungs, seed_noise, two_ways
 from windtunnel.laws.observations import Observations
+
+if TYPE_CHECKING:
+    from windtunnel.forecasts.fit import Fit
 
 SURE = 0.995  # one-sided confidence for calling a curve steepening (about 1 false alarm in 200 ladders)
 STEEPER_BY = 0.3  # and the slope must change by this share of itself over the ladder
@@ -39,12 +44,23 @@ def of_data(o: Observations, noise: Noise, backtest: Backtest, steep: bool) -> t
         found.append(
             "One run at each size: the noise between seeds is unknown and is guessed from residuals. Add seeds."
         )
-    if o.lr is not None and len(np.unique(rungs(o))) < len(np.unique(np.stack([rungs(o), o.lr]), axis=1).T):
-        found.append("Runs of one size differ in lr; laws describe the best run of each size, so keep only those.")
     rising = _rises(o, noise)
     if rising:
         found.append(f"The loss rises with size beyond noise at {rising}; check those runs.")
     return tuple(found)
+
+
+def looked_at_closely(fit: Fit) -> tuple[str, ...]:
+    """Further caveats that cost refits (about 0.2 s): runs and rungs out of line, parameters that are not settled."""
+    from windtunnel.forecasts.identified import unidentified  # these read a Fit, which reads this file
+    from windtunnel.forecasts.odd import odd_rungs
+    from windtunnel.forecasts.outliers import odd_runs
+
+    runs = odd_runs(fit)
+    label = rungs(fit.observations)
+    named = {int(label[run.index]) for run in runs}
+    others = [odd for odd in odd_rungs(fit) if odd.rung not in named]
+    return (*map(str, (*runs, *others)), *unidentified(fit))
 
 
 def steepens(o: Observations) -> bool:

@@ -42,13 +42,12 @@ def mixed(centre: np.ndarray, doubt: np.ndarray, weights: np.ndarray) -> tuple[n
 
 
 def combined(
-    laws: Sequence[LawFit], weights: Sequence[float], at: Sizes, top: Sizes, noise: float, distance: float
+    laws: Sequence[LawFit], weights: Sequence[float], at: Sizes, highest: float, noise: float, distance: float
 ) -> Mixture:
-    """The distribution at one place; `top` are the runs of the top rung. Not yet stretched."""
+    """The distribution at one place; `highest` is the members' mean log loss at the top rung. Not yet stretched."""
     centre = np.stack([law.centre(at) for law in laws])
-    doubt = np.stack([law.deviation(at) for law in laws])
-    highest = np.mean([law.centre(top).mean() for law in laws])
-    mean, own, apart = mixed(centre, doubt, np.asarray(weights))
+    known = [law.deviation(at) if weight else np.zeros(1) for law, weight in zip(laws, weights, strict=True)]
+    mean, own, apart = mixed(centre, np.stack(known), np.asarray(weights))
     fall = np.abs(centre.mean(axis=0) - highest)
     scale = np.sqrt(variance(pieces(noise, fall, distance, own, apart)))
     return Mixture(mean[:1], np.ones(1), scale[:1], LEARNED.df)

@@ -74,14 +74,17 @@ class Fit:
 
     def predict(self, at: Sizes, *, noise: bool = True) -> Mixture:
         """Distribution of the log loss of one new run at `at`; without `noise`, of the expected loss."""
-        o = self.observations
-        label = rungs(o)
-        top = Sizes.of(o, np.flatnonzero(label == label.max()))
-        distance = float(np.log(getattr(at, o.axis)[0] / o.size.max()))
-        size = np.log(o.size)
-        sd = float(shrunk(self.scatter, np.log(getattr(at, o.axis)), size.mean(), self.shrink)[0]) if noise else 0.0
-        mixture = combined(self.laws, self.weights, at, top, sd, distance)
+        here, (middle, largest, top_loss) = np.log(getattr(at, self.observations.axis)), self._reference
+        sd = float(shrunk(self.scatter, here, middle, self.shrink)[0]) if noise else 0.0
+        mixture = combined(self.laws, self.weights, at, top_loss, sd, float(here[0] - largest))
         return mixture.stretched(self.stretch)
+
+    @cached_property
+    def _reference(self) -> tuple[float, float, float]:
+        """Log size in the middle and at the top, and the members' mean log loss at the top rung."""
+        size, label = np.log(self.observations.size), rungs(self.observations)
+        top = Sizes.of(self.observations, np.flatnonzero(label == label.max()))
+        return float(size.mean()), float(size.max()), float(np.mean([law.centre(top).mean() for law in self.laws]))
 
     def shares(self) -> dict[str, float]:
         """Weight of every law by name, over all the shares of runs it was fitted to, largest first."""

@@ -62,8 +62,10 @@ class Mixture:
         return float(special.logsumexp(logs, b=self.weights))
 
     def quantile(self, probability: float | np.ndarray) -> np.ndarray:
-        """Value below which the probability lies, by bisection."""
+        """Value below which the probability lies, by bisection where there is more than one kernel."""
         wanted = np.asarray(probability, float)
+        if len(self.centres) == 1:
+            return self.centres[0] + np.ravel(self.scale)[0] * special.stdtrit(self.df, wanted)
         reach = 60.0 * np.max(self.scale)
         low = np.full(wanted.shape, np.min(self.centres) - reach)
         high = np.full(wanted.shape, np.max(self.centres) + reach)

@@ -104,8 +104,9 @@ def compare(
 ) -> Verdict:
     """The idea's worth at the target, from runs of both at the same rungs and seeds.
 
-    `size` is the base model's Size where the target is a rung. `base_fit` is the base's own fit where it is at hand. Raises InputError where fewer than two rungs have pairs,
-    or where the base alone cannot be fitted (3 distinct sizes).
+    `size` is the base model's Size where the target is a rung. `base_fit` is the base's own fit where it is at hand.
+    Raises InputError where fewer than two rungs have pairs, or where the base alone cannot be fitted (3 distinct
+    sizes).
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")

@@ -25,13 +25,17 @@ class BrokenPowerLaw:
     bounds = ((0.0, np.inf), (0.0, np.inf), (0.005, 2.0), (0.01, 3.0), (0.02, 50.0), (0.05, 2.0))
     linear = 2
     typical = ((0.15, 0.8), (0.2, 0.9), (1.0, 1.5), (0.5, 0.7))
-    belief = 0.7
     source = "Caballero et al. 2210.14891"
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The variable."""
         return (self.variable,)
+
+    @property
+    def belief(self) -> float:
+        """More over data alone: of published learning curves it foretells 69 % (images) and 75 % (language) best."""
+        return 1.5 if self.variable == "tokens" else 0.7
 
     @property
     def name(self) -> str:

@@ -19,12 +19,11 @@ from windtunnel.laws.law import Law
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.plain import PlainPowerLaw
 from windtunnel.laws.power import PowerLaw
-from windtunnel.laws.repeated import EffectiveTokens, Overfitted
+from windtunnel.laws.repeated import EffectiveTokens, Overfitted, repeating
 from windtunnel.laws.shifted import ShiftedPowerLaw
 
 VARIES = 0.05  # a column whose logarithm spans less is one value
 OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a second exponent
-REPEATS = 1.05  # tokens over unique tokens from which data count as repeated
 FREE = 0.3  # guess: less spread of log batch beside params and tokens tells nothing of a critical batch
 ENOUGH = 8  # distinct sizes from which a bend can be told from noise (guess)
 
@@ -40,14 +39,16 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
         return one_variable(o, o.axis)
     if any(fixed):
         return one_variable(o, "params" if fixed[1] else "tokens")
-    if _off_line(params, tokens) < OFF_LINE:
-        return one_variable(o, "flops")
+    on_line = _off_line(params, tokens) < OFF_LINE
     centre = float(np.exp(params.mean())), float(np.exp(tokens.mean()))
-    if o.unique_tokens is not None and np.any(o.tokens > REPEATS * o.unique_tokens):
+    if repeating(o):
+        assert o.unique_tokens is not None
         unit = float(np.exp(np.mean(np.log(o.unique_tokens))))
         return Overfitted(unit=unit), EffectiveTokens(), Overfitted(bounded=True, unit=unit)
     if o.active_params is not None and np.ptp(np.log(o.params / o.active_params)) > VARIES:
         return SparseExperts(), EffectiveExperts(), JointExperts(*centre)
+    if on_line:
+        return one_variable(o, "flops")
     if o.batch_tokens is not None and _free(np.log(o.batch_tokens), params, tokens) > FREE:
         return CriticalBatch(), CriticalBatch(interacting=True), BatchTerms()
     return Chinchilla(tied=True), Chinchilla(), Kaplan(centre), Chinchilla(floor=False)

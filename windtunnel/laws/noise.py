@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from windtunnel.laws.observations import ALL_SIZES, Observations
+from windtunnel.laws.repeated import repeating
 
 # Relative run-to-run noise believed before any is seen, worth one degree of freedom. Guess: repeated runs differ by
 # 0.02-0.1 % at 190M-1B (OLMo ladder) and about 1 % at 14-96k parameters (measured, 3 seeds).
@@ -38,8 +39,13 @@ class Noise:
 
 
 def rungs(observations: Observations) -> np.ndarray:
-    """The rung of each run, 0 the smallest: by distinct size, or by steps in log size where sizes are many."""
-    logs = np.round(np.log(observations.size), 2)
+    """The rung of each run, 0 the smallest: by distinct size, or by steps in log size where sizes are many.
+
+    Where data repeat, size is params: by compute the upper rungs would be the runs with the most data, and a backtest
+    that hides those never shows what the forecast is asked for, larger models that memorise.
+    """
+    o = observations
+    logs = np.round(np.log(o.params if o.params is not None and repeating(o) else o.size), 2)
     distinct, label = np.unique(logs, return_inverse=True)
     if len(distinct) <= MOST_RUNGS:
         return label

@@ -14,12 +14,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from windtunnel.laws.law import Law
 
 POINTS = {0: 1, 1: 32, 2: 12}  # starts along each shape parameter; from three on, SPREAD points fill the box evenly
 SPREAD = 256
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)  # bases of the spread points: as many shape parameters as a law may have
 ROUNDS = 12  # damped Gauss-Newton steps; two thirds of the descents stop earlier
 _STEP = 1e-4  # of the logarithm, for derivatives
 _CLOSE = 1e-7  # a round that lowers the objective by a smaller share ends the descent
@@ -42,7 +42,19 @@ def starts(law: Law) -> np.ndarray:
     if k <= 2:
         axes = [np.linspace(a, b, POINTS[k]) for a, b in zip(low, high, strict=True)]
         return np.exp(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, k)) if k else np.zeros((1, 0))
-    return np.exp(low + (high - low) * qmc.Halton(k, scramble=False).random(SPREAD + 1)[1:])
+    numbers = np.arange(1, SPREAD + 1)
+    spread = np.stack([_radical_inverse(numbers, prime) for prime in PRIMES[:k]], axis=1)  # Halton's sequence
+    return np.exp(low + (high - low) * spread)
+
+
+def _radical_inverse(numbers: np.ndarray, base: int) -> np.ndarray:
+    """The numbers' digits in a base, mirrored at the point. `scipy.stats.qmc` has it too, for 0.5 s of import."""
+    found, share = np.zeros(len(numbers)), 1.0
+    while numbers.any():
+        share /= base
+        found += share * (numbers % base)
+        numbers = numbers // base
+    return found
 
 
 def solve(
@@ -135,6 +147,18 @@ def _residuals(law: Law, sizes: Any, logs: Any, loss: Any, root: Any, beliefs: A
     return np.concatenate([residual, np.stack(pull, axis=1)], axis=1) if held else residual, linear
 
 
+def _slopes(law: Law, sizes: Any, at: Any, residual: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Derivatives of the residuals by the logarithm of the shape: (R, residuals, k), all moved shapes in one call."""
+    logs, loss, root, beliefs = at
+    rows, k = logs.shape
+    step = np.where(logs < high - _STEP, _STEP, -_STEP)
+    moved = (logs[None] + np.eye(k)[:, None] * step[None]).reshape(k * rows, k)
+    parts = (None if part is None else np.tile(part, (k, 1)) for part in (loss, root, beliefs))
+    there, _ = _residuals(law, sizes, moved, *parts)
+    difference = there.reshape(k, rows, -1) - residual
+    return np.moveaxis(difference, 0, 2) / step[:, None, :]
+
+
 def _descend(law: Law, sizes: Any, logs: Any, loss: Any, weights: Any, beliefs: Any) -> tuple[Any, Any, int]:
     """Levenberg-Marquardt in the logarithm of the shape, all replicates at once, inside the bounds."""
     root = np.broadcast_to(np.sqrt(weights), loss.shape)
@@ -147,11 +171,7 @@ def _descend(law: Law, sizes: Any, logs: Any, loss: Any, weights: Any, beliefs: 
     logs, linear = logs.copy(), linear.copy()
     for _ in range(ROUNDS if k else 0):
         at = (logs[live], loss[live], root[live], None if beliefs is None else beliefs[live])
-        jacobian = np.empty((len(live), residual.shape[1], k))
-        for i in range(k):
-            step = np.where(np.arange(k) == i, np.where(at[0][:, [i]] < high[i] - _STEP, _STEP, -_STEP), 0.0)
-            moved, _ = _residuals(law, sizes, at[0] + step, *at[1:])
-            jacobian[:, :, i] = (moved - residual[live]) / step[:, [i]]
+        jacobian = _slopes(law, sizes, at, residual[live], high)
         gram = np.swapaxes(jacobian, 1, 2) @ jacobian
         slope = (np.swapaxes(jacobian, 1, 2) @ residual[live][..., None])[..., 0]
         diagonal = np.einsum("rii->ri", gram)

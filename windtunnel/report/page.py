@@ -134,7 +134,7 @@ def _environment() -> Environment:
         loader=FunctionLoader(_text), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     formats = (words.si, words.plain, words.loss, words.signed, words.percent, words.interval, words.duration)
-    formats += (words.pairs, words.plural, words.tied)
+    formats += (words.multiple, words.pairs, words.plural, words.tied)
     environment.filters |= {function.__name__: function for function in formats}
     environment.tests["known"] = words.known
     return environment

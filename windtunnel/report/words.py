@@ -11,6 +11,7 @@ from windtunnel.ladder import compact
 MISSING = "missing"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+MOST_TIMES = 1000.0  # as `forecasts.worth.MOST`: compute multipliers are searched within 1/1000x and 1000x
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -71,6 +72,15 @@ def interval(value: Mapping[str, Any] | None, sign: bool = False) -> str:
     return f"{median} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
 
 
+def multiple(value: Mapping[str, Any] | None) -> str:
+    """'1.24x [1.07, 1.41] at 90 %' with a proper times sign. At MOST_TIMES nothing is known but that it is beyond."""
+    if not value or not all(known(value.get(name)) for name in ("median", "low", "high")):
+        return MISSING
+    median, low, high = (_times(value[name]) for name in ("median", "low", "high"))
+    level = value.get("level")
+    return f"{median}{TIMES} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
+
+
 def decimals_for(width: float, median: float) -> int:
     """Decimals that show two digits of an interval's width (of the median where the width is 0)."""
     size = abs(width) or abs(median) or 1.0
@@ -106,6 +116,14 @@ def tied(text: str) -> str:
 def plural(count: int, noun: str) -> str:
     """'1 run', '3 runs', 'no runs'."""
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def _times(value: float) -> str:
+    if value > 0.99 * MOST_TIMES:
+        return f">{MOST_TIMES:g}"
+    if value < 1.01 / MOST_TIMES:
+        return f"<{1 / MOST_TIMES:g}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _fixed(value: float, decimals: int, shape: str) -> str:

@@ -153,7 +153,7 @@ def _verdict(result: Result, name: str, band: list[dict[str, Any]]) -> dict[str,
     return {
         "idea": name, "verdict": verdict.verdict, "delta": _interval(verdict.delta),
         "multiplier": _interval(verdict.compute_multiplier), "probability_better": verdict.probability_better,
-        "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs,
+        "crossing": verdict.crossing_words(), "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs,
         "band": _difference_band(result, name, band),
         "truth_delta": truth_delta(result, name),
     }  # fmt: skip

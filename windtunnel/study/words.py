@@ -62,9 +62,10 @@ def _forecast_line(result: Result, name: str) -> str:
 def _verdict_lines(result: Result) -> list[str]:
     lines = []
     for name, verdict in result.verdicts.items():
-        line = f"{name} {verdict}, difference at the target {verdict.delta}"
-        truth = truth_delta(result, name)
-        lines.append(line + (f"; true difference {truth:+.4f}." if truth is not None else "."))
+        delta, truth = verdict.delta, truth_delta(result, name)
+        difference = f"{delta.median:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}] at {100 * delta.level:g}%"
+        line = f"Verdict on {name}: {verdict}; loss at the target {difference} against the base"
+        lines.append(line + (f", in truth {truth:+.4f}." if truth is not None else "."))
     return lines
 
 

@@ -1,36 +1,68 @@
 """What `windtunnel fit` works out: a fit of each series and idea, forecasts at its targets, verdicts on its ideas.
 
-A series that cannot be fitted does not stop the others: it becomes a Refusal, which every output lists.
+A series that cannot be fitted does not stop the others: it becomes a Refusal, which every output lists. Series do not
+know of each other, so that they can be worked out by several processes with the same result.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from windtunnel.cli.progress import each
+from windtunnel.cli.progress import each_done
 from windtunnel.cli.table.best import Place, best_at, place_of, regrets, surface_of
+from windtunnel.cli.table.budget import Spending, spending
 from windtunnel.cli.table.groups import Group, Refusal, groups_of
+from windtunnel.cli.table.searches import questions
 from windtunnel.cli.table.verdicts import Judged, all_verdicts, check_base
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Score, fit, score
+from windtunnel.forecasts.caveats import looked_at_closely
 from windtunnel.forecasts.hyperparameters import BestHyperparameters
 from windtunnel.ladder import Target
-from windtunnel.laws.observations import Observations
+from windtunnel.laws.observations import SIZE_COLUMNS, Observations
 from windtunnel.laws.reading.units import check_target
+
+MANY = 20  # beyond this many series or targets, one line a forecast; beyond this many series none is looked at closely
+INSIDE = "The target lies within the sizes of the runs: this interpolates, and says nothing about larger models."
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One forecast of one group, with the best hyperparameters where they vary and the score where truth is known."""
+    """One forecast of one group, with the best hyperparameters where they vary and the score where truth is known.
+
+    `best_of` counts the runs of the search whose best is the truth.
+    """
 
     group: Group
     forecast: Forecast
     score: Score | None
     best: BestHyperparameters | None = None
+    best_of: int = 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How to answer: interval levels, FLOPs to plan with, and whether each series is looked at closely."""
+
+    levels: Sequence[float]
+    budget: float | None = None
+    closely: bool = True
+
+
+@dataclass(eq=False)
+class Part:
+    """What was found for one group."""
+
+    fits: list[tuple[Group, Fit]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    regrets: list[float] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    spendings: list[Spending] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -42,12 +74,13 @@ class Whole:
     whose truth was given.
     """
 
-    dropped: Sequence[str]
+    dropped: Sequence[str] = ()
     fits: list[tuple[Group, Fit]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     regrets: list[float] = field(default_factory=list)
-    verdicts: list[Judged] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    spendings: list[Spending] = field(default_factory=list)
+    verdicts: list[Judged] = field(default_factory=list)
     declined: list[Refusal] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -63,14 +96,19 @@ def answer_all(
     asked: Observations | None,
     levels: Sequence[float],
     base: str | None = None,
+    budget: float | None = None,
 ) -> Whole:
     """Fit every group, foretell its targets, compare ideas. Raises InputError where nothing could be answered."""
     started = time.monotonic()
     groups = list(groups_of(runs, targets, asked))
     check_base(groups, base)
-    whole = Whole(runs.dropped)
-    for group in each(groups, "fitting"):
-        _answer(whole, group, levels)
+    if budget is not None and len(groups) > MANY:
+        raise InputError(f"--budget plans for at most {MANY} series; the table has {len(groups)}. Give it fewer.")
+    whole = Whole(dropped=runs.dropped)
+    wish = Wish(tuple(levels), budget, closely=len(groups) <= MANY)
+    for part in each_done(partial(answered, wish=wish), groups, "fitting"):
+        for name in ("fits", "answers", "regrets", "refusals", "spendings"):
+            getattr(whole, name).extend(getattr(part, name))
     if whole.refusals and not whole.answers and (not whole.fits or any(group.targets for group, _ in whole.fits)):
         more = f" ({len(whole.refusals) - 1} more could not be answered.)" if len(whole.refusals) > 1 else ""
         raise InputError(f"{whole.refusals[0]}{more}")
@@ -79,33 +117,49 @@ def answer_all(
     return whole
 
 
-def _answer(whole: Whole, group: Group, levels: Sequence[float]) -> None:
+def answered(group: Group, wish: Wish) -> Part:
     """Fit one group and foretell its targets; equal targets are foretold once."""
+    part = Part()
     try:
         fitted = fit(group.runs)
     except InputError as error:
-        whole.refusals.append(Refusal(group.name, str(error)))
-        return
-    whole.fits.append((group, fitted))
+        part.refusals.append(Refusal(group.name, str(error)))
+        return part
+    if wish.closely:
+        fitted = replace(fitted, caveats=(*fitted.caveats, *looked_at_closely(fitted)))
+    part.fits.append((group, fitted))
     surface = surface_of(group.runs) if group.targets else None
     best: dict[Place, BestHyperparameters | None] = {}
     made: dict[Target, Forecast | Refusal] = {}
-    for target, truth in group.targets:
+    for question in questions(group, fitted):
+        target = question.target
         if target not in made:
-            made[target] = _foretold(group, fitted, target, levels)
-            whole.refusals += [found] if isinstance(found := made[target], Refusal) else []
+            made[target] = _foretold(group, fitted, target, wish.levels)
+            part.refusals += [found] if isinstance(found := made[target], Refusal) else []
         if isinstance(forecast := made[target], Forecast):
             place = place_of(target)
             if place not in best:
-                best[place] = best_at(surface, forecast.target, levels[0])
-            scored = score(forecast, truth) if np.isfinite(truth) else None
-            whole.answers.append(Answer(group, forecast, scored, best[place]))
-    whole.regrets += regrets(group.targets, best)
+                best[place] = best_at(surface, forecast.target, wish.levels[0])
+            scored = score(forecast, question.truth) if np.isfinite(question.truth) else None
+            part.answers.append(Answer(group, forecast, scored, best[place], question.best_of))
+    part.regrets += regrets(group.targets, best)
+    if wish.budget is not None:
+        targets = [target for target, found in made.items() if isinstance(found, Forecast)]
+        part.spendings.append(spending(group, fitted, targets, wish.budget, wish.levels[0]))
+    return part
 
 
 def _foretold(group: Group, fitted: Fit, target: Target, levels: Sequence[float]) -> Forecast | Refusal:
     try:
         check_target(fitted.observations, target)
-        return fitted.forecast(target, levels[0], levels=levels[1:])
+        forecast = fitted.forecast(target, levels[0], levels=levels[1:])
+        inside = _inside(fitted.observations, forecast.target)
+        return forecast.but(caveats=(*forecast.caveats, INSIDE)) if inside else forecast
     except InputError as error:
         return Refusal(f"{group.name} at {target}" if group.name else "", str(error))
+
+
+def _inside(runs: Observations, at: Mapping[str, float]) -> bool:
+    """Whether the target lies within the runs in every size that both state."""
+    columns = [(getattr(runs, name), at[name]) for name in SIZE_COLUMNS if name in at]
+    return all(column is None or column.min() <= value <= column.max() for column, value in columns)

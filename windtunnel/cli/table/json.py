@@ -33,6 +33,8 @@ def as_json(whole: Whole, levels: Sequence[float]) -> str:
             "seconds": round(whole.seconds, 3),
         },
     }
+    if whole.spendings:
+        answer["budget"] = [each.to_json() for each in whole.spendings]
     return json.dumps(_clean(answer), allow_nan=False)
 
 
@@ -81,7 +83,7 @@ def _forecast(answer: Answer, levels: Sequence[float]) -> dict[str, Any]:
         "backtest": [hidden.to_json() for hidden in forecast.backtest.hidden],
         "reliable": forecast.reliable,
         "key": forecast.key,
-        "score": answer.score.to_json() if answer.score else None,
+        "score": {**answer.score.to_json(), "best_of": answer.best_of} if answer.score else None,
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from windtunnel.cli.table.answers import Answer, Whole
+from windtunnel.cli.table.answers import MANY, Answer, Whole
 from windtunnel.cli.table.groups import Group
 from windtunnel.cli.table.json import scores
 from windtunnel.cli.table.verdicts import Judged
@@ -14,8 +15,8 @@ from windtunnel.forecasts import Fit
 from windtunnel.forecasts.interval import digits
 from windtunnel.ladder import compact
 
-MANY = 20  # beyond this many series or targets, one line a forecast
 FEW = 3
+KINDS = 8  # of caveats that are printed where they are counted
 MOST_LINES = 200  # a table that nobody reads to its end: the rest is in --json (guess)
 
 
@@ -41,7 +42,9 @@ def _pages(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[flo
         lines += [f"caveat: {caveat}" for caveat in fitted.caveats]
         for answers in asked:
             lines += _answer(fitted, answers, levels) if answers[0].group is group else []
-        lines += [*str(fitted).splitlines()[len(fitted.caveats) :], ""]
+        lines += str(fitted).splitlines()[len(fitted.caveats) :]
+        lines += [line for each in whole.spendings if each.group is group for line in each.lines()]
+        lines += [""]
     return lines
 
 
@@ -54,15 +57,16 @@ def _answer(fitted: Fit, answers: Sequence[Answer], levels: Sequence[float]) -> 
     best = answers[0].best
     lines += [f"    caveat: {caveat}" for caveat in best.caveats] if best else []
     lines += [f"    best {best}"] if best else []
-    return lines + [f"    {answer.score}" for answer in answers if answer.score]
+    return lines + [f"    {answer.score}{_of_search(answer)}" for answer in answers if answer.score]
+
+
+def _of_search(answer: Answer) -> str:
+    return f" (the best of {answer.best_of} runs)" if answer.best_of > 1 else ""
 
 
 def _table(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[float]) -> list[str]:
     """Caveats counted over series, then a line for each forecast, or for each fit where nothing is to be foretold."""
-    counted = Counter(caveat for _, fitted in whole.fits for caveat in dict.fromkeys(fitted.caveats))
-    of = f" of {len(whole.fits)} series" if len(whole.fits) > 1 else ""
-    lines = [f"caveat ({count}{of}): {caveat}" for caveat, count in counted.most_common(8)]
-    lines += [f"and {len(counted) - 8} more kinds of caveat (--json lists all)"] if len(counted) > 8 else []
+    lines = _counted([fitted.caveats for _, fitted in whole.fits], "series")
     if asked:
         truth = ("truth", "error") if any(answer.score for answer in whole.answers) else ()
         interval = f"{100 * levels[0]:g}% interval"
@@ -71,9 +75,39 @@ def _table(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[flo
     else:
         head = ("series", "runs", "law", "weight", "residual", "caveats", "")
         rows = [_fit_row(group, fitted) for group, fitted in whole.fits]
-    shown = _aligned([head, *rows[:MOST_LINES]])
+    shown = _aligned(_named([head, *rows[:MOST_LINES]]))
     more = [f"and {len(rows) - MOST_LINES} more lines (--json has all)"] if len(rows) > MOST_LINES else []
-    return [*lines, "", *shown, *more, ""]
+    plans = [line for each in whole.spendings for line in each.lines()]
+    return [*lines, "", *shown, *more, *_backtests(whole), *plans, ""]
+
+
+def _counted(caveats: Sequence[Sequence[str]], of: str) -> list[str]:
+    """Each caveat once, with how many have it, the commonest first."""
+    counted = Counter(caveat for each in caveats for caveat in dict.fromkeys(each))
+    share = f" of {len(caveats)} {of}" if len(caveats) > 1 else ""
+    lines = [f"caveat{f' ({count}{share})' if share else ''}: {text}" for text, count in counted.most_common(KINDS)]
+    return lines + (
+        [f"and {len(counted) - KINDS} more kinds of caveat (--json lists all)"] if len(counted) > KINDS else []
+    )
+
+
+def _named(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Without the column of names where there are none."""
+    return rows if any(row[0] for row in rows[1:]) else [row[1:] for row in rows]
+
+
+def _backtests(whole: Whole) -> list[str]:
+    """How good the backtests of all series were, in one line."""
+    hidden = [each for _, fitted in whole.fits for each in fitted.backtest.hidden]
+    tested = [fitted for _, fitted in whole.fits if fitted.backtest.hidden]
+    if not hidden:
+        return ["no backtest: too few rungs to hide one"]
+    failed = sum(fitted.backtest.failed for fitted in tested)
+    held = f"{sum(each.held for each in hidden)} of {len(hidden)} hidden rungs inside"
+    share = f" in {len(tested)} of {len(whole.fits)} series, {failed} FAILED" if len(whole.fits) > 1 else ""
+    typical = 100 * statistics.median(abs(each.error) for each in hidden)
+    level = 100 * hidden[0].predicted.level
+    return [f"backtest{'s' if share else ''}: {held} their {level:g}% interval{share}; median error {typical:.2f} %"]
 
 
 def _row(answers: Sequence[Answer], scored: bool) -> tuple[str, ...]:
@@ -103,7 +137,8 @@ def _fit_row(group: Group, fitted: Fit) -> tuple[str, ...]:
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    widths[0] = min(widths[0], max(12, shutil.get_terminal_size((160, 24)).columns // 4))
+    if rows[0][0] == "series":  # names may be long; sizes are never cut
+        widths[0] = min(widths[0], max(12, shutil.get_terminal_size((160, 24)).columns // 4))
     cut = [(_short(row[0], widths[0]), *row[1:]) for row in rows]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cut]
 
@@ -113,9 +148,9 @@ def _short(name: str, width: int) -> str:
 
 
 def _verdicts(whole: Whole) -> list[str]:
-    lines: list[str] = []
+    lines = _counted([judged.verdict.caveats for judged in whole.verdicts], "verdicts")
     for judged in whole.verdicts[:MOST_LINES]:
-        lines += _verdict(judged, len(whole.verdicts) <= MANY)
+        lines += _verdict(judged)
     more = len(whole.verdicts) - MOST_LINES
     lines += [f"and {more} more verdicts (--json has all)"] if more > 0 else []
     lines += [str(declined) for declined in whole.declined[:FEW]]
@@ -124,11 +159,10 @@ def _verdicts(whole: Whole) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _verdict(judged: Judged, caveats: bool) -> list[str]:
+def _verdict(judged: Judged) -> list[str]:
     verdict, of = judged.verdict, f" ({judged.series})" if judged.series else ""
     place = ", ".join(f"{compact(value)} {name}" for name, value in verdict.target.items())
-    lines = [f"caveat: {caveat}" for caveat in verdict.caveats] if caveats else []
-    lines.append(f"verdict on {judged.idea}{of} at {place}: {verdict}; loss {_signed(judged)}")
+    lines = [f"verdict on {judged.idea}{of} at {place}: {verdict}; loss {_signed(judged)}"]
     if judged.truth == judged.truth:
         right = "better" if judged.truth < 0 else "worse"
         lines.append(f"    truth: {judged.truth:+.4f} ({right})")
