@@ -91,6 +91,7 @@ ROWS = (
     Row("noisy quadratic system, batch sizes", "nqs", "4.20, 2.76 by design"),
     Row("CLIP zero-shot error", "openclip"),
     Row("fine-tuning loss", "sft"),
+    Row("ColPret curves, 40 % shown", "colpret"),
 )
 
 

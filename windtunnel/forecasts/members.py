@@ -2,7 +2,8 @@
 
 A law that bends wrongly over a long ladder is often right about its upper half, so each is offered both ways. "Better"
 means a lower fitted loss: on one axis that is the upper part of the ladder; in parameters and tokens it also drops the
-far ends of isoFLOP curves. The loss of a run itself would be the obvious criterion and would choose lucky runs.
+far ends of isoFLOP curves. The loss of a run itself would be the obvious criterion and would choose lucky runs. Where
+data repeat, high losses are overfitting, which larger models only do more of: all runs are kept.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from windtunnel.laws.fitting import LawFit, Selected, fit_selections, gradient, 
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import repeats, shrinkage, shrunk
 from windtunnel.laws.observations import Observations
+from windtunnel.laws.repeated import repeating
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +47,14 @@ def fit_cuts(laws: Sequence[Law], o: Observations, label: np.ndarray, kept: Sequ
 
     `kept` counts the rungs (`label`) kept at each cut. Runs that differ only in their seed stay together.
     """
-    below, cell = np.stack([label < k for k in kept]), repeats(o)
+    below, cell, keeps = np.stack([label < k for k in kept]), repeats(o), KEEPS[:1] if repeating(o) else KEEPS
     centre, doubt, prior, fits, spreads = [], [], [], [], []
     for law in laws:
         whole = fit_selections(law, o, below.astype(float))
         spreads.append(whole.spread)
         whole_doubt = _doubt(whole, o)
         parts = [(1.0, whole, np.arange(len(kept)))]
-        parts += [(keep, *part) for keep in KEEPS[1:] if (part := _part(law, o, below, cell, whole, keep))]
+        parts += [(keep, *part) for keep in keeps[1:] if (part := _part(law, o, below, cell, whole, keep))]
         for keep, part, index in parts:
             own, at = index >= 0, np.maximum(index, 0)
             centre.append(np.log(np.where(own[:, None], part.predicted[at], whole.predicted)))
