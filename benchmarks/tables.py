@@ -207,7 +207,7 @@ def colpret() -> Iterator[Series]:
     """Loss curves of 192 published runs (2410.11840): 2 to 40 % of the tokens shown; hidden: the last five rows.
 
     No table states their learning rates, so what annealing brings at the end cannot be foreseen. The cut was set before
-    the first look and nothing was ever learned from these curves. Curves with fewer than five rows to show are left out.
+    the first look and nothing was ever learned from these curves. Curves with under five rows to show are left out.
     """
     for name, rows in read("colpret_curves.csv.gz").groupby("curve"):
         rows = rows.drop_duplicates("tokens").sort_values("tokens")
