@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[1] / "docs" / "track-record.md"
-# Best single form of each domain (`forecasting.md` of the task; 2209.06640, 2210.14891), and published PredE in %.
+# Best single form of each domain (`forecasting.md` of the task; 2209.06640, 2210.14891).
 CURVES = {"IC": 0.041, "BB": 0.011, "NMT": 0.011, "LM": 0.0008}
-SCHEDULES = {"25M": (0.110, 0.41), "100M": (0.142, 0.58), "400M": (0.168, 1.00)}
+# Published PredE and WorstE in %, both means over schedules (README of thu-yao-01-luo/MultiPowerLaw).
+SCHEDULES = {"25M": (0.110, 0.409), "100M": (0.142, 0.583), "400M": (0.168, 0.995)}
 WAYS = ("_left_out", "_mean_of_tables")
 
 HEAD = """# Track record
@@ -90,7 +91,10 @@ def others(found: Mapping[str, Any]) -> str:
         error, held = f"{s['mean_of_schedules']:.3f} (pooled {s['pooled']:.3f})", f"95 %: {s['coverage_95']:.2f}"
         met = s["mean_of_schedules"] <= known
         rows.append([f"6 unseen schedules, {model}: PredE %", error, f"{known:.3f}", verdict(met), held])
-        rows.append(["the same, WorstE %", f"{s['worst']:.2f}", f"{worst:.2f}", verdict(s["worst"] <= worst), "-"])
+        most, least = s["worst_mean_of_schedules"], s["published_law"]["minimum_mean_of_schedules"]
+        error = f"{most:.3f} (of all rows {s['worst']:.2f})"
+        rows.append(["the same, WorstE %", error, f"{worst:.3f}", verdict(most <= worst), "-"])
+        rows.append(["the published law at its least misfit: PredE %", f"{least:.3f}", "-", "", "-"])
     for name, most in (("to 1.07B", 1.0), ("5 smallest cells to 4 largest", 1.2)):
         s = found["step_law"][name]
         regret, met = f"{s['mean_permille']:.2f} of {s['cells']} cells", s["mean_permille"] <= most

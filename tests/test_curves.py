@@ -11,7 +11,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.curves import fit_curves
 from windtunnel.laws.annealing import AnnealingArea
 from windtunnel.laws.curve_fit import CurveLawFit, fit_curve_law
-from windtunnel.laws.curves import Curve, rows, schedule
+from windtunnel.laws.curves import Curve, rows, schedule, unshared
 from windtunnel.laws.multipower import MultiPower
 
 PEAK, WARM, HORIZON = 3e-4, 500, 10_000
@@ -123,6 +123,35 @@ def test_the_order_of_the_curves_does_not_change_the_forecast():
     fits = (fit_curves(each, laws=[AnnealingArea()]) for each in (curves, curves[::-1]))
     ours, theirs = (fit.forecast(cosine, HORIZON).final for fit in fits)
     assert theirs.median == pytest.approx(ours.median, rel=1e-4)
+
+
+def trunk_and_branch():
+    """A constant run and a two-stage one that logs the constant's rows again until its drop."""
+    trunk, branch = world(MultiPower(), constant, two_stage, noise=1e-3)
+    before = branch.lr == trunk.lr
+    return trunk, Curve(branch.steps, branch.lr, np.where(before, trunk.losses, branch.losses), "branch"), before
+
+
+def test_a_trunk_that_two_branches_log_is_counted_once():
+    trunk, branch, before = trunk_and_branch()
+    once = Curve(branch.steps, branch.lr, np.where(before, np.nan, branch.losses), "branch")
+    assert 10 < before.sum() < len(before)
+    assert np.array_equal(unshared([trunk, branch])[1].losses, once.losses, equal_nan=True)
+    both, alone = (fit_curve_law(AnnealingArea(), [trunk, each]) for each in (branch, once))
+    assert both.theta == pytest.approx(alone.theta, rel=1e-12)
+
+
+def test_rows_equal_by_coincidence_are_no_trunk():
+    one, other = world(MultiPower(), constant, two_stage, noise=1e-3)
+    meets = Curve(other.steps, other.lr, np.where(other.steps == one.steps[3], one.losses[3], other.losses))
+    assert np.isfinite(unshared([one, meets])[1].losses).all()
+
+
+def test_a_replay_foretells_no_row_that_the_curves_shown_hold():
+    curves = world(MultiPower(), constant, cosine, noise=1e-3)
+    twin = Curve(curves[1].steps, curves[1].lr, curves[1].losses, "twin")
+    hidden = {replay.hidden for replay in fit_curves([*curves, twin], laws=[AnnealingArea()]).replays}
+    assert hidden == {"constant", "tails"}
 
 
 def test_the_truth_lies_inside_the_interval_in_noisy_worlds():

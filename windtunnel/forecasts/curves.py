@@ -18,7 +18,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.interval import Interval
 from windtunnel.laws.annealing import AnnealingArea
 from windtunnel.laws.curve_fit import CurveLawFit, fit_curve_law
-from windtunnel.laws.curves import Curve, check_curves, rows, schedule
+from windtunnel.laws.curves import Curve, check_curves, rows, schedule, unshared
 from windtunnel.laws.multipower import MultiPower
 
 LAWS = (MultiPower(), AnnealingArea())
@@ -158,7 +158,9 @@ def _replays(curves: Sequence[Curve], laws: Sequence[Any]) -> list[Replay]:
     for index, hidden in enumerate(curves):
         rest = [*curves[:index], *curves[index + 1 :]]
         if rest and (any(_falls(each) for each in rest) or not _falls(hidden)):
-            done.append(Replay(hidden.name, _errors(laws, rest, [hidden], 0.0), 0.0))
+            branch = unshared([*rest, hidden])[-1]  # a trunk the rest have shown is not foretold
+            if branch.measured.any():
+                done.append(Replay(hidden.name, _errors(laws, rest, [branch]), 0.0))
     reference = max(curve.peak for curve in curves)
     kept = [_cut(curve, KEPT * _longest(curves, reference), reference) for curve in curves]
     enough = [curve for curve in kept if curve.measured.sum() >= 20]
@@ -167,14 +169,14 @@ def _replays(curves: Sequence[Curve], laws: Sequence[Any]) -> list[Replay]:
     ]
     if enough and hidden:
         tails = [Curve(w.steps, w.lr, np.where(np.isfinite(p.losses), np.nan, w.losses), w.name) for w, p in hidden]
-        tails = [tail for tail in tails if tail.measured.any()]
+        tails = [tail for tail in unshared(tails) if tail.measured.any()]
         reach = np.log(_longest(curves, reference) / _longest(enough, reference))
         if tails and reach > 0.1:
-            done.append(Replay("tails", _errors(laws, enough, tails, reach), float(reach)))
+            done.append(Replay("tails", _errors(laws, enough, tails), float(reach)))
     return done
 
 
-def _errors(laws: Sequence[Any], shown: Sequence[Curve], hidden: Sequence[Curve], reach: float) -> tuple[float, ...]:
+def _errors(laws: Sequence[Any], shown: Sequence[Curve], hidden: Sequence[Curve]) -> tuple[float, ...]:
     found = []
     for law in laws:
         fit = fit_curve_law(law, shown, starts=(1.0,))

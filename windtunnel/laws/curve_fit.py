@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares, nnls
 
-from windtunnel.laws.curves import Curve, Rows, rows, thinned
+from windtunnel.laws.curves import Curve, Rows, rows, thinned, unshared
 
 HUBER = 1e-3  # log loss beyond which a row counts linearly (2503.12811 uses the same)
 # Worth of a row against the beliefs, in units of HUBER^-2: neighbours err together over 5 to 35 rows (24 curves of the
@@ -58,8 +58,9 @@ class CurveLawFit:
 
 
 def fit_curve_law(law: Any, curves: Sequence[Curve], starts: Sequence[float] = STARTS) -> CurveLawFit:
-    """Fit `law` to all measured rows of `curves` together."""
+    """Fit `law` to all measured rows of `curves` together, a trunk that several share counted once."""
     reference = max(curve.peak for curve in curves)
+    curves = [curve for curve in unshared(curves) if curve.measured.any()]
     seen = [thinned(curve) for curve in curves]
     at = [rows(curve, steps, reference) for curve, (steps, _) in zip(curves, seen, strict=True)]
     start = min(float(part.progress[0]) for part in at)

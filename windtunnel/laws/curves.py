@@ -124,6 +124,20 @@ def thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return np.array([steps[p].mean() for p in parts]), np.exp([np.log(loss[p]).mean() for p in parts])
 
 
+def unshared(curves: Sequence[Curve]) -> list[Curve]:
+    """The same curves, a common trunk's losses kept in the first of them only: (len(curves),).
+
+    Runs branched off one trunk log its rows again: one observation, not several. Shared are leading rows that agree in
+    step, rate and loss; later coincidences are not.
+    """
+    kept: list[Curve] = []
+    for index, curve in enumerate(curves):
+        shared = max((_trunk(curve, earlier) for earlier in curves[:index]), default=0)
+        hidden = np.arange(len(curve.steps)) < shared
+        kept.append(Curve(curve.steps, curve.lr, np.where(hidden, np.nan, curve.losses), curve.name))
+    return kept
+
+
 def relaxed(rows: Rows, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """Sum over falls of size times `gain(steps since, progress since, rate)`, in [0, 1]: (n,). Chunked over rows."""
     total = np.zeros(len(rows.steps))
@@ -134,6 +148,14 @@ def relaxed(rows: Rows, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], np.
         progress = np.maximum(rows.progress[part, None] - rows.fall_progress, 0.0)
         total[part] = gain(steps, progress, np.maximum(rows.fall_lr, 1e-4)) @ rows.fall_size
     return total
+
+
+def _trunk(one: Curve, other: Curve) -> int:
+    """How many leading rows the two curves share."""
+    rows = min(len(one.steps), len(other.steps))
+    pairs = zip((one.steps, one.lr, one.losses), (other.steps, other.lr, other.losses), strict=True)
+    same = np.all([np.isclose(a[:rows], b[:rows], rtol=1e-9, atol=0.0, equal_nan=True) for a, b in pairs], axis=0)
+    return rows if same.all() else int(np.argmin(same))
 
 
 def _gathered(falls: np.ndarray) -> np.ndarray:

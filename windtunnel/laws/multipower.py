@@ -2,7 +2,8 @@
 
 L = L0 + A (S + S0)^-alpha - B sum_k fall_k G(C S_k lr_k^-gamma), G(x) = 1 - (1 + x)^-beta, S_k the progress since fall
 k and lr_k the rate after it. Three schedules hardly identify beta, gamma and C apart, and left free they run to their
-bounds (a misfit a quarter as large, forecasts worse): so they carry beliefs.
+bounds (a misfit a quarter as large, forecasts worse): so they carry beliefs. The published fits leave them free and
+stop short of the minimum instead, where that is decided by the start (`benchmarks/multipower.py`).
 """
 
 from __future__ import annotations
