@@ -178,7 +178,7 @@ def test_mup_is_the_standard_parametrization_at_the_base_width(model, data, opti
 
 def test_an_unknown_geometry_is_refused():
     site = Site(role="hidden", shape=(2, 2), fan_in=2, fan_out=2)
-    with pytest.raises(InputError, match="geometry 'round'; muP has rules for"):
+    with pytest.raises(InputError, match="geometry 'round'; there are rules for 'gradient'"):
         MuP().scale(site, site, "round")
 
 

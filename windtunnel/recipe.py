@@ -87,9 +87,10 @@ class Model(Protocol):
 class Optimizer(Protocol):
     """An update rule for one tensor of one model; the engine batches it over tensors and members of a pack.
 
-    `geometry` says how an update's size grows: "entrywise" (Adam-like), "gradient" (SGD-like) or "spectral"
-    (Muon-like); a method `geometry(site)` where it depends on the tensor. `hp` holds every number field of the part as
-    a tensor without axes; those called `lr` or `..._lr` are already scheduled and scaled for this site.
+    `geometry` says how an update's size grows: "entrywise" (Adam), "gradient" (SGD), "spectral" (Muon), "orthogonal"
+    (Shampoo, SOAP), "matched" (Muon in Moonshot's form) or "relative" (LAMB); see `scaling.rules.reach`. It is a method
+    `geometry(site)` where it depends on the tensor. `hp` holds every number field of the part as a tensor without axes;
+    those called `lr` or `..._lr` are already scheduled and scaled for this site.
     """
 
     geometry: Any

@@ -74,7 +74,7 @@ def _unstable(subject: Subject, worst: Module, told: str) -> Finding:
         place_of(declared if callable(declared) else optimizer),
         f'Look at {says} of {type(optimizer).__name__}: "entrywise" if every entry of a step is about lr in size '
         f'(Adam, sign), "gradient" if the step is proportional to the gradient (SGD), "spectral" if its singular '
-        f"values are about lr (Muon).",
+        f"values are about lr x sqrt(fan_out / fan_in) (Muon); windtunnel.scaling.rules.reach lists all.",
     )
 
 

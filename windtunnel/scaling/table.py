@@ -81,7 +81,7 @@ def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     if declared is None:
         raise InputError(
             f"{type(optimizer).__name__} does not say how its updates grow; add a line to the class: geometry = "
-            f'"entrywise" (Adam-like), "gradient" (SGD-like) or "spectral" (Muon-like).'
+            f'"entrywise" (Adam), "gradient" (SGD), "spectral" (Muon), or another of windtunnel.scaling.rules.reach.'
         )
     return declared if callable(declared) else lambda site: str(declared)
 

@@ -1,9 +1,9 @@
-"""Maximal update parametrization (2203.03466) in its Table 8 form: readout multiplied by 1/m, constant readout init.
+"""Maximal update parametrization (2203.03466): every layer learns as much at any width.
 
-m is the growth of a fan over the base rung, so that at the base width muP equals the standard parametrization. The
-factors for Adam-like ("entrywise"), SGD-like ("gradient") and orthogonalised ("spectral", 2602.20937) updates are one
-column each; mixing columns is the classic mistake. Epsilon follows the gradient's 1/m (their appendix B.3); weight
-decay is raised where the learning rate is lowered, so that lr x decay is the same at every width.
+Two published forms. "multiplier" is the paper's Table 8 (and microsoft/mup): the readout's initial values stay as they
+are and its input is multiplied by 1/m, m the growth of the width. "initial" is Table 3: no multiplier, readout values
+start as 1/m and learn at 1/m. They differ in the readout alone; a newcomer who mixes them divides by the width twice.
+Which to take: a tied table needs the multiplier; exporting or sharding is easier without.
 """
 
 from __future__ import annotations
@@ -12,45 +12,32 @@ from dataclasses import dataclass
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
-from windtunnel.scaling.rules.standard import initial_std, vector
+from windtunnel.scaling.rules.width import Exponents, width_scale
 from windtunnel.scaling.table import Scale
+
+FORMS = {"multiplier": Exponents(readout=(1.0, 0.0)), "initial": Exponents(readout=(0.0, 1.0))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MuP:
-    """muP for Adam-like, SGD-like and spectral optimizers in width.
+    """muP in width, for any geometry of `reach.GEOMETRIES`.
 
-    `embedding_std` is the initial standard deviation of an untied lookup table, the same at every width.
+    `embedding_std` is the initial standard deviation of an untied lookup table, the same at every width. Raises
+    InputError for an unknown form.
     """
 
     embedding_std: float = 1.0
+    form: str = "multiplier"
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise InputError(f"MuP(form={self.form!r}): the forms are {', '.join(map(repr, FORMS))}.")
 
     def scale(self, site: Site, base: Site, geometry: str) -> Scale:
-        """The scale of a site from its growth over the base; raises InputError for an unknown geometry."""
-        if geometry not in ("entrywise", "gradient", "spectral"):
+        """The scale of a site; InputError for an unknown geometry, or a tied table in the form without multipliers."""
+        if site.role == "tied" and self.form == "initial":
             raise InputError(
-                f"An optimizer declares geometry {geometry!r}; muP has rules for 'entrywise' (Adam-like), 'gradient' "
-                f"(SGD-like) and 'spectral' (Muon-like)."
+                "A tied table cannot be small as a readout and of constant size as an embedding, which muP without "
+                'multipliers asks of it; use MuP(form="multiplier"), or untie the readout.'
             )
-        m_in, m_out = site.fan_in / base.fan_in, site.fan_out / base.fan_out
-        sgd = geometry == "gradient"
-        if site.role in ("gain", "bias"):
-            return vector(site, lr=m_out if sgd else 1.0, eps=1 / m_out)
-        std = initial_std(site, self.embedding_std)
-        if site.role == "fixed":
-            return Scale(init_std=std)
-        if site.role == "hidden":
-            lr = {"entrywise": 1 / m_in, "gradient": m_out / m_in, "spectral": 1.0}[geometry]
-            return Scale(init_std=std, lr=lr, eps=1 / m_in, decay=1 / lr)
-        if site.role == "readout":
-            lr = m_in if sgd else 1.0
-            return Scale(init_std=base.fan_in**-0.5, lr=lr, eps=1 / m_in, decay=1 / lr, forward=1 / m_in)
-        lr = m_out if sgd else 1.0  # embedding, tied and input: the fan-in does not grow
-        tied = site.role == "tied"
-        return Scale(
-            init_std=base.fan_out**-0.5 if tied else std,
-            lr=lr,
-            eps=1 / m_out,
-            decay=1 / lr,
-            forward=1 / m_out if tied else 1.0,
-        )
+        return width_scale(site, base, geometry, FORMS[self.form], embedding_std=self.embedding_std)

@@ -1,33 +1,35 @@
-"""Standard parametrization: 1/sqrt(fan-in) initial values and one learning rate for all tensors, at every width."""
+"""Standard parametrization: 1/sqrt(fan-in) initial values, and one learning rate for all tensors or one per layer.
+
+With one rate at every width it is the contrast to muP. With `per_layer` each tensor has the largest rate that keeps its
+layer stable (2407.05872, whose best results have it): features then learn at every width too, and what still differs
+from muP is the readout's larger start.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from windtunnel.recipe import Site
+from windtunnel.scaling.rules.width import Exponents, initial_std, vector, width_scale
 from windtunnel.scaling.table import Scale
+
+EXPONENTS = Exponents(readout=(0.0, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standard:
-    """The contrast to muP: equal to it at the base width. `embedding_std` as in MuP."""
+    """Equal to muP at the base width. `embedding_std` as in MuP; `alignment` as in `reach`, read where `per_layer`."""
 
     embedding_std: float = 1.0
+    per_layer: bool = False
+    alignment: float = 1.0
 
     def scale(self, site: Site, base: Site, geometry: str) -> Scale:
-        """The scale of a site; the base plays no part except for a tied table's initial size."""
+        """The scale of a site; raises InputError for an unknown geometry where `per_layer`."""
+        if self.per_layer and site.role != "tied":
+            return width_scale(
+                site, base, geometry, EXPONENTS, embedding_std=self.embedding_std, alignment=self.alignment
+            )
         if site.role in ("gain", "bias"):
             return vector(site)
         return Scale(init_std=initial_std(site, self.embedding_std))
-
-
-def initial_std(site: Site, embedding_std: float) -> float:
-    """1/sqrt(fan-in) for matrices, `embedding_std` for a lookup table, 1/sqrt(width) for a tied one."""
-    if site.role == "embedding":
-        return embedding_std
-    return site.fan_out**-0.5 if site.role == "tied" else site.fan_in**-0.5
-
-
-def vector(site: Site, **factors: float) -> Scale:
-    """Gains start at one, biases at zero; none decays."""
-    return Scale(init_std=0.0, init_mean=1.0 if site.role == "gain" else 0.0, decay=0.0, **factors)
