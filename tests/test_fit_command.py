@@ -260,8 +260,8 @@ def test_searched_hyperparameters_get_a_best_value_and_a_regret(tmp_path, capsys
     answer = _objects(_main(capsys, path, "--json")[1])
     best = answer["forecasts"][0]["best"]["lr"]
     assert best["low"] < 1e-3 * 30**-0.3 < best["high"]
-    assert answer["scores"]["regret"]["n"] == 1
-    assert answer["scores"]["regret"]["largest"] < 0.01
+    assert answer["scores"]["searches"] == 1
+    assert answer["scores"]["regret"] == answer["scores"]["largest_regret"] < 0.01
 
 
 def _searched(*, last_losses=1.0):

@@ -62,7 +62,7 @@ def scores(whole: Whole) -> dict[str, Any]:
         }
     if whole.regrets:
         lost = np.array(whole.regrets)
-        found["regret"] = {"n": len(lost), "mean": float(lost.mean()), "largest": float(lost.max())}
+        found |= {"searches": len(lost), "regret": float(lost.mean()), "largest_regret": float(lost.max())}
     return found
 
 

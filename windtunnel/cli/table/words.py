@@ -182,10 +182,9 @@ def _scores(whole: Whole) -> list[str]:
         error = f"mean error {100 * found['mean_absolute_relative_error']:.2f} %"
         lines.append(f"scored {found['n']} forecasts: {error}, share inside {covered}")
     if "regret" in found:
-        lost = found["regret"]
         lines.append(
-            f"scored {lost['n']} searches: the foretold hyperparameters cost {100 * lost['mean']:.3f} % of the loss, "
-            f"at most {100 * lost['largest']:.3f} %"
+            f"scored {found['searches']} searches: the foretold hyperparameters cost {100 * found['regret']:.3f} % of "
+            f"the loss, at most {100 * found['largest_regret']:.3f} %"
         )
     if "verdicts" in found:
         own = found["verdicts"]
