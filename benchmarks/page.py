@@ -106,7 +106,8 @@ def others(found: Mapping[str, Any]) -> str:
         found["mixtures"],
         found["fine_tuning_with_named_laws"],
     )
-    gap, held = f"{i['error']:.4g} of {i['n']} gaps", f"90 %: {i['inside_90']:.2f}"
+    gap = f"{i['error']:.4g} of {i['n']} gaps"
+    held = f"90 %: {i['inside_90']:.2f}; with one pair's noise {i['pair_inside_90']:.2f}"
     rows.append(["marin, 3 ideas at 1.2B: error of the gap, nats", gap, "0.003", verdict(i["error"] <= 0.003), held])
     rows.append(["the same, Brier score of P(better)", f"{i['brier']:.4f}", "0.15", verdict(i["brier"] <= 0.15), "-"])
     plain = (

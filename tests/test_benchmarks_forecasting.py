@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are not part of the package
 
-from benchmarks import beyond_loss, forecasting, page
+from benchmarks import beyond_loss, forecasting, page, paired
 from benchmarks.forecasting import Row, digits
 from benchmarks.scored import Told, foretell, line, oracle, over_series, rmsle, rounded
 from benchmarks.tables import Series
@@ -152,3 +152,13 @@ def test_left_out_coverage_stands_for_the_series_that_constants_were_learned_fro
 
 def test_the_page_shows_what_the_result_files_hold():
     assert page.PAGE.read_text() == page.page(*forecasting.results()), "run python -m benchmarks.forecasting"
+
+
+def test_beliefs_on_gaps_are_chosen_on_larger_sizes_and_never_on_the_scored_optimizers(shared_data):
+    shared_data("runs/marin_optimizers_best.csv")
+    chosen = paired.chosen_series()
+    assert len(chosen) > 60
+    assert not [s.name for s in chosen if any(scored in s.name for scored in paired.SCORED)]
+    for series in chosen:
+        for shown, hidden in paired.cuts(series):
+            assert series.params[hidden].min() > series.params[shown].max()

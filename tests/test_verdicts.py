@@ -143,8 +143,19 @@ def test_a_verdict_survives_json():
 
 def test_an_old_record_without_a_crossing_is_read():
     stated = compare(*_pair(-0.01), TARGET).to_json()
-    del stated["crossing"], stated["crossing_axis"]
-    assert Verdict.from_json(stated).crossing is None
+    del stated["crossing"], stated["crossing_axis"], stated["one_pair"]
+    read = Verdict.from_json(stated)
+    assert read.crossing is None and read.one_pair is None
+
+
+def test_one_more_pair_shows_the_expected_difference_and_a_pairs_noise():
+    """Noise of 0.8 % in 60 pairs hides little of the mean, and all of what the next pair shows."""
+    base, idea = _pair(-0.01, own=0.008, seeds=10)
+    verdict = compare(base, idea, Target(params=3e7, tokens=6e8))
+    ours, noise = verdict.delta.high - verdict.delta.low, 2 * 1.645 * 0.008 * (1.7 + 300 * 3e7**-0.4)
+    assert verdict.one_pair is not None
+    assert verdict.one_pair.high - verdict.one_pair.low == pytest.approx(np.hypot(ours, noise), rel=0.3)
+    assert ours < 0.5 * noise
 
 
 def test_a_steady_gain_in_tight_pairs_helps_even_far_away():
@@ -204,6 +215,59 @@ def test_a_gap_that_depends_on_tokens_alone_is_told_from_one_in_parameters():
         found = law.at(_at(params, tokens)).interval(0.95)
         assert found.holds(expected)
         assert found.median == pytest.approx(expected, rel=0.35)
+
+
+def _width(law, params, tokens=None):
+    interval = law.at(_at(params, tokens)).interval(0.9)
+    return interval.high - interval.low
+
+
+def test_a_target_off_the_ladders_line_is_less_sure_than_one_of_the_same_compute_on_it():
+    law = fit_gap(paired(*_pair(-0.01)))  # 20 tokens a parameter
+    on, fewer, more = _width(law, 9e7), _width(law, 4 * 9e7, 5 * 9e7), _width(law, 9e7 / 4, 80 * 9e7)
+    assert min(fewer, more) > 1.5 * on
+
+
+def _steady(params, tokens):
+    """Pairs without seeds, 1 % better everywhere but for 0.03 % of noise."""
+    generator = np.random.default_rng(0)
+    base = 1.7 + 300 * params**-0.4 + 2000 * tokens**-0.4
+    idea = base * np.exp(-0.01 + 0.0003 * generator.standard_normal(len(params)))
+    flops = 6 * params * tokens
+    return paired(*(Observations(loss=loss, params=params, tokens=tokens, flops=flops) for loss in (base, idea)))
+
+
+def test_one_size_at_many_horizons_tells_less_of_a_larger_size_than_of_a_longer_horizon():
+    law = fit_gap(_steady(np.full(6, 2e7), np.geomspace(2e8, 6.4e9, 6)))
+    assert _width(law, 3.2e8, 6.4e9) > 2 * _width(law, 2e7, 16 * 6.4e9)
+
+
+def test_pairs_at_one_budget_foretell_another_budget():
+    """Sizes of one budget have no extent in FLOPs, which once made any other budget endlessly far away."""
+    params = np.geomspace(1e7, 8e7, 6)
+    law = fit_gap(_steady(params, 1e17 / params))
+    found = law.at(_at(9e7, 1e18 / 9e7)).interval(0.9)
+    assert found.holds(-0.01)
+    assert _width(law, 3e7, 1e17 / 3e7) < found.high - found.low < 0.02
+
+
+def test_a_fading_gain_may_cross_zero_far_beyond_the_ladder():
+    """The gain halves with each 4x in size; which sign is left of it at 1000 times the top rung is a guess."""
+    n = np.repeat(SIZES, 2)
+    gap = -0.01 * (n / SIZES[0]) ** -0.5 + 0.0002 * np.random.default_rng(0).standard_normal(len(n))
+    base = 1.7 + 300 * n**-0.4
+    sizes = {"params": n, "tokens": 20 * n, "flops": 120 * n * n}
+    law = fit_gap(paired(*(Observations(loss=loss, **sizes) for loss in (base, base * np.exp(gap)))))
+    near, far = (float(law.at(_at(size)).cdf(0.0)) for size in (SIZES[-1], 1e3 * SIZES[-1]))
+    assert near > 0.95
+    assert 0.3 < far < 0.7
+
+
+def test_many_pairs_do_not_thin_the_tails():
+    """A gap goes another way beyond the ladder more often than a normal curve says, however tight the pairs."""
+    found = fit_gap(paired(*_pair(-0.01, seeds=10))).on_ladder()
+    lowest, low, high, highest = found.quantile(np.array([0.005, 0.25, 0.75, 0.995]))
+    assert (highest - lowest) / (high - low) > 5  # 3.8 for a normal curve, 6.2 for Student-t of 4 degrees of freedom
 
 
 def test_an_idea_that_adds_parameters_is_paired_at_its_rung():
@@ -306,7 +370,8 @@ def _world(generator):
 def test_what_is_said_with_a_probability_is_right_that_often():
     """600 exact worlds: each bin of P(better) within 5 %, and the gap's 90 % interval; buys the word "calibrated".
 
-    The interval may cover more than its level: the same beliefs must serve public runs, where it covers less.
+    The interval covers more than its level (0.98): the same beliefs must serve public runs, where it covers 0.87. What
+    keeps it useful is asked of the verdicts: where there is a difference, four in ten are sure of its sign.
     """
     generator = np.random.default_rng(11)
     said, better, inside = [], [], []
@@ -323,7 +388,8 @@ def test_what_is_said_with_a_probability_is_right_that_often():
         chosen = (sure >= low) & (sure < high)
         assert chosen.sum() > 80
         assert abs(right[chosen].mean() - sure[chosen].mean()) < 0.05, (low, right[chosen].mean(), sure[chosen].mean())
-    assert 0.86 < np.mean(inside) < 0.98
+    assert np.mean(inside) > 0.88
+    assert np.mean(sure > 0.95) > 0.4
 
 
 def test_marins_optimizers_at_a_billion_parameters(shared_data):

@@ -1,7 +1,8 @@
 """Verdict: does an idea help at the target? From paired runs, through the difference law, never from two separate fits.
 
-What a newcomer would get wrong: P(better) is about the expected gap, without the noise of one more pair of runs. The
-compute multiplier asks the base's own fit how much more base compute would reach the idea's loss.
+What a newcomer would get wrong: P(better) and `delta` are about the expected gap, without the noise of one more pair of
+runs; hold `one_pair` against what two runs at the target show. The compute multiplier asks the base's own fit how much
+more base compute would reach the idea's loss.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts.fit import Fit, fit
-from windtunnel.forecasts.gap import axis_of, fit_gap
+from windtunnel.forecasts.frame import axis_of
+from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
@@ -23,7 +25,7 @@ from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.observations import Observations
 from windtunnel.runs import Run
 
-_INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing")
+_INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing", "one_pair")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Verdict:
     study: str = ""
     crossing: Interval | None = None
     crossing_axis: str = ""
+    one_pair: Interval | None = None
 
     def __str__(self) -> str:
         m = self.compute_multiplier
@@ -83,7 +86,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verdict:
-        """The verdict that `to_json` wrote, now or before it knew crossings."""
+        """The verdict that `to_json` wrote, now or before it knew crossings and single pairs."""
         read: dict[str, Any] = {**data, "caveats": tuple(data["caveats"])}
         for name in _INTERVALS:
             read[name] = None if data.get(name) is None else Interval.from_json(data[name])
@@ -134,6 +137,7 @@ def compare(
         study=study,
         crossing=crossing(law, pairs.sizes, place.sizes, level, seed),
         crossing_axis=axis_of(place.sizes),
+        one_pair=_mapped(law.at(place.sizes, noise=True).interval(level), lambda share: expected * np.expm1(share)),
     )
 
 

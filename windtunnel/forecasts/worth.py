@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from windtunnel.forecasts.fit import Fit
-from windtunnel.forecasts.gap import GapLaw, Pace, axis_of
+from windtunnel.forecasts.frame import Pace, axis_of
+from windtunnel.forecasts.gap import GapLaw
 from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Sizes
