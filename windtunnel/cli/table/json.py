@@ -59,10 +59,20 @@ def scores(whole: Whole) -> dict[str, Any]:
             "n": len(judged),
             "mean_absolute_gap_error": float(np.mean(gaps)),
             "brier": float(np.mean(brier)),
+            "coverage_one_pair": {f"{level:g}": float(np.mean(held)) for level, held in _held_pairs(judged).items()},
         }
     if whole.regrets:
         lost = np.array(whole.regrets)
         found |= {"searches": len(lost), "regret": float(lost.mean()), "largest_regret": float(lost.max())}
+    return found
+
+
+def _held_pairs(judged: Sequence[Judged]) -> dict[float, list[bool]]:
+    """Whether one pair's interval held each true gap, by level."""
+    found: dict[float, list[bool]] = {}
+    for each in judged:
+        if (said := each.verdict.one_pair) is not None:
+            found.setdefault(said.level, []).append(said.holds(each.truth))
     return found
 
 

@@ -165,8 +165,19 @@ def _verdict(judged: Judged) -> list[str]:
     lines = [f"verdict on {judged.idea}{of} at {place}: {verdict}; loss {_signed(judged)}"]
     if judged.truth == judged.truth:
         right = "better" if judged.truth < 0 else "worse"
-        lines.append(f"    truth: {judged.truth:+.4f} ({right})")
+        lines.append(f"    truth: {judged.truth:+.4f} ({right}){_of_one_pair(judged)}")
     return lines
+
+
+def _of_one_pair(judged: Judged) -> str:
+    """A truth is two runs' difference, noise and all: held against the interval that is meant for one."""
+    said = judged.verdict.one_pair
+    if said is None:
+        return ""
+    inside = "inside" if said.holds(judged.truth) else "OUTSIDE"
+    return (
+        f", {inside} [{said.low:+.4f}, {said.high:+.4f}], where one pair of runs is expected at {100 * said.level:g}%"
+    )
 
 
 def _signed(judged: Judged) -> str:
