@@ -33,7 +33,7 @@ def each_done(work: Callable[[Sequence[Item]], Sequence[Found]], items: Sequence
     It is given some items at a time. When it is interrupted the processes end after what they are at, silently.
     """
     workers = min(_cores(), MOST_WORKERS)
-    some = min(TOGETHER, max(1, len(items) // (4 * workers)))
+    some = min(TOGETHER, max(1, len(items) // (2 * workers)))
     parts = [items[start : start + some] for start in range(0, len(items), some)]
     if len(items) < ENOUGH or workers < 2:
         yield from _watched(chain.from_iterable(map(work, parts)), len(items), doing)

@@ -159,10 +159,9 @@ def _covariance(law: Law, slopes: np.ndarray, weights: np.ndarray) -> np.ndarray
     return np.linalg.pinv(precision + np.diag(believed) + _RIDGE * np.eye(len(believed)), hermitian=True)
 
 
-def starts_of(law: Law, o: Observations, selection: np.ndarray) -> np.ndarray:
-    """Where the search of each selection begins, by a scan: (M, k)."""
-    loss = np.broadcast_to(o.loss, selection.shape)
-    return scan(law, o, loss, selection / (TYPICAL_NOISE * loss) ** 2, _medians(law, len(selection)))
+def starts_of(law: Law, sizes: Any, loss: np.ndarray, selection: np.ndarray) -> np.ndarray:
+    """Where the search of each row begins, by a scan: (R, k)."""
+    return scan(law, sizes, loss, selection / (TYPICAL_NOISE * loss) ** 2, _medians(law, len(selection)))
 
 
 def _medians(law: Law, rows: int) -> np.ndarray:
@@ -172,7 +171,7 @@ def _medians(law: Law, rows: int) -> np.ndarray:
 def fit_law(law: Law, observations: Observations, *, draws: int, seed: int) -> LawFit:
     """Fit one law to all runs; the same observations and seed give the same digits."""
     o, all_runs = observations, np.ones((1, len(observations)))
-    found = fit_rows(law, o, o.loss[None], all_runs, starts_of(law, o, all_runs))
+    found = fit_rows(law, o, o.loss[None], all_runs, starts_of(law, o, o.loss[None], all_runs))
     return law_fit(found, o, 0, 1.0, draws, seed)
 
 

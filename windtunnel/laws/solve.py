@@ -109,7 +109,7 @@ def scan(law: Law, sizes: Any, loss: np.ndarray, weights: np.ndarray, beliefs: n
     best_value = np.full(len(loss), np.inf)
     best = np.zeros((len(loss), grid.shape[1]))
     believed = None if beliefs is None else beliefs[:, None]
-    for some in _chunks(len(grid), loss.shape[1] * (law.linear + 1) ** 2):
+    for some in _chunks(len(grid), sum(loss.shape) * (law.linear + 1) ** 2):
         terms = law.terms(grid[some], sizes)  # (G, n, p)
         value = _objectives(terms, loss, weights) + penalty(law, grid[some][None], believed)
         index = np.argmin(value, axis=1)

@@ -46,9 +46,12 @@ def fit_together(wanted: Sequence[Wanted]) -> list[Selected]:
 
 def _form(law: Law) -> Any:
     """What laws must have in common to be solved as one: all but the numbers they take from the data."""
-    values = [getattr(law, f.name) for f in fields(law)] if is_dataclass(law) else [law]
-    form = [value for value in values if not _number(value)]
+    form = [value for value in _values(law) if not _number(value)]
     return type(law), *(value if isinstance(value, bool | int | str) else id(value) for value in form)
+
+
+def _values(law: Law) -> list[Any]:
+    return [getattr(law, f.name) for f in fields(law)] if is_dataclass(law) else [law]
 
 
 def _number(value: Any) -> bool:
@@ -72,13 +75,21 @@ def _batch(wanted: Sequence[Wanted]) -> list[Selected]:
 
 
 def _starts(wanted: Sequence[Wanted]) -> np.ndarray:
-    """Starts of all rows (R, k); one scan serves all selections of the same runs."""
+    """Starts of all rows (R, k); one scan serves all runs of the same sizes: tasks are often measured on one ladder."""
     found = []
-    for _, same in groupby(wanted, key=lambda each: (id(each.law), id(each.observations))):
-        first, *others = same
-        selection = np.concatenate([first.selection, *(each.selection for each in others)])
-        found.append(starts_of(first.law, first.observations, selection))
+    for _, same in groupby(wanted, key=_place):
+        some = list(same)
+        loss = np.repeat([each.observations.loss for each in some], [len(each.selection) for each in some], axis=0)
+        selection = np.concatenate([each.selection for each in some])
+        found.append(starts_of(some[0].law, some[0].observations, loss, selection))
     return np.concatenate(found)
+
+
+def _place(wanted: Wanted) -> Any:
+    """What makes two scans the same but for losses and weights."""
+    law = wanted.law
+    numbers = [value for value in _values(law) if _number(value)]
+    return _form(law), numbers, [column(wanted.observations, name).tobytes() for name in law.columns]
 
 
 def _sizes(wanted: Sequence[Wanted], counts: Sequence[int]) -> Sizes:
@@ -91,8 +102,8 @@ def _sizes(wanted: Sequence[Wanted], counts: Sequence[int]) -> Sizes:
 
 def _laws(laws: Sequence[Any], counts: Sequence[int]) -> Any:
     """One law that holds each law's numbers in its own rows: (R, 1)."""
-    named = {f.name: [getattr(law, f.name) for law in laws] for f in fields(laws[0])} if is_dataclass(laws[0]) else {}
-    return replace(laws[0], **{name: _rows(v, counts) for name, v in named.items() if _number(v[0]) and v[0] != ()})
+    numbers = {f.name: [getattr(law, f.name) for law in laws] for f in fields(laws[0])}
+    return replace(laws[0], **{name: _rows(values, counts) for name, values in numbers.items() if _number(values[0])})
 
 
 def _rows(values: Sequence[Any], counts: Sequence[int]) -> Any:
