@@ -25,6 +25,7 @@ _STEP = 1e-4  # of the logarithm, for derivatives
 _CLOSE = 1e-7  # a round that lowers the objective by a smaller share ends the descent
 _TIE = 1e-14  # of the sum of squares: what rounding may decide; of equally good sets of terms the first is taken
 _CHUNK = 3_000_000  # floats held at once
+_ONE_THREAD = 200_000  # multiplications of one product; OpenBLAS takes threads from 4 * 65536, and they cost more here
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,8 @@ def penalty(law: Law, shape: np.ndarray, beliefs: np.ndarray | None) -> np.ndarr
     return total
 
 
-def _chunks(count: int, floats: int) -> Iterator[slice]:
-    rows = max(1, _CHUNK // max(floats, 1))
+def _chunks(count: int, floats: int, most: int = _CHUNK) -> Iterator[slice]:
+    rows = max(1, most // max(floats, 1))
     for start in range(0, count, rows):
         yield slice(start, start + rows)
 
@@ -120,14 +121,17 @@ def scan(law: Law, sizes: Any, loss: np.ndarray, weights: np.ndarray, beliefs: n
 
 
 def _objectives(terms: np.ndarray, loss: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Least sums of squares of all replicates at all shapes, each sum over runs being one matrix product: (R, G)."""
+    """Least sums of squares of all replicates at all shapes, the sums over runs being matrix products: (R, G)."""
     p = terms.shape[-1]
     upper = np.triu_indices(p)
     products = terms[..., upper[0]] * terms[..., upper[1]]
-    gram = np.empty((len(loss), len(terms), p, p))
-    gram[..., upper[0], upper[1]] = gram[..., upper[1], upper[0]] = np.tensordot(weights, products, axes=(1, 1))
-    right = np.tensordot(loss * weights, terms, axes=(1, 1))
-    return _non_negative(gram, right, np.sum(loss**2 * weights, axis=1)[:, None])[1]
+    value = np.empty((len(loss), len(terms)))
+    for rows in _chunks(len(loss), loss.shape[1] * len(upper[0]), _ONE_THREAD):
+        gram = np.empty((len(terms), len(value[rows]), p, p))
+        gram[..., upper[0], upper[1]] = gram[..., upper[1], upper[0]] = weights[rows] @ products
+        right = (loss * weights)[rows] @ terms
+        value[rows] = _non_negative(gram, right, np.sum(loss**2 * weights, axis=1)[rows])[1].T
+    return value
 
 
 @dataclass(frozen=True, eq=False)
