@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from windtunnel.laws.law import Law, own_rows
+from windtunnel.laws.nonnegative import non_negative
 
 POINTS = {0: 1, 1: 32, 2: 12}  # starts along each shape parameter; from three on, SPREAD points fill the box evenly
 SPREAD = 256
@@ -23,7 +23,6 @@ PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)  # bases of the spread points: as many sha
 ROUNDS = 12  # damped Gauss-Newton steps; two thirds of the descents stop earlier
 _STEP = 1e-4  # of the logarithm, for derivatives
 _CLOSE = 1e-7  # a round that lowers the objective by a smaller share ends the descent
-_TIE = 1e-14  # of the sum of squares: what rounding may decide; of equally good sets of terms the first is taken
 _CHUNK = 3_000_000  # floats held at once
 _ONE_THREAD = 200_000  # multiplications of one product; OpenBLAS takes threads from 4 * 65536, and they cost more here
 
@@ -130,7 +129,7 @@ def _objectives(terms: np.ndarray, loss: np.ndarray, weights: np.ndarray) -> np.
         gram = np.empty((len(terms), len(value[rows]), p, p))
         gram[..., upper[0], upper[1]] = gram[..., upper[1], upper[0]] = weights[rows] @ products
         right = (loss * weights)[rows] @ terms
-        value[rows] = _non_negative(gram, right, np.sum(loss**2 * weights, axis=1)[rows])[1].T
+        value[rows] = non_negative(gram, right, np.sum(loss**2 * weights, axis=1)[rows])[1].T
     return value
 
 
@@ -170,7 +169,7 @@ class _Problem:
         """Weighted residuals of shapes (..., R, k), those of the beliefs last; linear parameters (..., R, p)."""
         terms = self.law.terms(np.exp(logs), self.sizes) * self.root[..., None]
         across = np.swapaxes(terms, -1, -2)
-        linear, _ = _non_negative(across @ terms, (across @ self.wanted[..., None])[..., 0], self.squares)
+        linear, _ = non_negative(across @ terms, (across @ self.wanted[..., None])[..., 0], self.squares)
         residual = self.wanted - (terms @ linear[..., None])[..., 0]
         if not self.held:
             return residual, linear
@@ -244,58 +243,3 @@ def _change(here: _Point, damping: np.ndarray) -> np.ndarray:
     diagonal = np.einsum("rii->ri", gram)
     ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-30
     return -np.linalg.solve(gram + ridge[..., None] * np.eye(gram.shape[1]), slope)[..., 0].clip(-1.0, 1.0)
-
-
-def _non_negative(gram: np.ndarray, right: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Exact least squares with coefficients >= 0, and its objective: of all terms where none is then negative.
-
-    Elsewhere every smaller set of terms is tried. What is found for a row does not depend on the other rows.
-    """
-    coefficients, sound = _solve_symmetric(gram, right)
-    value = squares - np.sum(coefficients * right, axis=-1)
-    settled = np.all(coefficients >= 0, axis=-1) & (value < squares) & sound
-    if not settled.all():
-        rest = ~settled
-        squares = np.broadcast_to(squares, value.shape)[rest]
-        gram = np.broadcast_to(gram, (*value.shape, *gram.shape[-2:]))[rest]
-        coefficients[rest], value[rest] = _fewer(gram, right[rest], squares, coefficients[rest], value[rest])
-    return coefficients, np.maximum(value, 0.0)
-
-
-def _fewer(gram: Any, right: Any, squares: Any, whole: np.ndarray, whole_value: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The best set of terms of each row (rows, p), the whole one where that is allowed and best."""
-    take = np.all(whole >= 0, axis=-1) & (whole_value < squares)
-    best, best_value = np.where(take[:, None], whole, 0.0), np.where(take, whole_value, squares)
-    p = right.shape[-1]
-    for count in range(p - 1, 0, -1):
-        for chosen in combinations(range(p), count):
-            part = list(chosen)
-            coefficients, _ = _solve_symmetric(gram[:, part][:, :, part], right[:, part])
-            value = squares - np.sum(coefficients * right[:, part], axis=-1)
-            take = (value < best_value - _TIE * squares) & np.all(coefficients >= 0, axis=-1)
-            best_value = np.where(take, value, best_value)
-            full = np.zeros(right.shape)
-            full[:, part] = coefficients
-            best = np.where(take[:, None], full, best)
-    return best, best_value
-
-
-def _solve_symmetric(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Solve small symmetric systems, scaled to unit diagonal, and say where two unknowns are told apart.
-
-    One and two unknowns in closed form.
-    """
-    if right.shape[-1] == 1:
-        return right / np.maximum(gram[..., 0], 1e-300), True
-    if right.shape[-1] == 2:
-        a, b, c = gram[..., 0, 0], gram[..., 0, 1], gram[..., 1, 1]
-        apart, least = a * c - b * b, 1e-12 * a * c + 1e-300
-        first, second = right[..., 0], right[..., 1]
-        coefficients = np.empty(right.shape)
-        coefficients[..., 0], coefficients[..., 1] = c * first - b * second, a * second - b * first
-        coefficients /= np.maximum(apart, least)[..., None]  # two terms that coincide here share the load
-        return coefficients, apart > least
-    scale = np.sqrt(np.maximum(np.einsum("...ii->...i", gram), 1e-300))
-    correlation = gram / scale[..., :, None] / scale[..., None, :] + 1e-12 * np.eye(gram.shape[-1])
-    inverse = np.linalg.inv(correlation)
-    return (inverse @ (right / scale)[..., None])[..., 0] / scale, True
