@@ -326,6 +326,25 @@ def test_the_number_of_processes_changes_no_digit(tmp_path, capsys, monkeypatch)
     assert spread == alone
 
 
+def test_a_series_that_cannot_be_fitted_is_refused_alike_whatever_it_is_worked_out_with(tmp_path, capsys, monkeypatch):
+    rows = [row for name in ("a", "b", "c") for row in _ladder(name)]
+    path = _plain(tmp_path, [*_ladder("short")[:2], *rows, *_ladder("small")[:2]])
+    said = []
+    for together, enough in ((1, 24), (32, 24), (2, 2)):
+        monkeypatch.setattr(progress, "TOGETHER", together)
+        monkeypatch.setattr(progress, "ENOUGH", enough)
+        monkeypatch.setattr(progress, "_cores", lambda: 2)
+        code, out, error = _main(capsys, path, "--json")
+        answer = _objects(out)
+        answer["diagnostics"].pop("seconds")
+        said.append((code, answer, error))
+    assert said[0] == said[1] == said[2]
+    code, answer, error = said[0]
+    assert code == 3 and [refused["what"] for refused in answer["diagnostics"]["refused"]] == ["short", "small"]
+    assert [fitted["series"] for fitted in answer["diagnostics"]["fits"]] == ["a", "b", "c"]
+    assert "short: " in error and "distinct size" in error
+
+
 def test_many_series_end_with_how_good_their_backtests_were(tmp_path, capsys):
     path = _plain(tmp_path, [row for i in range(MANY + 1) for row in _ladder(f"task{i}")])
     out = _main(capsys, path)[1]

@@ -13,6 +13,7 @@ from windtunnel.laws.kaplan import Kaplan
 from windtunnel.laws.noise import rungs, seed_noise
 from windtunnel.laws.shifted import ShiftedPowerLaw
 from windtunnel.laws.solve import solve
+from windtunnel.laws.together import Wanted, fit_selections, fit_together
 
 N = np.geomspace(1e6, 1e9, 8)
 
@@ -102,6 +103,30 @@ def test_the_same_seed_gives_the_same_digits():
     first, second = (fit_law(PowerLaw(), o, draws=20, seed=3) for _ in range(2))
     assert (first.draws == second.draws).all()
     assert (first.draws != fit_law(PowerLaw(), o, draws=20, seed=4).draws).any()
+
+
+@pytest.mark.parametrize("law", [Kaplan((1e8, 1e9)), Chinchilla(), Chinchilla(tied=True), Chinchilla(floor=False)])
+def test_a_fit_does_not_depend_on_what_it_is_made_with(law):
+    """Also where the others have other sizes and units, and where a floor of theirs ends at zero."""
+    wanted = []
+    for number in range(5):
+        params, tokens = (axis * 3.0**number for axis in _grid(4))
+        noise = np.exp(0.01 * np.random.default_rng(number).standard_normal(16))
+        loss = (number % 2 + 400 * params**-0.3 + 400 * tokens**-0.3) * noise
+        own = replace(law, unit=(1e8 * 3.0**number, 1e9)) if isinstance(law, Kaplan) else law
+        selection = (np.arange(16) < np.array([[12], [16]])).astype(float)
+        wanted.append(Wanted(own, Observations(loss=loss, params=params, tokens=tokens), selection))
+    for each, found in zip(wanted, fit_together(wanted), strict=True):
+        alone = fit_selections(each.law, each.observations, each.selection)
+        assert (found.theta == alone.theta).all() and (found.doubt == alone.doubt).all()
+        assert found.law is each.law and found.sizes is each.observations
+
+
+def test_of_two_terms_that_no_run_tells_apart_the_first_is_taken():
+    o = Observations(loss=np.array([2.0, 2.01, 1.99, 2.0]), params=np.full(4, 1e7))
+    for scale in (1.0, 1.1, 1.3, 1.7):  # rounding differs, the answer does not
+        theta = solve(PowerLaw(), o, o.loss[None] * scale, 1 / o.loss**2).theta[0]
+        assert theta[0] == pytest.approx(2.0 * scale, rel=1e-3) and theta[1] == 0
 
 
 def test_draws_spread_more_where_runs_are_noisier():

@@ -7,15 +7,18 @@ how many processes there were.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 FEW = 2  # so few items need no bar
 ENOUGH = 24  # items from which starting processes pays (measured: a fit takes 0.1 to 1 s, two processes 0.1 s)
+TOGETHER = 32  # items that are worked out as one: more save little (measured) and make the bar jump
 MOST_WORKERS = 16  # each holds the program once, about 80 MB
 
 
@@ -24,15 +27,26 @@ def each(items: Sequence[Item], doing: str) -> Iterator[Item]:
     yield from _watched(items, len(items), doing)
 
 
-def each_done(work: Callable[[Item], Found], items: Sequence[Item], doing: str) -> Iterator[Found]:
-    """`work` of every item, in order; over processes where there are many items. `work` must be picklable."""
+def each_done(work: Callable[[Sequence[Item]], Sequence[Found]], items: Sequence[Item], doing: str) -> Iterator[Found]:
+    """What `work` finds for every item, in order; over processes where there are many. `work` must be picklable.
+
+    It is given some items at a time. When it is interrupted the processes end after what they are at, silently.
+    """
     workers = min(_cores(), MOST_WORKERS)
+    some = min(TOGETHER, max(1, len(items) // (2 * workers)))
+    parts = [items[start : start + some] for start in range(0, len(items), some)]
     if len(items) < ENOUGH or workers < 2:
-        yield from map(work, each(items, doing))
+        yield from _watched(chain.from_iterable(map(work, parts)), len(items), doing)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        found = pool.map(work, items, chunksize=max(1, len(items) // (16 * workers)))
-        yield from _watched(found, len(items), doing)
+    pool = ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent)
+    try:
+        yield from _watched(chain.from_iterable(pool.map(work, parts)), len(items), doing)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cores() -> int:

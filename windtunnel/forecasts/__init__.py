@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.forecasts.allocation import Allocation, allocate, flops_for
 from windtunnel.forecasts.backtest import Backtest
-from windtunnel.forecasts.fit import Fit, fit
+from windtunnel.forecasts.fit import Fit, fit, fit_each
 from windtunnel.forecasts.forecast import Forecast, Score, score
 from windtunnel.forecasts.forecast import make_forecast as forecast
 from windtunnel.forecasts.hyperparameters import BestHyperparameters, best_hyperparameters
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Advice", "Allocation", "Backtest", "BestHyperparameters", "CurveFit", "CurveForecast", "Fit", "Forecast"]
 __all__ += ["Interval", "OddRung", "Score", "SmallerLadder", "Unsettled", "Verdict", "allocate", "backtest"]
-__all__ += ["best_hyperparameters", "compare", "difference", "fit", "fit_curves", "flops_for", "forecast", "next_runs"]
-__all__ += ["odd_rungs", "score", "smaller_ladders", "smallest_ladder", "unidentified", "unsettled"]
+__all__ += ["best_hyperparameters", "compare", "difference", "fit", "fit_curves", "fit_each", "flops_for", "forecast"]
+__all__ += ["next_runs", "odd_rungs", "score", "smaller_ladders", "smallest_ladder", "unidentified", "unsettled"]
 
 
 def backtest(observations: Observations | Sequence[Run], **options: Any) -> Backtest:

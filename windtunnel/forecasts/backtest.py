@@ -16,7 +16,7 @@ import numpy as np
 from windtunnel.forecasts.combine import mixed, pieces, variance
 from windtunnel.forecasts.constants import LEARNED, Constants
 from windtunnel.forecasts.interval import Interval, Mixture
-from windtunnel.forecasts.members import Cuts, fit_cuts
+from windtunnel.forecasts.members import Cuts, Ladder, fit_all_cuts
 from windtunnel.forecasts.stack import fall, weights_at
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import rungs
@@ -111,11 +111,21 @@ class Record:
 
 def replay(laws: Sequence[Law], o: Observations, *, level: float = 0.9) -> Record:
     """Hide 1, 2, ... upper rungs, refit the laws, and forecast each hidden rung."""
-    label = rungs(o)
-    top = int(label.max())
-    kept = cuts_of(laws, label)
-    cuts = fit_cuts(laws, o, label, [*kept, top + 1])
-    truth = np.log(o.loss)
+    return replay_all([(laws, o)], level=level)[0]
+
+
+def replay_all(ladders: Sequence[tuple[Sequence[Law], Observations]], *, level: float = 0.9) -> list[Record]:
+    """`replay` of many ladders, whose fits are made together."""
+    labels = [rungs(o) for _, o in ladders]
+    cut = [(laws, o, label, cuts_of(laws, label)) for (laws, o), label in zip(ladders, labels, strict=True)]
+    made = fit_all_cuts([Ladder(laws, o, label, [*kept, int(label.max()) + 1]) for laws, o, label, kept in cut])
+    return [_record(cuts, o, level) for cuts, (_, o, _, _) in zip(made, cut, strict=True)]
+
+
+def _record(cuts: Cuts, o: Observations, level: float) -> Record:
+    """Every hidden rung, foretold by the members of each cut with what the cuts before it had shown."""
+    *kept, top = cuts.kept
+    label, truth = cuts.label, np.log(o.loss)
     hidden: list[Hidden] = []
     squares: dict[int, dict[int, float]] = {}
     for now in range(len(kept)):
@@ -123,13 +133,12 @@ def replay(laws: Sequence[Law], o: Observations, *, level: float = 0.9) -> Recor
         stretch = learned(known, kept[now])
         mean, spread = _foretold(cuts, truth, now, np.log(o.size))
         squares[kept[now]] = {}
-        for rung in range(kept[now], top + 1):
+        for rung in range(kept[now], top):
             runs = np.flatnonzero(label == rung)
             errors = ((truth - mean)[runs] / spread[runs]) ** 2
             squares[kept[now]][rung] = float(np.mean(errors))
             hidden.append(_hidden(kept[now], rung, o, runs, mean[runs], spread[runs], (stretch, level)))
-    weights = weights_at(cuts, truth, len(kept))
-    return Record(Backtest(tuple(hidden)), cuts, weights, learned(squares, top + 1))
+    return Record(Backtest(tuple(hidden)), cuts, weights_at(cuts, truth, len(kept)), learned(squares, top))
 
 
 def cuts_of(laws: Sequence[Law], label: np.ndarray) -> list[int]:

@@ -44,7 +44,7 @@ def pooled(fit: Fit, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     """Log expected loss of all laws' draws at sizes, (draws, n), and the draws' weights, (draws,)."""
     logs = np.concatenate([law.log_loss(sizes) for law in fit.laws])
     pairs = zip(fit.laws, fit.weights, strict=True)
-    weights = np.concatenate([np.full(len(law.draws), weight / len(law.draws)) for law, weight in pairs])
+    weights = np.concatenate([np.full(len(law.drawn), weight / len(law.drawn)) for law, weight in pairs])
     return logs, weights / weights.sum()
 
 

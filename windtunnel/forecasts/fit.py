@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts.backtest import Backtest, replay
+from windtunnel.forecasts.backtest import Backtest, Record, replay, replay_all
 from windtunnel.forecasts.caveats import of_data, steepens
 from windtunnel.forecasts.combine import combined
 from windtunnel.forecasts.forecast import make_forecast
@@ -63,13 +63,17 @@ class Fit:
     @cached_property
     def run_keys(self) -> tuple[str, ...]:
         """Keys of the runs it stands on, sorted."""
-        return tuple(sorted(self.observations.keys()))
+        return tuple(sorted(self._keys))
+
+    @cached_property
+    def _keys(self) -> tuple[str, ...]:
+        return self.observations.keys()
 
     @cached_property
     def run_hash(self) -> str:
         """Hash of those runs and their numbers."""
         o = self.observations
-        rows = sorted(canonical([key, row]) for key, row in zip(o.keys(), o.rows(), strict=True))
+        rows = sorted(canonical([key, row]) for key, row in zip(self._keys, o.rows(), strict=True))
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     def predict(self, at: Sizes, *, noise: bool = True) -> Mixture:
@@ -116,7 +120,27 @@ def fit(
     `laws` None chooses by what varies in the data. Raises InputError for fewer than 3 distinct sizes, or for
     observations of several series or ideas (fit each on its own: `observations.by_series()`).
     """
-    o = observations if isinstance(observations, Observations) else Observations.from_runs(observations)
+    o = _checked(observations if isinstance(observations, Observations) else Observations.from_runs(observations))
+    chosen = tuple(laws) if laws else candidates(o)
+    return _fit(o, replay(chosen, o), draws, seed)
+
+
+def fit_each(tables: Sequence[Observations], *, draws: int = 200, seed: int = 0) -> list[Fit | InputError]:
+    """`fit` of every table, or why it has none. Many small ones take a fraction of their time one by one."""
+    found: dict[int, Fit | InputError] = {}
+    ladders: dict[int, tuple[tuple[Law, ...], Observations]] = {}
+    for index, observations in enumerate(tables):
+        try:
+            ladders[index] = (candidates(o := _checked(observations)), o)
+        except InputError as error:
+            found[index] = error
+    for (index, (_, o)), record in zip(ladders.items(), replay_all(list(ladders.values())), strict=True):
+        found[index] = _fit(o, record, draws, seed)
+    return [found[index] for index in range(len(tables))]
+
+
+def _checked(o: Observations) -> Observations:
+    """The runs that laws are fitted to. Raises InputError where they are of several series or too few."""
     o = o.to_fit()
     names = sorted(set(o.labels()))
     if len(names) > 1:
@@ -125,9 +149,10 @@ def fit(
             f"for name, runs in observations.by_series(): fit(runs)."
         )
     check_sizes(o)
-    o = prepared(o)
-    chosen = tuple(laws) if laws else candidates(o)
-    record = replay(chosen, o)
+    return prepared(o)
+
+
+def _fit(o: Observations, record: Record, draws: int, seed: int) -> Fit:
     fits = record.cuts.law_fits(o, _draws_each(record.weights, draws), seed)
     closest = min((law for law in fits if law.keep == 1.0), key=lambda law: law.spread)
     noise = run_noise(o, closest.spread, closest.df)

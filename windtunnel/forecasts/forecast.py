@@ -148,7 +148,7 @@ def _key(fit: Fit, place: Place, level: float, study: str, idea: str) -> str:
         "method": METHOD,
         "runs": fit.run_hash,
         "laws": [law.law.name for law in fit.laws],
-        "draws": [len(law.draws) for law in fit.laws],
+        "draws": [len(law.drawn) for law in fit.laws],
         "target": place.stated(),
         "level": level,
         "study": study,

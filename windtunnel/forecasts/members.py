@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 
 from windtunnel.forecasts.constants import KEEPS
-from windtunnel.laws.fitting import LawFit, Selected, fit_selections, gradient, law_fit
+from windtunnel.laws.fitting import LawFit, Selected, law_fit
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import repeats, shrinkage, shrunk
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.repeated import repeating
+from windtunnel.laws.together import Wanted, fit_together
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,32 +46,106 @@ class Cuts:
         return tuple(law_fit(s, o, i, keep, count, seed) for (s, i, keep), count in zip(self.fits, draws, strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """What members are fitted to: `laws`, runs with their rungs (`label`), and how many rungs each cut keeps."""
+
+    laws: Sequence[Law]
+    observations: Observations
+    label: np.ndarray
+    kept: Sequence[int]
+
+    @cached_property
+    def below(self) -> np.ndarray:
+        """Whether a run lies below each cut: (cuts, runs)."""
+        return np.stack([self.label < k for k in self.kept])
+
+    def wanted(self, law: Law) -> Wanted:
+        """A law's fits to all runs below each cut."""
+        return Wanted(law, self.observations, self.below.astype(float))
+
+
 def fit_cuts(laws: Sequence[Law], o: Observations, label: np.ndarray, kept: Sequence[int]) -> Cuts:
     """Fit every law to every share of the runs below every cut; a share too small for a law is left out.
 
     `kept` counts the rungs (`label`) kept at each cut. Runs that differ only in their seed stay together.
     """
-    below, cell, keeps = np.stack([label < k for k in kept]), repeats(o), KEEPS[:1] if repeating(o) else KEEPS
-    centre, doubt, prior, fits, spreads = [], [], [], [], []
-    for law in laws:
-        whole = fit_selections(law, o, below.astype(float))
-        spreads.append(whole.spread)
-        whole_doubt = _doubt(whole, o)
-        parts = [(1.0, whole, np.arange(len(kept)))]
-        parts += [(keep, *part) for keep in keeps[1:] if (part := _part(law, o, below, cell, whole, keep))]
-        for keep, part, index in parts:
-            own, at = index >= 0, np.maximum(index, 0)
-            centre.append(np.log(np.where(own[:, None], part.predicted[at], whole.predicted)))
-            part_doubt = whole_doubt if part is whole else _doubt(part, o)
-            doubt.append(np.where(own[:, None], part_doubt[at], whole_doubt))
-            prior.append(law.belief / len(parts))
+    return fit_all_cuts([Ladder(laws, o, label, kept)])[0]
+
+
+def fit_all_cuts(ladders: Sequence[Ladder]) -> list[Cuts]:
+    """`fit_cuts` of many ladders, whose fits are made together: to all runs below the cuts, then to the better."""
+    wholes = _made([[each.wanted(law) for law in each.laws] for each in ladders])
+    shares = [_shares(ladder, whole) for ladder, whole in zip(ladders, wholes, strict=True)]
+    parts = _made([[each.wanted for each in some] for some in shares])
+    return [_cuts(*each) for each in zip(ladders, wholes, shares, parts, strict=True)]
+
+
+def _made(wanted: Sequence[Sequence[Wanted]]) -> list[list[Selected]]:
+    """The fits of every ladder."""
+    made = iter(fit_together(list(chain.from_iterable(wanted))))
+    return [list(islice(made, len(each))) for each in wanted]
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """A fit to a share of the runs, and which of its selections is each cut's (-1: none)."""
+
+    law: int
+    keep: float
+    wanted: Wanted
+    index: np.ndarray
+
+
+def _shares(ladder: Ladder, wholes: Sequence[Selected]) -> list[_Share]:
+    if repeating(ladder.observations):
+        return []
+    cell = repeats(ladder.observations)
+    cells = [np.unique(cell[runs]) for runs in ladder.below]
+    found = [
+        _share(ladder, number, whole, keep, cell, cells) for number, whole in enumerate(wholes) for keep in KEEPS[1:]
+    ]
+    return [share for share in found if share is not None]
+
+
+def _share(ladder: Ladder, number: int, whole: Selected, keep: float, cell: np.ndarray, cells: Any) -> _Share | None:
+    """The share of the sizes with the lowest fitted loss at each cut that has enough.
+
+    None where even the last cut, which keeps all, has too few.
+    """
+    chosen, index = [], []
+    for runs, sizes, predicted in zip(ladder.below, cells, whole.predicted, strict=True):
+        count = round(keep * len(sizes))
+        enough = count > len(whole.law.names)
+        index.append(len(chosen) if enough else -1)
+        if enough:
+            fitted = np.bincount(cell[runs], predicted[runs]) / np.maximum(np.bincount(cell[runs]), 1)
+            fitted = np.round(np.log(fitted[sizes]), 9)  # so that the last bit never decides between equals
+            best = sizes[np.argsort(fitted, kind="stable")[:count]]
+            chosen.append((runs & np.isin(cell, best)).astype(float))
+    if index[-1] < 0:
+        return None
+    return _Share(number, keep, Wanted(whole.law, ladder.observations, np.array(chosen)), np.array(index))
+
+
+def _cuts(ladder: Ladder, wholes: list[Selected], shares: list[_Share], parts: list[Selected]) -> Cuts:
+    o, everywhere = ladder.observations, np.arange(len(ladder.kept))
+    centre, doubt, prior, fits = [], [], [], []
+    for number, (law, whole) in enumerate(zip(ladder.laws, wholes, strict=True)):
+        members = [(1.0, whole, everywhere)]
+        members += [(s.keep, part, s.index) for s, part in zip(shares, parts, strict=True) if s.law == number]
+        for keep, part, index in members:
+            own, at = index[:, None] >= 0, np.maximum(index, 0)
+            centre.append(np.log(np.where(own, part.predicted[at], whole.predicted)))
+            doubt.append(np.where(own, part.doubt[at], whole.doubt))
+            prior.append(law.belief / len(members))
             fits.append((part, int(index[-1]), keep))
     return Cuts(
-        kept=tuple(kept),
-        label=label,
+        kept=tuple(ladder.kept),
+        label=ladder.label,
         centre=np.stack(centre, axis=1),
         doubt=np.stack(doubt, axis=1),
-        spread=_scatter(np.min(spreads, axis=0), o, below),
+        spread=_scatter(np.min([whole.spread for whole in wholes], axis=0), o, ladder.below),
         prior=np.array(prior) / np.sum(prior),
         fits=tuple(fits),
     )
@@ -79,28 +157,3 @@ def _scatter(spread: np.ndarray, o: Observations, below: np.ndarray) -> np.ndarr
     return np.stack(
         [shrunk(s, size, size[runs].mean(), shrinkage(o.where(runs))) for s, runs in zip(spread, below, strict=True)]
     )
-
-
-def _part(
-    law: Law, o: Observations, below: np.ndarray, cell: np.ndarray, whole: Selected, keep: float
-) -> tuple[Selected, np.ndarray] | None:
-    """The fit to a share of the sizes at each cut that has enough, and where each cut's fit is (-1: nowhere).
-
-    None where even the last cut, which keeps all, has too few.
-    """
-    chosen, index = [], []
-    for c, runs in enumerate(below):
-        sizes = np.unique(cell[runs])
-        count = round(keep * len(sizes))
-        enough = count > len(law.names)
-        index.append(len(chosen) if enough else -1)
-        if enough:
-            fitted = np.bincount(cell[runs], whole.predicted[c, runs]) / np.maximum(np.bincount(cell[runs]), 1)
-            best = sizes[np.argsort(fitted[sizes], kind="stable")[:count]]
-            chosen.append((runs & np.isin(cell, best)).astype(float))
-    return (fit_selections(law, o, np.array(chosen)), np.array(index)) if index[-1] >= 0 else None
-
-
-def _doubt(fitted: Selected, o: Observations) -> np.ndarray:
-    slopes = gradient(fitted.law, fitted.theta, o)
-    return np.sqrt(np.einsum("mnp,mpq,mnq->mn", slopes, fitted.covariance(), slopes))

@@ -17,10 +17,11 @@ from windtunnel.forecasts.design import by_law, law_error
 from windtunnel.forecasts.interval import Mixture
 from windtunnel.forecasts.place import located
 from windtunnel.ladder import Size, Target, compact
-from windtunnel.laws.fitting import Selected, fit_selections, gradient
+from windtunnel.laws.fitting import Selected, gradient
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.noise import TYPICAL_DF, rungs
 from windtunnel.laws.observations import Observations
+from windtunnel.laws.together import fit_selections
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -81,7 +82,7 @@ def _tested(fit: Fit, o: Observations, label: np.ndarray, count: int) -> list[Od
     others = (label != np.arange(count)[:, None]).astype(float)
     weights = np.array([weight for _, weight in by_law(fit)])
     fits = [fit_selections(law, o, others) for law, _ in by_law(fit)]
-    covariances = [found.covariance() for found in fits]
+    covariances = [found.covariance for found in fits]
     tested = []
     for rung in range(count):
         inside, outside = o.where(label == rung), o.where(label != rung)

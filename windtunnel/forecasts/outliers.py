@@ -15,10 +15,11 @@ from scipy import special
 
 from windtunnel.forecasts.constants import LEARNED
 from windtunnel.ladder import compact
-from windtunnel.laws.fitting import Selected, fit_selections, gradient
+from windtunnel.laws.fitting import Selected
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import TYPICAL_DF
 from windtunnel.laws.observations import Observations
+from windtunnel.laws.together import fit_selections
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -86,16 +87,10 @@ def _left_out(
     found = fit_selections(law, o, others)
     rows = np.arange(len(suspects))
     away = np.log(o.loss[suspects] / found.predicted[rows, suspects])
-    z = away / np.sqrt(found.spread**2 + _doubts(found, suspects) + _law_error(found, o, suspects))
+    z = away / np.sqrt(found.spread**2 + found.doubt[rows, suspects] ** 2 + _law_error(found, o, suspects))
     df = TYPICAL_DF + max(len(o) - 1 - len(gone) - len(law.names), 0)
     odd = (np.abs(z) > SCATTERS) & (2 * special.stdtr(df, -np.abs(z)) * len(o) < FALSE_ALARMS)
     return found.spread, away, np.where(odd, z, 0.0)
-
-
-def _doubts(found: Selected, suspects: np.ndarray) -> np.ndarray:
-    """Variance of each suspect's foretold log loss from the parameters."""
-    slopes = gradient(found.law, found.theta, found.sizes)[np.arange(len(suspects)), suspects]
-    return np.einsum("mp,mpq,mq->m", slopes, found.covariance(), slopes)
 
 
 def _law_error(found: Selected, o: Observations, suspects: np.ndarray) -> np.ndarray:

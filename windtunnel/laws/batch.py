@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate, power
+from windtunnel.laws.law import column, evaluate, power, side_by_side
 from windtunnel.laws.power import TYPICAL
 
 EXPONENT = (0.03, 1.5)  # as in the two-variable law
@@ -63,7 +63,7 @@ class CriticalBatch:
         by_params, by_tokens = power(params, shape[..., 0]), power(tokens, shape[..., 1])
         if self.interacting:
             by_tokens = by_tokens * power(params, -shape[..., 3])
-        return np.stack([np.ones_like(by_tokens), by_params, by_tokens], axis=-1)
+        return side_by_side(1.0, by_params, by_tokens)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta named by `names`."""
@@ -96,7 +96,7 @@ class BatchTerms:
         batch = column(sizes, "batch_tokens")
         steps = column(sizes, "tokens") / batch
         falling = [power(each, shape[..., i]) for i, each in enumerate((column(sizes, "params"), steps, batch))]
-        return np.stack([np.ones_like(falling[0]), *falling], axis=-1)
+        return side_by_side(1.0, *falling)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, B, C, alpha, beta, gamma)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate, power
+from windtunnel.laws.law import column, evaluate, log_sum, power, side_by_side
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class BrokenPowerLaw:
         """1 and the broken power."""
         x = column(sizes, self.variable) / self.unit
         bend, place, softness = (shape[..., [i]] for i in (1, 2, 3))
-        bent = np.logaddexp(0.0, (np.log(x) - np.log(place)) / softness)
+        bent = log_sum(0.0, (np.log(x) - np.log(place)) / softness)
         falling = power(x, shape[..., 0]) * np.exp(-bend * softness * bent)
-        return np.stack([np.ones_like(falling), falling], axis=-1)
+        return side_by_side(1.0, falling)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, alpha, bend, place, softness)."""

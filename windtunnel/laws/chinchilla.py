@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate, power
+from windtunnel.laws.law import column, evaluate, power, side_by_side
 from windtunnel.laws.power import TYPICAL
 
 
@@ -63,8 +63,7 @@ class Chinchilla:
         """1 (where there is a floor), N^-alpha and D^-beta."""
         by_params = power(column(sizes, "params"), shape[..., 0])
         by_tokens = power(column(sizes, "tokens"), shape[..., -1])
-        falling = [by_params, by_tokens]
-        return np.stack([np.ones_like(by_params), *falling] if self.floor else falling, axis=-1)
+        return side_by_side(1.0, by_params, by_tokens) if self.floor else side_by_side(by_params, by_tokens)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, B, alpha) or (E, A, B, alpha, beta)."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate, power
+from windtunnel.laws.law import column, evaluate, power, side_by_side
 from windtunnel.laws.power import TYPICAL
 
 EXPONENT = (0.03, 1.5)  # as in the two-variable law
@@ -53,7 +53,7 @@ class EffectiveExperts:
         _, active, ratio = spread(sizes)
         effective = active * power(ratio, -shape[..., 2])
         by_params = power(effective, shape[..., 0])
-        return np.stack([np.ones_like(by_params), by_params, power(column(sizes, "tokens"), shape[..., 1])], axis=-1)
+        return side_by_side(1.0, by_params, power(column(sizes, "tokens"), shape[..., 1]))
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, B, alpha, beta, w)."""
@@ -83,7 +83,7 @@ class SparseExperts:
         by_params = power(total, shape[..., 0])
         by_tokens = power(column(sizes, "tokens"), shape[..., 1])
         sparse, slowed = power(ratio, shape[..., 2]), power(ratio, -shape[..., 3]) * power(total, shape[..., 4])
-        return np.stack([np.ones_like(by_params), by_params, by_tokens, sparse, slowed], axis=-1)
+        return side_by_side(1.0, by_params, by_tokens, sparse, slowed)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta named by `names`."""
@@ -122,7 +122,7 @@ class JointExperts:
         of_params = np.exp(-log_e * (delta - gamma * np.log(active / self.params_unit)))
         of_tokens = np.exp(log_e * (omega - zeta * np.log(tokens / self.tokens_unit)))
         by_params, by_tokens = power(active, shape[..., 0]) * of_params, power(tokens, shape[..., 1]) * of_tokens
-        return np.stack([np.ones_like(by_params), by_params, by_tokens], axis=-1)
+        return side_by_side(1.0, by_params, by_tokens)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta named by `names`."""

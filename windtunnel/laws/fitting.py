@@ -1,15 +1,16 @@
-"""One law fitted to observations, on many selections of runs at once.
+"""Laws fitted to observations, on many selections of runs at once.
 
 Robust least squares on relative errors (Huber), with shape parameters drawn weakly to published values. The selections
 (the runs below a cut, the better half of them) are what backtests are made of; they differ only in weights, so they are
-solved as one batch. A newcomer would expect draws by resampling runs: ladders are too short for that. Draws refit
-losses made anew from the law's own curve with noise of the size the residuals show and with beliefs redrawn, so where
-data cannot tell a floor the draws spread over what is believable.
+solved as one batch (together.py makes batches of many). A newcomer would expect draws by resampling runs: ladders are
+too short for that. Draws refit losses made anew from the law's own curve with noise of the size the residuals show and
+with beliefs redrawn, so where data cannot tell a floor the draws spread over what is believable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import TYPICAL_NOISE
 from windtunnel.laws.observations import Observations
-from windtunnel.laws.solve import solve
+from windtunnel.laws.solve import scan, solve
 
 HUBER = 2.0  # residuals beyond this many standard deviations count linearly (guess; 1.345 is usual, ladders are short)
 _ROUNDS = 4  # reweightings; the weights settle in two or three
@@ -30,12 +31,13 @@ class LawFit:
     """A law's `theta` (named by `law.names`), `draws` (draws, parameters), log residuals of all runs and their spread.
 
     `keep` is the share of the runs, those with the lowest loss, that it was fitted to; `covariance` is that of the
-    logarithms of the parameters; `unfinished` counts searches that ended still falling.
+    logarithms of the parameters; `unfinished` counts searches that ended still falling. Draws are refitted when they
+    are first asked for (an interval needs none): `drawn` is what they are made of, or the draws themselves.
     """
 
     law: Law
     theta: np.ndarray
-    draws: np.ndarray
+    drawn: Replicates | np.ndarray
     residuals: np.ndarray
     spread: float
     df: int
@@ -43,6 +45,11 @@ class LawFit:
     keep: float = 1.0
     covariance: np.ndarray | None = None
     unfinished: int = 0
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """Parameters of refitted replicates: (draws, parameters)."""
+        return self.drawn.refitted() if isinstance(self.drawn, Replicates) else self.drawn
 
     def log_loss(self, sizes: Any) -> np.ndarray:
         """Draws of the logarithm of the expected loss: (draws, runs)."""
@@ -64,8 +71,45 @@ class LawFit:
 
 
 @dataclass(frozen=True, eq=False)
+class Replicates:
+    """`count` sets of losses to be made from a fit to the `chosen` runs, with the weights they were fitted with."""
+
+    law: Law
+    theta: np.ndarray
+    observations: Observations
+    chosen: np.ndarray
+    curve: np.ndarray
+    robust: np.ndarray
+    spread: float
+    count: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def refitted(self) -> np.ndarray:
+        """Parameters of each: (count, P)."""
+        law, curve, n = self.law, self.curve, len(self.curve)
+        generator = np.random.default_rng(self.seed)
+        df = 1 + max(n - len(law.names), 0)
+        noise = np.sqrt(df / generator.chisquare(df, self.count)).clip(0.4, 4.0)  # is itself only estimated
+        losses = curve * np.exp(self.spread * noise[:, None] * generator.standard_normal((self.count, n)))
+        beliefs = np.ones((self.count, len(law.typical)))
+        for i, typical in enumerate(law.typical):
+            if typical is not None:
+                beliefs[:, i] = typical[0] * np.exp(typical[1] * generator.standard_normal(self.count))
+        weights = self.robust / (self.spread * curve) ** 2
+        begin = np.tile(self.theta[law.linear :], (self.count, 1))
+        return solve(law, self.observations.where(self.chosen), losses, weights, beliefs, begin).theta
+
+
+@dataclass(frozen=True, eq=False)
 class Selected:
-    """A law fitted to M selections of the same n runs: parameters (M, P), predicted losses (M, n), spread (M,)."""
+    """A law fitted to M selections of the same n runs: parameters (M, P), predicted losses (M, n), spread (M,).
+
+    `covariance` (M, P, P) is that of the logarithms of the parameters, to first order; `doubt` (M, n) the standard
+    deviation of every run's log loss that follows from it.
+    """
 
     law: Law
     sizes: Any
@@ -74,77 +118,80 @@ class Selected:
     predicted: np.ndarray
     robust: np.ndarray
     spread: np.ndarray
-    unfinished: int
+    unfinished: np.ndarray
+    covariance: np.ndarray
+    doubt: np.ndarray
 
-    def covariance(self) -> np.ndarray:
-        """Of the logarithms of the parameters, to first order: (M, P, P)."""
-        law = self.law
-        slopes = gradient(law, self.theta, self.sizes)
-        weights = self.selection * self.robust / self.spread[:, None] ** 2
-        precision = np.swapaxes(slopes * weights[..., None], 1, 2) @ slopes
-        believed = [0.0] * law.linear + [0.0 if typical is None else typical[1] ** -2 for typical in law.typical]
-        return np.linalg.pinv(precision + np.diag(believed) + _RIDGE * np.eye(len(believed)), hermitian=True)
+    def rows(self, rows: slice, law: Law, sizes: Any) -> Selected:
+        """Some of the selections."""
+        own = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in ("law", "sizes")}
+        return Selected(law, sizes, **own)
 
 
-def fit_selections(law: Law, o: Observations, selection: np.ndarray) -> Selected:
-    """Fit a law to every selection: (M, n) weights, 0 for a run left out and 1 (or a count of runs) otherwise."""
-    m, n = selection.shape
-    beliefs = np.tile([1.0 if typical is None else typical[0] for typical in law.typical], (m, 1))
-    loss = np.broadcast_to(o.loss, (m, n))
+def fit_rows(law: Law, sizes: Any, loss: np.ndarray, selection: np.ndarray, begin: np.ndarray) -> Selected:
+    """Fit a law to every selection, (R, n) weights: 0 for a run left out, else 1; the search starts at `begin` (R, k).
+
+    `loss` is (R, n). Sizes, and numbers that the law holds, may differ by row: (R, n) and (R, 1).
+    """
+    rows = len(loss)
+    beliefs = _medians(law, rows)
     df = np.maximum((selection > 0).sum(axis=1, keepdims=True) - len(law.names), 0)
-    predicted, robust, spread = loss, np.ones((m, n)), np.full((m, 1), TYPICAL_NOISE)
-    theta, unfinished = np.zeros((m, len(law.names))), 0
-    for turn in range(_ROUNDS):
-        weights = selection * robust / (spread * predicted) ** 2
-        found = solve(law, o, loss, weights, beliefs, theta[:, law.linear :] if turn else None)
+    predicted, robust, spread = loss, np.ones(loss.shape), np.full((rows, 1), TYPICAL_NOISE)
+    theta, unfinished = np.zeros((rows, 0)), np.zeros(rows, bool)
+    for _ in range(_ROUNDS):
+        found = solve(law, sizes, loss, selection * robust / (spread * predicted) ** 2, beliefs, begin)
         theta, unfinished = found.theta, found.unfinished
-        predicted = np.maximum(law(theta, o), 1e-12 * o.loss)
+        begin = theta[:, law.linear :]
+        predicted = np.maximum(law(theta, sizes), 1e-12 * loss)
         residual = np.log(loss / predicted)
         squares = TYPICAL_NOISE**2 + np.sum(np.minimum(selection, 1) * robust * residual**2, axis=1, keepdims=True)
         spread = np.sqrt(squares / (1 + df))
         robust = np.minimum(1.0, HUBER / np.maximum(np.abs(residual) / spread, 1e-12))
-    return Selected(law, o, selection, theta, predicted, robust, spread[:, 0], unfinished)
+    slopes = gradient(law, theta, sizes)
+    covariance = _covariance(law, slopes, selection * robust / spread**2)
+    doubt = np.sqrt(np.sum((slopes @ covariance) * slopes, axis=-1))
+    return Selected(law, sizes, selection, theta, predicted, robust, spread[:, 0], unfinished, covariance, doubt)
+
+
+def _covariance(law: Law, slopes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    precision = np.swapaxes(slopes * weights[..., None], 1, 2) @ slopes
+    believed = [0.0] * law.linear + [0.0 if typical is None else typical[1] ** -2 for typical in law.typical]
+    return np.linalg.pinv(precision + np.diag(believed) + _RIDGE * np.eye(len(believed)), hermitian=True)
+
+
+def starts_of(law: Law, sizes: Any, loss: np.ndarray, selection: np.ndarray) -> np.ndarray:
+    """Where the search of each row begins, by a scan: (R, k)."""
+    return scan(law, sizes, loss, selection / (TYPICAL_NOISE * loss) ** 2, _medians(law, len(selection)))
+
+
+def _medians(law: Law, rows: int) -> np.ndarray:
+    return np.tile([1.0 if typical is None else typical[0] for typical in law.typical], (rows, 1))
 
 
 def fit_law(law: Law, observations: Observations, *, draws: int, seed: int) -> LawFit:
     """Fit one law to all runs; the same observations and seed give the same digits."""
-    found = fit_selections(law, observations, np.ones((1, len(observations))))
-    return law_fit(found, observations, 0, 1.0, draws, seed)
+    o, all_runs = observations, np.ones((1, len(observations)))
+    found = fit_rows(law, o, o.loss[None], all_runs, starts_of(law, o, o.loss[None], all_runs))
+    return law_fit(found, o, 0, 1.0, draws, seed)
 
 
 def law_fit(found: Selected, o: Observations, index: int, keep: float, draws: int, seed: int) -> LawFit:
     """One selection's fit with its draws."""
-    law, theta = found.law, found.theta[index]
-    chosen = found.selection[index] > 0
+    law, theta, spread = found.law, found.theta[index], float(found.spread[index])
+    chosen = np.flatnonzero(found.selection[index])
+    curve, robust = found.predicted[index, chosen], found.robust[index, chosen]
     return LawFit(
         law=law,
         theta=theta,
-        draws=draw(found, o, index, draws, seed),
+        drawn=Replicates(law, theta, o, chosen, curve, robust, spread, draws, seed),
         residuals=np.log(o.loss / found.predicted[index]),
-        spread=float(found.spread[index]),
-        df=max(int(chosen.sum()) - len(law.names), 0),
+        spread=spread,
+        df=max(len(chosen) - len(law.names), 0),
         at_bound=_at_bound(law, theta),
         keep=keep,
-        covariance=found.covariance()[index],
-        unfinished=found.unfinished,
+        covariance=found.covariance[index],
+        unfinished=int(found.unfinished.sum()),
     )
-
-
-def draw(found: Selected, o: Observations, index: int, draws: int, seed: int) -> np.ndarray:
-    """Parameters of refitted replicates of one selection: (draws, P)."""
-    law, chosen = found.law, np.flatnonzero(found.selection[index])
-    generator = np.random.default_rng(seed)
-    spread, df = found.spread[index], 1 + max(len(chosen) - len(law.names), 0)
-    scales = spread * np.sqrt(df / generator.chisquare(df, draws)).clip(0.4, 4.0)  # noise is itself only estimated
-    curve, counts = found.predicted[index, chosen], found.selection[index, chosen]
-    losses = curve * np.exp(scales[:, None] * generator.standard_normal((draws, len(chosen))) / np.sqrt(counts))
-    beliefs = np.ones((draws, len(law.typical)))
-    for i, typical in enumerate(law.typical):
-        if typical is not None:
-            beliefs[:, i] = typical[0] * np.exp(typical[1] * generator.standard_normal(draws))
-    weights = counts * found.robust[index, chosen] / (spread * curve) ** 2
-    begin = np.tile(found.theta[index, law.linear :], (draws, 1))
-    return solve(law, o.where(chosen), losses, weights, beliefs, begin).theta
 
 
 def gradient(law: Law, theta: np.ndarray, sizes: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate
+from windtunnel.laws.law import column, evaluate, log_sum, side_by_side
 from windtunnel.laws.power import TYPICAL
 
 
@@ -35,8 +35,8 @@ class Kaplan:
         alpha, beta, b = (shape[..., [i]] for i in range(3))
         by_params = -alpha / beta * np.log(column(sizes, "params") / self.unit[0])
         by_tokens = np.log(b) - np.log(column(sizes, "tokens") / self.unit[1])
-        falling = np.exp(beta * np.logaddexp(by_params, by_tokens))
-        return np.stack([np.ones_like(falling), falling], axis=-1)
+        falling = np.exp(beta * log_sum(by_params, by_tokens))
+        return side_by_side(1.0, falling)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, alpha, beta, b)."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate, power
+from windtunnel.laws.law import column, evaluate, power, side_by_side
 
 # Median and log-spread of published exponents. In N or D: 0.34 / 0.28 (Chinchilla, 2203.15556), 0.42 (Mu-scaling,
 # refitted), 0.35 / 0.37 (Besiroglu, 2404.10102), 0.23 to 0.25 (Gadre, marin, fitted here). In C, where N and D grow
@@ -61,7 +61,7 @@ class PowerLaw:
     def terms(self, shape: np.ndarray, sizes: Any) -> np.ndarray:
         """1 and x^-alpha."""
         falling = power(column(sizes, self.variable), shape[..., 0])
-        return np.stack([np.ones_like(falling), falling], axis=-1)
+        return side_by_side(1.0, falling)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, alpha)."""

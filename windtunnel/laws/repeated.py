@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate, power
+from windtunnel.laws.law import column, evaluate, power, side_by_side
 from windtunnel.laws.power import TYPICAL
 
 EXPONENT = (0.03, 1.5)  # as in the two-variable law
@@ -81,7 +81,7 @@ class EffectiveTokens:
             filled = np.minimum(params, once / shape[..., 3, None])
             params = filled * faded(params / filled - 1.0, shape[..., 2, None])
         by_params, by_tokens = (power(each, shape[..., 0]) for each in (params, tokens))
-        return np.stack([np.ones_like(by_tokens), by_params, by_tokens], axis=-1)
+        return side_by_side(1.0, by_params, by_tokens)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta named by `names`."""
@@ -156,7 +156,7 @@ class Overfitted:
             cost = able**1.5 * memorised
         else:
             cost = np.log1p((able * most / shape[..., 2, None]) ** 1.5 * memorised)
-        return np.stack([np.ones_like(cost), by_params, by_tokens, cost], axis=-1)
+        return side_by_side(1.0, by_params, by_tokens, cost)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta named by `names`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.law import column, evaluate
+from windtunnel.laws.law import column, evaluate, side_by_side
 from windtunnel.laws.power import alone
 
 
@@ -51,7 +51,7 @@ class ShiftedPowerLaw:
         """1 and (x + s)^-alpha."""
         x = column(sizes, self.variable) / self.unit
         falling = np.exp(-shape[..., [0]] * np.log(x + shape[..., [1]]))
-        return np.stack([np.ones_like(falling), falling], axis=-1)
+        return side_by_side(1.0, falling)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:
         """Loss for theta = (E, A, alpha, shift)."""

@@ -20,7 +20,7 @@ from windtunnel.cli.table.groups import Group, Refusal, groups_of
 from windtunnel.cli.table.searches import questions
 from windtunnel.cli.table.verdicts import Judged, all_verdicts, check_base
 from windtunnel.errors import InputError
-from windtunnel.forecasts import Fit, Forecast, Score, fit, score
+from windtunnel.forecasts import Fit, Forecast, Score, fit_each, score
 from windtunnel.forecasts.caveats import looked_at_closely
 from windtunnel.forecasts.hyperparameters import BestHyperparameters
 from windtunnel.ladder import Target
@@ -117,13 +117,17 @@ def answer_all(
     return whole
 
 
-def answered(group: Group, wish: Wish) -> Part:
-    """Fit one group and foretell its targets; equal targets are foretold once."""
+def answered(groups: Sequence[Group], wish: Wish) -> list[Part]:
+    """Fit some groups together and foretell the targets of each."""
+    fits = fit_each([group.runs for group in groups])
+    return [_part(group, fitted, wish) for group, fitted in zip(groups, fits, strict=True)]
+
+
+def _part(group: Group, fitted: Fit | InputError, wish: Wish) -> Part:
+    """What one group's fit says; equal targets are foretold once."""
     part = Part()
-    try:
-        fitted = fit(group.runs)
-    except InputError as error:
-        part.refusals.append(Refusal(group.name, str(error)))
+    if isinstance(fitted, InputError):
+        part.refusals.append(Refusal(group.name, str(fitted)))
         return part
     if wish.closely:
         fitted = replace(fitted, caveats=(*fitted.caveats, *looked_at_closely(fitted)))
