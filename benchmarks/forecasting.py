@@ -130,11 +130,13 @@ def record() -> dict[str, Any]:
     without = left_out()
     ninety_two = [t for t in told if t.table == "curves92"]
     others = [t for t in told if t.table != "curves92"]
+    split_by_others = [t for t in told if t.table != "colpret"]
     return {
         "tables": [scored(row, told, without) for row in ROWS],
         "curves92_rmsle": rmsle(ninety_two, lambda t: t.domain),
         "all_series": over_series(told) | over_left_out(told, without),
         "all_but_curves92": over_series(others) | over_left_out(others, without),
+        "all_but_colpret": over_series(split_by_others) | over_left_out(split_by_others, without),
         "fine_tuning_with_named_laws": adapted,
         **answers,
         "refused": {f"{t.table}, {t.name}": t.refused for t in told if t.refused},

@@ -29,15 +29,15 @@ class Constants:
     stack_error: float = 0.08
     stack_noise: float = 0.002
 
-    noise: float = 0.58
-    law_error: float = 0.034
-    law_error_far: float = 0.024
-    parameters: float = 0.66
+    noise: float = 0.59
+    law_error: float = 0.035
+    law_error_far: float = 0.025
+    parameters: float = 0.65
     disagreement: float = 0.45
     prior_cuts: float = 3.2
     narrowest: float = 0.5
     widest: float = 6.0
-    df: float = 4.1
+    df: float = 4.2
 
     def widths(self) -> tuple[float, ...]:
         """What each doubt is multiplied by, in the order of `combine.pieces`."""
