@@ -1,13 +1,15 @@
 """Find the role of every tensor of an unmodified model by building it at two widths and comparing shapes.
 
 What grows with width decides: both sides, hidden; the input side alone, readout; the output side alone, input. Models
-are built on the meta device, so nothing is allocated. A newcomer would read roles off names; names lie. Depth has no
+are built on the meta device, so nothing is allocated. A newcomer would read roles off names; names lie. Where shapes
+cannot tell (two readouts, because key heads do not grow) the tensors are named and a role must be stated. Depth has no
 factor here: a rung is compared with the base's width at the rung's own depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
@@ -21,32 +23,76 @@ from windtunnel.recipe import Site
 
 _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 Build = Callable[[Rung], nn.Module]
+ROLES = ("embedding", "tied", "input", "hidden", "readout", "gain", "bias", "fixed")
 
 
 def sites(build: Build, rung: Rung, base: Rung) -> dict[str, tuple[Site, Site]]:
     """Parameter name to (site at `rung`, site at the base width)."""
     base = base.but(depth=rung.depth)
-    here, there, wider = (
-        _on_meta(build, r) for r in (rung, base, base.but(width=2 * base.width, heads=2 * base.heads))
-    )
+    wider = base.but(width=2 * base.width, heads=2 * base.heads)
+    here, there, beyond = (on_meta(lambda r=r: build(r)) for r in (rung, base, wider))
+    return compared(here, there, beyond, (f"{rung}", f"width {base.width}"))
+
+
+def compared(
+    here: nn.Module, there: nn.Module, wider: nn.Module, called: tuple[str, str], roles: Mapping[str, str] | None = None
+) -> dict[str, tuple[Site, Site]]:
+    """Parameter name to (site in `here`, site in `there`), roles told by how `wider` differs from `there`.
+
+    `called` names the two models in errors; `roles` states roles by a tensor's name or a pattern of names. Raises
+    InputError for tensors without a counterpart, patterns that match nothing, and roles that shapes cannot tell.
+    """
     shapes = {name: tuple(p.shape) for name, p in wider.named_parameters()}
-    owners = _owners(there)
-    found = {}
-    at_base = dict(there.named_parameters())
+    at_base, owners, stated = dict(there.named_parameters()), _owners(there), dict(roles or {})
+    _check_patterns(stated, at_base)
+    found, told = {}, {}
     for name, param in here.named_parameters():
-        if name not in at_base or at_base[name].ndim != param.ndim:
+        if name not in at_base or name not in shapes or at_base[name].ndim != param.ndim:
             raise InputError(
-                f"Tensor {name} of shape {tuple(param.shape)} at {rung} has no counterpart at width {base.width}; a "
+                f"Tensor {name} of shape {tuple(param.shape)} at {called[0]} has no counterpart at {called[1]}; a "
                 f"model must have the same tensors at every width."
             )
-        role = _role(name, tuple(at_base[name].shape), shapes[name], owners[name])
+        role = _stated(name, stated) or _role(name, tuple(at_base[name].shape), shapes[name], owners[name])
+        told[name] = role
         found[name] = (_site(role, tuple(param.shape)), _site(role, tuple(at_base[name].shape)))
+    gone = sorted(set(at_base) - set(found))
+    if gone:
+        raise InputError(f"Tensor {gone[0]} at {called[1]} has no counterpart at {called[0]}; build the same model.")
+    _check_readouts({name: role for name, role in told.items() if _stated(name, stated) is None}, told)
     return found
 
 
-def readout_modules(build: Build, rung: Rung) -> dict[str, str]:
-    """Parameter name to the module whose output a forward multiplier of that tensor scales: its non-lookup user."""
-    model = _on_meta(build, rung)
+def _check_patterns(stated: Mapping[str, str], names: Mapping[str, Any]) -> None:
+    for pattern, role in stated.items():
+        if role not in ROLES:
+            raise InputError(f"roles states {role!r} for {pattern!r}; roles are {', '.join(ROLES)}.")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"roles names {pattern!r}, which no tensor matches; tensors are called like {min(names)}.")
+
+
+def _stated(name: str, stated: Mapping[str, str]) -> str | None:
+    return next((role for pattern, role in stated.items() if fnmatchcase(name, pattern)), None)
+
+
+def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None:
+    """A network is read out once: of several matrices that only shrink, shapes cannot tell which one does it."""
+    shrink = [name for name, role in guessed.items() if role == "readout"]
+    others = [name for name, role in told.items() if role in ("readout", "tied") and name not in shrink]
+    if len(shrink) + bool(others) > 1:
+        raise InputError(
+            f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
+            f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
+            f'logits is the "readout"; others inside the network (keys and values of a fixed number of heads, routers) '
+            f'are "hidden". Say so: roles={{"*{_tail(shrink[0])}": "hidden"}}.'
+        )
+
+
+def _tail(name: str) -> str:
+    return "." + ".".join(name.split(".")[-2:])
+
+
+def readout_modules(model: nn.Module) -> dict[str, str]:
+    """Parameter name to the module whose input a forward multiplier of that tensor scales: its non-lookup user."""
     names = {id(p): name for name, p in model.named_parameters()}
     found: dict[str, str] = {}
     for module_name, module in model.named_modules():
@@ -56,9 +102,10 @@ def readout_modules(build: Build, rung: Rung) -> dict[str, str]:
     return found
 
 
-def _on_meta(build: Build, rung: Rung) -> nn.Module:
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The module without storage."""
     with torch.device("meta"), _Undrawn():
-        return build(rung)
+        return build()
 
 
 class _Undrawn(TorchFunctionMode):

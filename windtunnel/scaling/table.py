@@ -19,7 +19,7 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.runs import canonical
-from windtunnel.scaling.sites import readout_modules, sites
+from windtunnel.scaling.sites import on_meta, readout_modules, sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,12 @@ def scale_table(
     """
     found = sites(build, rung, base)
     scales = {name: rule.scale(here, there, geometry(here)) for name, (here, there) in found.items()}
-    modules = readout_modules(build, rung)
+    return table_from(found, scales, on_meta(lambda: build(rung)))
+
+
+def table_from(found: Mapping[str, tuple[Site, Site]], scales: Mapping[str, Scale], model: nn.Module) -> ScaleTable:
+    """The table of sites and scales, forward multipliers at the modules that use the tensors."""
+    modules = readout_modules(model)
     forward = {modules[name]: scale.forward for name, scale in scales.items() if scale.forward != 1.0}
     return ScaleTable(scales=scales, forward=forward, sites={name: here for name, (here, _) in found.items()})
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Recipe
-from windtunnel.scaling.sites import readout_modules
+from windtunnel.scaling.sites import on_meta, readout_modules
 from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
@@ -88,7 +88,7 @@ def coordinate_check(
 
 def _readouts(recipe: Recipe, base: Rung) -> set[str]:
     """Names of the modules that read the network out."""
-    users = readout_modules(lambda rung: build_model(recipe, rung), base)
+    users = readout_modules(on_meta(lambda: build_model(recipe, base)))
     found = table_of(recipe, base, base).sites
     return {users[name] for name, site in found.items() if site.role in ("readout", "tied") and name in users}
 
