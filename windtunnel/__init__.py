@@ -26,6 +26,7 @@ _HOMES = {
         "best_hyperparameters", "compare", "fit", "fit_curves", "flops_for", "forecast", "next_runs", "odd_rungs",
         "score", "smaller_ladders", "smallest_ladder", "unidentified",
     ),
+    "scaling.adopt": ("adopt",),
     "tune": ("Tuning",),
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
@@ -98,6 +99,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.parts import data, recipes
     from windtunnel.recipe import DataShape, Judge, Recipe, Site, tuned
     from windtunnel.runs import Outcome, Run, RunSpec
+    from windtunnel.scaling.adopt import adopt
     from windtunnel.store import Store
     from windtunnel.study import Plan, Result, Study
     from windtunnel.tune import Tuning

@@ -23,7 +23,9 @@ from windtunnel.recipe import Site
 
 _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 Build = Callable[[Rung], nn.Module]
-ROLES = ("embedding", "tied", "input", "hidden", "readout", "gain", "bias", "fixed")
+ROLES = ("embedding", "tied", "input", "hidden", "readout", "gain", "bias", "vector", "fixed")
+Roles = Mapping[str, str | tuple[str, str]]  # by tensor name or pattern: a role, or a role and the meaning of the axes
+TRANSPOSED = ("Conv1D",)  # linear layers whose weight is (in, out): transformers.pytorch_utils
 
 
 def sites(build: Build, rung: Rung, base: Rung) -> dict[str, tuple[Site, Site]]:
@@ -35,12 +37,13 @@ def sites(build: Build, rung: Rung, base: Rung) -> dict[str, tuple[Site, Site]]:
 
 
 def compared(
-    here: nn.Module, there: nn.Module, wider: nn.Module, called: tuple[str, str], roles: Mapping[str, str] | None = None
+    here: nn.Module, there: nn.Module, wider: nn.Module, called: tuple[str, str], roles: Roles | None = None
 ) -> dict[str, tuple[Site, Site]]:
     """Parameter name to (site in `here`, site in `there`), roles told by how `wider` differs from `there`.
 
-    `called` names the two models in errors; `roles` states roles by a tensor's name or a pattern of names. Raises
-    InputError for tensors without a counterpart, patterns that match nothing, and roles that shapes cannot tell.
+    `called` names the two models in errors; `roles` states roles by a tensor's name or a pattern of names, with axes
+    where they are not (out, in, ...): ("hidden", "-io") is stacked copies, in, out. Raises InputError for tensors
+    without a counterpart, patterns that match nothing, and roles that shapes cannot tell.
     """
     shapes = {name: tuple(p.shape) for name, p in wider.named_parameters()}
     at_base, owners, stated = dict(there.named_parameters()), _owners(there), dict(roles or {})
@@ -52,9 +55,10 @@ def compared(
                 f"Tensor {name} of shape {tuple(param.shape)} at {called[0]} has no counterpart at {called[1]}; a "
                 f"model must have the same tensors at every width."
             )
-        role = _stated(name, stated) or _role(name, tuple(at_base[name].shape), shapes[name], owners[name])
+        base_shape = tuple(at_base[name].shape)
+        role, axes = _stated(name, stated) or _told(name, base_shape, shapes[name], owners[name])
         told[name] = role
-        found[name] = (_site(role, tuple(param.shape)), _site(role, tuple(at_base[name].shape)))
+        found[name] = (_site(role, tuple(param.shape), axes, name), _site(role, base_shape, axes, name))
     gone = sorted(set(at_base) - set(found))
     if gone:
         raise InputError(f"Tensor {gone[0]} at {called[1]} has no counterpart at {called[0]}; build the same model.")
@@ -62,16 +66,26 @@ def compared(
     return found
 
 
-def _check_patterns(stated: Mapping[str, str], names: Mapping[str, Any]) -> None:
-    for pattern, role in stated.items():
+def _check_patterns(stated: Roles, names: Mapping[str, Any]) -> None:
+    for pattern, given in stated.items():
+        role = given if isinstance(given, str) else given[0]
         if role not in ROLES:
             raise InputError(f"roles states {role!r} for {pattern!r}; roles are {', '.join(ROLES)}.")
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"roles names {pattern!r}, which no tensor matches; tensors are called like {min(names)}.")
 
 
-def _stated(name: str, stated: Mapping[str, str]) -> str | None:
-    return next((role for pattern, role in stated.items() if fnmatchcase(name, pattern)), None)
+def _stated(name: str, stated: Roles) -> tuple[str, str] | None:
+    """Role and axes ("": as usual) as stated, or None."""
+    given = next((given for pattern, given in stated.items() if fnmatchcase(name, pattern)), None)
+    return (given, "") if isinstance(given, str) else given
+
+
+def _told(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> tuple[str, str]:
+    """Role and axes as shapes and module types tell them."""
+    if len(base) == 2 and type(owners[0]).__name__ in TRANSPOSED and name.endswith(".weight"):
+        return _grown((base[1], base[0]), (wider[1], wider[0])), "io"
+    return _role(name, base, wider, owners), ""
 
 
 def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None:
@@ -79,11 +93,13 @@ def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None
     shrink = [name for name, role in guessed.items() if role == "readout"]
     others = [name for name, role in told.items() if role in ("readout", "tied") and name not in shrink]
     if len(shrink) + bool(others) > 1:
+        inside = list(dict.fromkeys(map(_tail, shrink if others else shrink[:-1])))
+        stated = ", ".join(f'"*{tail}": "hidden"' for tail in inside)
         raise InputError(
             f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
             f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
             f'logits is the "readout"; others inside the network (keys and values of a fixed number of heads, routers) '
-            f'are "hidden". Say so: roles={{"*{_tail(shrink[0])}": "hidden"}}.'
+            f'are "hidden". Say so, as in roles={{{stated}}}.'
         )
 
 
@@ -136,17 +152,33 @@ def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list
         raise InputError(
             f"The role of tensor {name} (shape {base}, in a {type(owners[0]).__name__}) cannot be told from its shape, "
             f"and a wrong role would scale it wrongly. Use Linear, Conv, Embedding and norm layers, whose tensors are "
-            f"called weight and bias."
+            f'called weight and bias, or state it: roles={{"*{_tail(name)}": "vector"}} for one that grows with width '
+            f'and has no inputs, ("hidden", "-oi") for stacked matrices (copies, out, in); one of {", ".join(ROLES)}.'
         )
     if len(base) < 2:
         return "bias" if name.endswith("bias") else "gain"
+    return _grown(base, wider)
+
+
+def _grown(base: tuple[int, ...], wider: tuple[int, ...]) -> str:
+    """Role of a matrix (out, in, ...) by which side grows."""
     grows_out, grows_in = base[0] != wider[0], base[1] != wider[1]
     if grows_out and grows_in:
         return "hidden"
     return "input" if grows_out else "readout" if grows_in else "fixed"
 
 
-def _site(role: str, shape: tuple[int, ...]) -> Site:
+def _site(role: str, shape: tuple[int, ...], axes: str = "", name: str = "") -> Site:
+    if axes:
+        if len(axes) != len(shape) or not set(axes) <= set("io-"):
+            raise InputError(
+                f"The axes {axes!r} of {name} do not fit its shape {shape}; write one letter an axis: i (in), o (out), "
+                f'- (stacked copies, as experts), like ("hidden", "-io").'
+            )
+        fan_in, fan_out = (prod(n for n, axis in zip(shape, axes, strict=True) if axis == side) for side in "io")
+        return Site(role=role, shape=shape, fan_in=fan_in, fan_out=fan_out)
+    if role == "vector":
+        return Site(role=role, shape=shape, fan_in=1, fan_out=prod(shape))
     if len(shape) < 2:
         count = shape[0] if shape else 1
         return Site(role=role, shape=shape, fan_in=1, fan_out=count)

@@ -52,6 +52,18 @@ class ScaleTable:
         sites_data = {name: asdict(site) for name, site in self.sites.items()}
         return data | {"sites": sites_data, "hash": hashlib.sha256(canonical(data).encode()).hexdigest()[:16]}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ScaleTable:
+        """The table that `to_json` wrote; raises InputError where its hash does not fit its content."""
+        sites = {name: Site(**{**site, "shape": tuple(site["shape"])}) for name, site in data["sites"].items()}
+        scales = {name: Scale(**scale) for name, scale in data["scales"].items()}
+        table = cls(scales=scales, forward=dict(data["forward"]), sites=sites)
+        if table.to_json()["hash"] != data.get("hash"):
+            raise InputError(
+                "The scale table was changed after it was written: its hash differs. Adopt the model anew."
+            )
+        return table
+
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Hook the forward multipliers onto a model; the handles remove them."""
         modules = dict(model.named_modules())

@@ -30,6 +30,6 @@ class Standard:
             return width_scale(
                 site, base, geometry, EXPONENTS, embedding_std=self.embedding_std, alignment=self.alignment
             )
-        if site.role in ("gain", "bias"):
+        if site.role in ("gain", "bias", "vector"):
             return vector(site)
         return Scale(init_std=initial_std(site, self.embedding_std))

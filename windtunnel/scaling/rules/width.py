@@ -50,7 +50,7 @@ def width_scale(
     lr = 1 / moved
     if geometry == "gradient" and site.role in ("readout", "tied"):
         lr = min(lr, weights / forward)  # more would swell the gradients of all layers below
-    if site.role in ("gain", "bias"):
+    if site.role in ("gain", "bias", "vector"):
         return vector(site, lr=lr, eps=gradient)
     std = initial_std(base, embedding_std) * weights
     return Scale(init_std=std, lr=lr, eps=gradient, decay=1 / lr, forward=forward)

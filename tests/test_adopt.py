@@ -1,0 +1,299 @@
+"""adopt() in real code: what other tools lose on the way (facts: failures of tags on Parameters) stays here."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from windtunnel.errors import InputError
+from windtunnel.scaling.adopt import adopt
+from windtunnel.scaling.rules import MuP, Standard
+from windtunnel.scaling.table import Scale, ScaleTable
+
+BASE, TARGET = 16, 64
+M = TARGET / BASE
+
+
+class Block(nn.Module):
+    """Attention with `kv` key heads of 8 (None: as many as query heads) and a plain MLP."""
+
+    def __init__(self, width, kv):
+        super().__init__()
+        self.norm, self.heads = nn.LayerNorm(width), width // 8
+        self.kv = kv or self.heads
+        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.key, self.value = nn.Linear(width, 8 * self.kv), nn.Linear(width, 8 * self.kv)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        b, t, d = x.shape
+        y = self.norm(x)
+        q = self.query(y).view(b, t, self.heads, 8).transpose(1, 2)
+        k, v = (f(y).view(b, t, self.kv, 8).transpose(1, 2) for f in (self.key, self.value))
+        k, v = (each.repeat_interleave(self.heads // self.kv, dim=1) for each in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, d)
+        x = x + self.out(mixed)
+        return x + self.down(F.gelu(self.up(x)))
+
+
+class Plain(nn.Module):
+    """An ordinary decoder that knows nothing of us."""
+
+    def __init__(self, width, tied=False, kv=None):
+        super().__init__()
+        self.embedding = nn.Embedding(32, width)
+        self.blocks = nn.ModuleList(Block(width, kv) for _ in range(2))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 32, bias=not tied)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def adopted(optimizer=torch.optim.AdamW, build=Plain, **more):
+    return adopt(build, base=BASE, target=TARGET, optimizer=optimizer, **more)
+
+
+def ready(build=Plain, **more):
+    """An initialised target model with its multipliers, and its scales."""
+    scales, model = adopted(build=build, **more), build(TARGET)
+    scales.initialize(model, seed=0)
+    return scales.attach(model), scales
+
+
+def tokens():
+    return torch.randint(32, (4, 12), generator=torch.Generator().manual_seed(1))
+
+
+def train(model, optimizer, steps=3, after=lambda: None):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = model(tokens())
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens()[:, 1:].flatten()).backward()
+        optimizer.step()
+        after()
+    return model(tokens()).detach()
+
+
+# what it says
+
+
+def test_groups_hold_the_rules_factors_and_are_few():
+    scales = adopted()
+    groups = scales.groups(Plain(TARGET), 1e-2, weight_decay=0.1, eps=1e-8)
+    by_name = {name: group for group in groups for name in group["names"]}
+    assert len(by_name) == len(list(Plain(TARGET).parameters())) and len(groups) == 4
+    hidden, table, gain = (by_name[n] for n in ("blocks.0.up.weight", "embedding.weight", "norm.weight"))
+    assert (hidden["lr"], hidden["lr_mult"], hidden["eps"]) == (1e-2 / M, 1 / M, 1e-8 / M)
+    assert hidden["weight_decay"] == pytest.approx(0.1 * M) and gain["weight_decay"] == 0
+    assert table["lr"] == gain["lr"] == 1e-2
+
+
+@pytest.mark.parametrize("optimizer, factor", [("matched", M**-0.5), (torch.optim.SGD, 1), (torch.optim.NAdam, 1 / M)])
+def test_the_optimizer_decides_the_column(optimizer, factor):
+    assert adopted(optimizer).table.scales["blocks.0.query.weight"].lr == pytest.approx(factor)
+
+
+def test_a_subclass_of_a_torch_optimizer_is_known_and_another_one_is_asked_for():
+    class Mine(torch.optim.AdamW):
+        pass
+
+    class Other(torch.optim.Optimizer):
+        pass
+
+    assert adopted(Mine).table == adopted().table
+    with pytest.raises(InputError, match="How the steps of Other grow is not known; say it"):
+        adopted(Other)
+    with pytest.raises(InputError, match="How the steps of LBFGS grow"):
+        adopted(torch.optim.LBFGS)
+
+
+def test_a_fixed_number_of_key_heads_must_be_told_from_the_readout():
+    build = lambda width: Plain(width, kv=1)  # noqa: E731
+    with pytest.raises(InputError, match=r'roles=\{"\*\.key\.weight": "hidden", "\*\.value\.weight": "hidden"\}'):
+        adopted(build=build)
+    scales = adopted(build=build, roles={"*.key.weight": "hidden", "*.value.weight": "hidden"}).table.scales
+    assert scales["blocks.1.key.weight"].lr == 1 / M and scales["blocks.1.key.weight"].forward == 1
+    assert scales["head.weight"].forward == 1 / M
+
+
+def test_a_tied_table_keeps_its_size_at_every_width():
+    build = lambda width: Plain(width, tied=True)  # noqa: E731
+    stds = []
+    for target in (16, 64, 256):
+        model = build(target)
+        adopt(build, base=16, target=target, optimizer=torch.optim.AdamW).initialize(model, seed=0)
+        stds.append(float(model.embedding.weight.detach().std()))
+    assert max(stds) / min(stds) < 1.1
+
+
+def test_the_table_round_trips_and_notices_a_change():
+    table = adopted().table
+    data = json.loads(json.dumps(table.to_json()))
+    assert ScaleTable.from_json(data) == table
+    data["scales"]["head.weight"]["lr"] = 2.0
+    with pytest.raises(InputError, match="its hash differs"):
+        ScaleTable.from_json(data)
+
+
+# what it survives
+
+
+def test_multipliers_survive_deepcopy_average_and_a_functional_call():
+    model, _ = ready()
+    expected = model(tokens())
+    averaged = AveragedModel(model)
+    called = torch.func.functional_call(model, dict(model.named_parameters()), (tokens(),))
+    for found in (copy.deepcopy(model)(tokens()), averaged(tokens()), called):
+        torch.testing.assert_close(found, expected)
+    assert not torch.allclose(Plain(TARGET).eval()(tokens()), expected)
+
+
+def test_multipliers_survive_export_and_compile():
+    model, _ = ready()
+    expected = model(tokens())
+    exported = torch.export.export(model, (tokens(),)).module()
+    torch.testing.assert_close(exported(tokens()), expected)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(tokens()), expected)
+
+
+def test_a_model_begun_on_meta_is_initialised_like_any_other():
+    expected, scales = ready()
+    with torch.device("meta"):
+        model = Plain(TARGET)
+    model = model.to_empty(device="cpu")
+    scales.initialize(model, seed=0)
+    torch.testing.assert_close(scales.attach(model)(tokens()), expected(tokens()))
+
+
+def test_loading_a_state_by_assignment_keeps_the_scales():
+    model, scales = ready()
+    other = scales.attach(Plain(TARGET))
+    other.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    torch.testing.assert_close(other(tokens()), model(tokens()))
+    assert len(scales.groups(other, 1e-2)) == 3
+
+
+def test_a_compiled_model_has_the_same_groups():
+    model, scales = ready()
+    compiled = torch.compile(model, backend="eager")
+    names = [[group["names"] for group in scales.groups(m, 1e-2)] for m in (model, compiled)]
+    assert names[0] == names[1]
+
+
+def test_a_folded_model_gives_the_same_logits_without_hooks():
+    model, scales = ready()
+    bare = Plain(TARGET)
+    bare.load_state_dict(model.state_dict())
+    torch.testing.assert_close(scales.fold(bare)(tokens()), model(tokens()))
+    tied = lambda width: Plain(width, tied=True)  # noqa: E731
+    with pytest.raises(InputError, match="embedding and readout at once; folding would change both"):
+        adopted(build=tied).fold(tied(TARGET))
+
+
+def test_a_learning_rate_that_is_a_tensor_scales_every_group_by_its_own_factor():
+    model, scales = ready()
+    lr = torch.tensor(1e-2)
+    groups = scales.groups(model, lr)
+    assert sorted({float(group["lr"]) for group in groups}) == pytest.approx([1e-2 / M, 1e-2])
+    assert float(lr) == pytest.approx(1e-2)
+
+
+def test_groups_train_as_the_same_rates_by_hand():
+    model, scales = ready()
+    other = copy.deepcopy(model)
+    by_hand = [{"params": [p], "lr": 1e-2 * scales.table.scales[n].lr} for n, p in other.named_parameters()]
+    found = train(model, torch.optim.AdamW(scales.groups(model, 1e-2), weight_decay=0.0))
+    torch.testing.assert_close(found, train(other, torch.optim.AdamW(by_hand, weight_decay=0.0)))
+
+
+def test_adapters_that_were_added_later_need_a_scale():
+    model, scales = ready()
+    model.blocks[0].up.adapter = nn.Linear(TARGET, 4, bias=False)
+    name = "blocks.0.up.adapter.weight"
+    with pytest.raises(InputError, match=r"the table lacks blocks\.0\.up\.adapter\.weight.*extra="):
+        scales.groups(model, 1e-2)
+    groups = scales.groups(model, 1e-2, extra={name: Scale(init_std=0.0, lr=2.0)})
+    assert [group["lr"] for group in groups if name in group["names"]] == [2e-2]
+
+
+def test_frozen_tensors_are_left_out():
+    model, scales = ready()
+    model.embedding.weight.requires_grad_(False)
+    assert all("embedding.weight" not in group["names"] for group in scales.groups(model, 1e-2))
+
+
+# schedulers
+
+KEEP = {
+    "linear warm-up": lambda o, r: torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=5),
+    "cosine to zero": lambda o, r: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
+    "by lambda": lambda o, r: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)),
+    "one cycle, scaled": lambda o, r: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=r, total_steps=10),
+}
+ERASE = {
+    "one cycle": lambda o, r: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=1e-2, total_steps=10),
+    "cosine to a floor": lambda o, r: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10, eta_min=1e-3),
+}
+
+
+@pytest.mark.parametrize("kind", [*KEEP, *ERASE])
+def test_schedulers_that_erase_the_factors_are_found(kind):
+    model, scales = ready()
+    optimizer = torch.optim.AdamW(scales.groups(model, 1e-2))
+    schedule = (KEEP | ERASE)[kind](optimizer, scales.rates(optimizer, 1e-2))
+    if kind in KEEP:
+        train(model, optimizer, after=lambda: (schedule.step(), scales.check(optimizer)))
+        return
+    with pytest.raises(InputError, match="not in the table's ratios: a scheduler set them"):
+        train(model, optimizer, after=lambda: (schedule.step(), scales.check(optimizer)))
+
+
+# errors
+
+
+def test_sizes_that_do_not_differ_are_refused():
+    with pytest.raises(InputError, match=r"build\(16\) and build\(32\) have the same shapes"):
+        adopted(build=lambda width: Plain(48))
+
+
+def test_a_model_that_fails_on_meta_says_why():
+    def build(width):
+        model = Plain(width)
+        model.scale = float(model.head.weight.sum())
+        return model
+
+    with pytest.raises(InputError, match=r"build\(64\) fails on the meta device"):
+        adopted(build=build)
+
+
+def test_a_table_of_another_model_or_size_is_refused():
+    scales = adopted()
+    with pytest.raises(InputError, match=r"of another model: the model lacks .* and the table lacks weight"):
+        scales.groups(nn.Linear(4, 4, bias=False), 1e-2)
+    with pytest.raises(InputError, match=r"of shape \(32, 64\), the model's is \(32, 16\)"):
+        scales.groups(Plain(BASE), 1e-2)
+
+
+def test_a_wrong_role_is_refused():
+    with pytest.raises(InputError, match="roles states 'wide'"):
+        adopted(roles={"*": "wide"})
+    with pytest.raises(InputError, match="roles names 'router', which no tensor matches"):
+        adopted(roles={"router": "hidden"})
+
+
+def test_another_rule_may_be_taken():
+    scales = adopted(rule=Standard()).table.scales
+    assert {scale.lr for scale in scales.values()} == {1.0}
+    assert adopted(rule=MuP(form="initial")).table.forward == {}
