@@ -228,6 +228,36 @@ def test_adapters_that_were_added_later_need_a_scale():
     assert [group["lr"] for group in groups if name in group["names"]] == [2e-2]
 
 
+def test_a_weight_that_is_computed_from_others_is_asked_for():
+    def build(width):
+        model = Plain(width)
+        torch.nn.utils.parametrizations.weight_norm(model.head)
+        return model
+
+    with pytest.raises(InputError, match=r"head\.parametrizations\.weight\.original0.*state it"):
+        adopted(build=build)
+
+
+def test_multipliers_and_groups_survive_a_safetensors_round_trip(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, scales = ready()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    other = scales.attach(Plain(TARGET))
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    torch.testing.assert_close(other(tokens()), model(tokens()))
+
+
+def test_a_pretrained_model_keeps_its_values_and_trains_at_the_tables_rates():
+    model = Plain(TARGET)
+    before, expected = copy.deepcopy(model.state_dict()), model(tokens())
+    scales = adopted(rule=MuP(form="initial"))  # no multipliers: the outputs of the pretrained model stay
+    torch.testing.assert_close(scales.attach(model)(tokens()), expected)
+    groups = scales.groups(model, 1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {group["lr_mult"] for group in groups} == {1.0, 1 / M}
+
+
 def test_frozen_tensors_are_left_out():
     model, scales = ready()
     model.embedding.weight.requires_grad_(False)
