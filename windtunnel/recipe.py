@@ -52,7 +52,8 @@ class Site:
     """What one tensor is to the network; tensors with equal sites are interchangeable to an optimizer.
 
     `role` is one of: embedding (lookup table), tied (lookup table that is also the readout), input (fan-in does not
-    grow with width), hidden (both sides grow), readout (fan-out does not grow), gain, bias, fixed (does not grow).
+    grow with width), hidden (both sides grow), readout (fan-out does not grow), gain, bias, vector (grows with width,
+    has no inputs, keeps the initial values that the model gives it), fixed (does not grow).
     `fan_in` and `fan_out` are counts at this width.
     """
 

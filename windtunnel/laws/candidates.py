@@ -19,10 +19,10 @@ from windtunnel.laws.law import Law
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.plain import PlainPowerLaw
 from windtunnel.laws.power import PowerLaw
+from windtunnel.laws.prepare import VARIES
 from windtunnel.laws.repeated import EffectiveTokens, Overfitted, repeating
 from windtunnel.laws.shifted import ShiftedPowerLaw
 
-VARIES = 0.05  # a column whose logarithm spans less is one value
 OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a second exponent
 FREE = 0.3  # guess: less spread of log batch beside params and tokens tells nothing of a critical batch
 ENOUGH = 8  # distinct sizes from which a bend can be told from noise (guess)

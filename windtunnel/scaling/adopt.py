@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization
 from windtunnel.scaling.rules.mup import MuP
 from windtunnel.scaling.sites import Roles, compared, on_meta
-from windtunnel.scaling.table import Scale, ScaleTable, table_from
+from windtunnel.scaling.table import Scale, ScaleTable, geometry_of, table_from
 
 # Geometry of torch's own optimizers, by class name; subclasses count. Others are asked for.
 GEOMETRY_OF = {
@@ -26,7 +26,7 @@ GEOMETRY_OF = {
     "RMSprop": "entrywise", "Adagrad": "entrywise", "Adamax": "entrywise", "SparseAdam": "entrywise",
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+WRAPPED = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile call the model they hold
 _SAME = 1e-6  # relative: rates that differ by less are one
 
 
@@ -70,12 +70,11 @@ class Adopted:
                 continue
             s = scales[name]
             alike = s.lr, s.eps if eps is not None else 1.0, s.decay
-            group = found.setdefault(alike, {"params": [], "names": []})
-            group["params"].append(param)
-            group["names"].append(name)
-            group.update(lr=lr * s.lr, lr_mult=s.lr, weight_decay=weight_decay * s.decay)
-            if eps is not None:
-                group["eps"] = eps * s.eps
+            if alike not in found:
+                values = {"lr": lr * s.lr, "lr_mult": s.lr, "weight_decay": weight_decay * s.decay}
+                found[alike] = {"params": [], "names": [], **values, **({} if eps is None else {"eps": eps * s.eps})}
+            found[alike]["params"].append(param)
+            found[alike]["names"].append(name)
         return list(found.values())
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -165,23 +164,14 @@ def adopt(
             f"it is given, as in lambda width: MyModel(hidden_size=width)."
         )
     found = compared(here, there, wider, (f"build({target})", f"build({base})"), roles)
-    geometry, scaled = _geometry(optimizer), rule or MuP()
-    scales = {name: scaled.scale(site, at_base, geometry(site)) for name, (site, at_base) in found.items()}
-    return Adopted(table=table_from(found, scales, here))
+    return Adopted(table=table_from(found, rule or MuP(), _geometry(optimizer), here))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside DistributedDataParallel and torch.compile."""
-    while True:
-        inner = next((getattr(model, p[:-1]) for p in PREFIXES if _wraps(model, p)), None)
-        if inner is None:
-            return model
-        model = inner
-
-
-def _wraps(model: nn.Module, prefix: str) -> bool:
-    names = [name for name, _ in model.named_parameters()]
-    return bool(names) and all(name.startswith(prefix) for name in names) and len(list(model.children())) == 1
+    inside = list(model.named_children())
+    alone = len(inside) == 1 and not list(model.parameters(recurse=False))
+    return unwrapped(inside[0][1]) if alone and inside[0][0] in WRAPPED else model
 
 
 def _built(build: Callable[[int], nn.Module], width: int) -> nn.Module:
@@ -197,15 +187,13 @@ def _built(build: Callable[[int], nn.Module], width: int) -> nn.Module:
 
 
 def _geometry(optimizer: Any) -> Callable[[Any], str]:
-    declared: Any = optimizer if isinstance(optimizer, str) else getattr(optimizer, "geometry", None)
-    if declared is None and isinstance(optimizer, type):
-        declared = _of_torch(optimizer)
-    elif declared is None and callable(optimizer):
-        declared = optimizer
-    if isinstance(declared, str):
-        return lambda site: declared
-    if declared is not None:
-        return declared
+    if getattr(optimizer, "geometry", None) is not None:
+        return geometry_of(optimizer)
+    word = optimizer if isinstance(optimizer, str) else _of_torch(optimizer) if isinstance(optimizer, type) else None
+    if word is not None:
+        return lambda site: word
+    if callable(optimizer) and not isinstance(optimizer, type):
+        return cast(Callable[[Any], str], optimizer)
     name = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
     raise InputError(
         f'How the steps of {name} grow is not known; say it: adopt(..., optimizer="entrywise") if every entry of a '

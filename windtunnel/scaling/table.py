@@ -80,13 +80,14 @@ def scale_table(
 
     `build` makes the model of a rung; only shapes are looked at, on the meta device.
     """
-    found = sites(build, rung, base)
+    return table_from(sites(build, rung, base), rule, geometry, on_meta(lambda: build(rung)))
+
+
+def table_from(
+    found: Mapping[str, tuple[Site, Site]], rule: Parametrization, geometry: Callable[[Site], str], model: nn.Module
+) -> ScaleTable:
+    """The table of sites beside their base's, forward multipliers at the modules of `model` that use the tensors."""
     scales = {name: rule.scale(here, there, geometry(here)) for name, (here, there) in found.items()}
-    return table_from(found, scales, on_meta(lambda: build(rung)))
-
-
-def table_from(found: Mapping[str, tuple[Site, Site]], scales: Mapping[str, Scale], model: nn.Module) -> ScaleTable:
-    """The table of sites and scales, forward multipliers at the modules that use the tensors."""
     modules = readout_modules(model)
     forward = {modules[name]: scale.forward for name, scale in scales.items() if scale.forward != 1.0}
     return ScaleTable(scales=scales, forward=forward, sites={name: here for name, (here, _) in found.items()})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
@@ -107,8 +107,8 @@ def answer_all(
     whole = Whole(dropped=runs.dropped)
     wish = Wish(tuple(levels), budget, closely=len(groups) <= MANY)
     for part in each_done(partial(answered, wish=wish), groups, "fitting"):
-        for name in ("fits", "answers", "regrets", "refusals", "spendings"):
-            getattr(whole, name).extend(getattr(part, name))
+        for each in fields(Part):
+            getattr(whole, each.name).extend(getattr(part, each.name))
     if whole.refusals and not whole.answers and (not whole.fits or any(group.targets for group, _ in whole.fits)):
         more = f" ({len(whole.refusals) - 1} more could not be answered.)" if len(whole.refusals) > 1 else ""
         raise InputError(f"{whole.refusals[0]}{more}")

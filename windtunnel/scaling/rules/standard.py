@@ -2,7 +2,7 @@
 
 With one rate at every width it is the contrast to muP. With `per_layer` each tensor has the largest rate that keeps its
 layer stable (2407.05872, whose best results have it): features then learn at every width too, and what still differs
-from muP is the readout's larger start.
+from muP is the readout's larger start. A tied table keeps the one rate.
 """
 
 from __future__ import annotations
