@@ -15,48 +15,48 @@ hf = pytest.importorskip("transformers", reason="needs transformers: pip install
 V, BASE = 64, 32
 
 
-def heads(width):
-    return {"num_hidden_layers": 2, "num_attention_heads": width // 8}
+def heads(width, depth):
+    return {"num_hidden_layers": depth, "num_attention_heads": width // 8}
 
 
-def gpt2(width, tied=True):
+def gpt2(width, depth=2, tied=True):
     ids = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": tied}
-    sizes = {"n_embd": width, "n_layer": 2, "n_head": width // 8, "n_positions": 32}
+    sizes = {"n_embd": width, "n_layer": depth, "n_head": width // 8, "n_positions": 32}
     return hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=V, **sizes, **ids, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
 
 
-def gpt2_untied(width):
-    return gpt2(width, tied=False)
+def gpt2_untied(width, depth=2):
+    return gpt2(width, depth, tied=False)
 
 
-def llama(width):
-    sizes = {"hidden_size": width, "intermediate_size": 3 * width, **heads(width)}
+def llama(width, depth=2):
+    sizes = {"hidden_size": width, "intermediate_size": 3 * width, **heads(width, depth)}
     return hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=V, **sizes))
 
 
-def mistral(width):
+def mistral(width, depth=2):
     sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_key_value_heads": 2, "head_dim": 8}
-    return hf.MistralForCausalLM(hf.MistralConfig(vocab_size=V, **sizes, **heads(width), sliding_window=None))
+    return hf.MistralForCausalLM(hf.MistralConfig(vocab_size=V, **sizes, **heads(width, depth), sliding_window=None))
 
 
-def mixtral(width):
+def mixtral(width, depth=2):
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_key_value_heads": width // 8}
-    return hf.MixtralForCausalLM(hf.MixtralConfig(vocab_size=V, **sizes, **heads(width), num_local_experts=4))
+    return hf.MixtralForCausalLM(hf.MixtralConfig(vocab_size=V, **sizes, **heads(width, depth), num_local_experts=4))
 
 
-def mamba(width):
-    sizes = {"hidden_size": width, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4}
+def mamba(width, depth=2):
+    sizes = {"hidden_size": width, "num_hidden_layers": depth, "state_size": 4, "time_step_rank": 4}
     return hf.MambaForCausalLM(hf.MambaConfig(vocab_size=V, **sizes, tie_word_embeddings=False))
 
 
-def vit(width):
+def vit(width, depth=2):
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "image_size": 16, "patch_size": 4}
-    return hf.ViTForImageClassification(hf.ViTConfig(**sizes, **heads(width), num_labels=10))
+    return hf.ViTForImageClassification(hf.ViTConfig(**sizes, **heads(width, depth), num_labels=10))
 
 
-def bert(width):
+def bert(width, depth=2):
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "max_position_embeddings": 32}
-    return hf.BertForMaskedLM(hf.BertConfig(vocab_size=V, **sizes, **heads(width)))
+    return hf.BertForMaskedLM(hf.BertConfig(vocab_size=V, **sizes, **heads(width, depth)))
 
 
 # What shapes cannot tell, stated in one line each.
@@ -69,8 +69,8 @@ STATED = {
 ALL = (gpt2, gpt2_untied, llama, mistral, mixtral, mamba, vit, bert)
 
 
-def adopted(build, target, **more):
-    return adopt(build, base=BASE, target=target, optimizer=torch.optim.AdamW, roles=STATED.get(build), **more)
+def adopted(build, target, base=BASE, **more):
+    return adopt(build, base=base, target=target, optimizer=torch.optim.AdamW, roles=STATED.get(build), **more)
 
 
 @pytest.mark.parametrize("build", ALL, ids=lambda build: build.__name__)
@@ -97,6 +97,27 @@ def test_stacked_experts_take_their_own_fan_in():
 def test_what_shapes_cannot_tell_is_asked_for(build):
     with pytest.raises(InputError, match=r"roles=\{"):
         adopt(build, base=BASE, target=4 * BASE, optimizer=torch.optim.AdamW)
+
+
+# Where residual branches end, as a reader of the models' code would say.
+ENDS = {
+    gpt2: ("attn.c_proj", "mlp.c_proj"),
+    gpt2_untied: ("attn.c_proj", "mlp.c_proj"),
+    llama: ("self_attn.o_proj", "mlp.down_proj"),
+    mistral: ("self_attn.o_proj", "mlp.down_proj"),
+    mixtral: ("self_attn.o_proj", "mlp.experts"),
+    mamba: ("mixer.out_proj",),
+    vit: ("attention.o_proj", "mlp.fc2"),
+    bert: ("attention.output.dense", "output.dense"),
+}
+
+
+@pytest.mark.parametrize("build", ENDS, ids=lambda build: build.__name__)
+def test_residual_branches_of_a_deeper_model_are_found_without_being_named(build):
+    example = {"pixel_values": torch.zeros(1, 3, 16, 16)} if build is vit else None  # others have dummy inputs
+    table = adopted(build, (BASE, 6), base=(BASE, 2), example=example).table
+    assert set(table.residual.values()) == {1 / 3} and len(table.residual) == 6 * len(ENDS[build])
+    assert all(name.endswith(ENDS[build]) for name in table.residual)
 
 
 def sizes_of(build, width, seed, steps=4, **rule):

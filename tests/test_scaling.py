@@ -15,8 +15,8 @@ from windtunnel.parts.models import CNN, GELU, MLP, Transformer
 from windtunnel.parts.optimizers import SGD, AdamW, Lion, Muon
 from windtunnel.recipe import DataShape, Site
 from windtunnel.scaling.rules import MuP, Standard
-from windtunnel.scaling.sites import sites
-from windtunnel.scaling.table import geometry_of, scale_table
+from windtunnel.scaling.sizes import scale_table, sites
+from windtunnel.scaling.table import geometry_of
 from windtunnel.train.coordinates import coordinate_check
 
 TEXT = DataShape(classes=50, tokens_per_example=16, train_tokens=10_000, example_shape=(16,))
@@ -30,7 +30,7 @@ def builder(model, data=TEXT):
 
 
 def roles(model, data=TEXT, rung=WIDE):
-    return {name: here.role for name, (here, _) in sites(builder(model, data), rung, BASE).items()}
+    return {name: here.role for name, (here, _) in sites(builder(model, data), rung, BASE).pairs.items()}
 
 
 def table(model, optimizer, rule=None, data=TEXT, rung=WIDE):
@@ -75,7 +75,7 @@ def test_roles_of_a_perceptron_and_of_a_convolutional_network():
 
 
 def test_fans_of_a_convolution_count_its_window():
-    here, there = sites(builder(CNN(), IMAGES), WIDE, BASE)["layers.0.weight"]
+    here, there = sites(builder(CNN(), IMAGES), WIDE, BASE).pairs["layers.0.weight"]
     assert (here.fan_in, here.fan_out) == (9 * 64, 64)
     assert (there.fan_in, there.fan_out) == (9 * 16, 16)
 
@@ -210,7 +210,7 @@ def test_logits_are_multiplied_and_embeddings_are_not(tied):
 
 
 def test_a_table_of_another_model_is_refused():
-    with pytest.raises(InputError, match=r"multiplies the input of \['readout'\], which this model does not have"):
+    with pytest.raises(InputError, match=r"has multipliers at \['readout'\], which this model does not have"):
         table(Transformer(), AdamW()).attach(nn.Linear(2, 2))
 
 

@@ -54,13 +54,15 @@ class Site:
     `role` is one of: embedding (lookup table), tied (lookup table that is also the readout), input (fan-in does not
     grow with width), hidden (both sides grow), readout (fan-out does not grow), gain, bias, vector (grows with width,
     has no inputs, keeps the initial values that the model gives it), fixed (does not grow).
-    `fan_in` and `fan_out` are counts at this width.
+    `fan_in` and `fan_out` are counts at this width; `layers` counts the blocks of the growing stack that the tensor
+    stands in, 1 outside.
     """
 
     role: str
     shape: tuple[int, ...]
     fan_in: int
     fan_out: int
+    layers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ learning rate's scheduler: one that sets an absolute rate erases the groups' fac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization
-from windtunnel.scaling.rules.mup import MuP
-from windtunnel.scaling.sites import Roles, compared, on_meta
-from windtunnel.scaling.table import Scale, ScaleTable, geometry_of, table_from
+from windtunnel.scaling.rules.depth import complete_p
+from windtunnel.scaling.sites import Roles
+from windtunnel.scaling.sizes import Size, scale_table
+from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
 
 # Geometry of torch's own optimizers, by class name; subclasses count. Others are asked for.
 GEOMETRY_OF = {
@@ -78,14 +79,15 @@ class Adopted:
         return list(found.values())
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Hook the forward multipliers onto the model and return it; deepcopy and compile keep the hooks."""
+        """Hook the multipliers onto the model and return it; deepcopy and compile keep the hooks."""
         self.table.attach(unwrapped(model))
         return model
 
     def fold(self, model: nn.Module) -> nn.Module:
         """Multiply the forward multipliers into the weights instead, for export; refuses a tied table.
 
-        A folded model gives the same outputs without hooks, and must not be trained on with this table.
+        A folded model gives the same outputs without hooks, and must not be trained on with this table. Raises
+        InputError for a branch that ends in a module without a weight of its own.
         """
         bare = unwrapped(model)
         modules = dict(bare.named_modules())
@@ -95,6 +97,9 @@ class Adopted:
         with torch.no_grad():
             for name, value in self.table.forward.items():
                 modules[name].get_parameter("weight").mul_(value)
+            for name, value in self.table.residual.items():
+                for param in _last(name, modules[name]):
+                    param.mul_(value)
         return model
 
     def check(self, optimizer: torch.optim.Optimizer) -> None:
@@ -140,31 +145,43 @@ class Adopted:
 
 
 def adopt(
-    build: Callable[[int], nn.Module],
+    build: Callable[..., nn.Module],
     *,
-    base: int,
-    target: int,
+    base: Size,
+    target: Size,
     optimizer: Any,
     rule: Parametrization | None = None,
     roles: Roles | None = None,
+    branches: Sequence[str] | None = None,
+    example: Any = None,
 ) -> Adopted:
     """The scale table of `build(target)`, for values tuned at `build(base)`.
 
-    `build` makes the model of a width; it is called on the meta device for `base`, `target` and twice `base`.
-    `optimizer` is a torch optimizer class, an object with a `geometry`, or the geometry itself, a word or a function of
-    the site (torch.optim.Muon with adjust_lr_fn="match_rms_adamw" is "matched"). `roles` states roles by name or
-    pattern where shapes cannot tell, with the axes of stacked tensors: {"*.experts.up": ("hidden", "-oi")}. `rule` None
-    is muP. Raises InputError for sizes that do not differ, tensors without a counterpart, a build that fails on meta,
-    and unknown optimizers.
+    A size is a width (build(width)), a pair (build(width, depth)) or a Rung (build(rung)). `build` is called on the
+    meta device for the base, the target and twice the base's width. `optimizer` is a torch optimizer class, an object
+    with a `geometry`, or the geometry itself, a word or a function of the site (torch.optim.Muon with
+    adjust_lr_fn="match_rms_adamw" is "matched"). `roles` states roles by name or pattern where shapes cannot tell, with
+    the axes of stacked tensors: {"*.experts.up": ("hidden", "-oi")}. `rule` None is muP in width, CompleteP in depth.
+    Where depth grows, residual branches are found in a forward pass of the base on `example` (a tensor, a tuple, or a
+    dict of keyword arguments; transformers' models have one of their own), or stated: `branches` are patterns of the
+    modules whose outputs are added to the stream. Raises InputError for sizes that do not differ, tensors without a
+    counterpart, a build that fails on meta, branches that cannot be found, and unknown optimizers.
     """
-    here, there, wider = (_built(build, width) for width in (target, base, 2 * base))
-    if not any(p.shape != w.shape for p, w in zip(there.parameters(), wider.parameters(), strict=False)):
+    table = scale_table(
+        build, target, base, rule or complete_p(), _geometry(optimizer), roles=roles, branches=branches, example=example
+    )
+    return Adopted(table=table)
+
+
+def _last(name: str, module: nn.Module) -> list[nn.Parameter]:
+    """Weight and bias of a module whose output is proportional to them together."""
+    held = dict(module.named_parameters())
+    if "weight" not in held or set(held) > {"weight", "bias"}:
         raise InputError(
-            f"build({base}) and build({2 * base}) have the same shapes; `build` must make the model of the width that "
-            f"it is given, as in lambda width: MyModel(hidden_size=width)."
+            f"The branch that ends in {name} has no last weight to fold into (it is a {type(module).__name__}); keep "
+            f"the hooks, or state another end: adopt(..., branches=...)."
         )
-    found = compared(here, there, wider, (f"build({target})", f"build({base})"), roles)
-    return Adopted(table=table_from(found, rule or MuP(), _geometry(optimizer), here))
+    return list(held.values())
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -172,18 +189,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     inside = list(model.named_children())
     alone = len(inside) == 1 and not list(model.parameters(recurse=False))
     return unwrapped(inside[0][1]) if alone and inside[0][0] in WRAPPED else model
-
-
-def _built(build: Callable[[int], nn.Module], width: int) -> nn.Module:
-    try:
-        return on_meta(lambda: build(width))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"build({width}) fails on the meta device, where shapes are read without memory: {type(error).__name__}: "
-            f"{error}. A constructor must not read values of tensors; move that behind the construction."
-        ) from error
 
 
 def _geometry(optimizer: Any) -> Callable[[Any], str]:

@@ -2,48 +2,43 @@
 
 What grows with width decides: both sides, hidden; the input side alone, readout; the output side alone, input. Models
 are built on the meta device, so nothing is allocated. A newcomer would read roles off names; names lie. Where shapes
-cannot tell (two readouts, because key heads do not grow) the tensors are named and a role must be stated. Depth has no
-factor here: a rung is compared with the base's width at the rung's own depth.
+cannot tell (two readouts, because key heads do not grow) the tensors are named and a role must be stated. Widths are
+compared at the target's depth; how many blocks a tensor stands among follows from the stacks that grow (branches.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from windtunnel.errors import InputError
-from windtunnel.ladder import Rung
 from windtunnel.recipe import Site
+from windtunnel.scaling.branches import layers_of
 
-_DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
-Build = Callable[[Rung], nn.Module]
 ROLES = ("embedding", "tied", "input", "hidden", "readout", "gain", "bias", "vector", "fixed")
 Roles = Mapping[str, str | tuple[str, str]]  # by tensor name or pattern: a role, or a role and the meaning of the axes
 TRANSPOSED = ("Conv1D",)  # linear layers whose weight is (in, out): transformers.pytorch_utils
 
 
-def sites(build: Build, rung: Rung, base: Rung) -> dict[str, tuple[Site, Site]]:
-    """Parameter name to (site at `rung`, site at the base width)."""
-    base = base.but(depth=rung.depth)
-    wider = base.but(width=2 * base.width, heads=2 * base.heads)
-    here, there, beyond = (on_meta(lambda r=r: build(r)) for r in (rung, base, wider))
-    return compared(here, there, beyond, (f"{rung}", f"width {base.width}"))
-
-
 def compared(
-    here: nn.Module, there: nn.Module, wider: nn.Module, called: tuple[str, str], roles: Roles | None = None
+    here: nn.Module,
+    there: nn.Module,
+    wider: nn.Module,
+    called: tuple[str, str],
+    roles: Roles | None = None,
+    growing: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, tuple[Site, Site]]:
     """Parameter name to (site in `here`, site in `there`), roles told by how `wider` differs from `there`.
 
-    `called` names the two models in errors; `roles` states roles by a tensor's name or a pattern of names, with axes
-    where they are not (out, in, ...): ("hidden", "-io") is stacked copies, in, out. Raises InputError for tensors
-    without a counterpart, patterns that match nothing, and roles that shapes cannot tell.
+    All three have one depth; `growing` holds the stacks that have fewer blocks at the base (`branches.grown`). `called`
+    names the two models in errors; `roles` states roles by a tensor's name or a pattern of names, with axes where they
+    are not (out, in, ...): ("hidden", "-io") is stacked copies, in, out. Raises InputError for tensors without a
+    counterpart, patterns that match nothing, and roles that shapes cannot tell.
     """
     shapes = {name: tuple(p.shape) for name, p in wider.named_parameters()}
     at_base, owners, stated = dict(there.named_parameters()), _owners(there), dict(roles or {})
@@ -58,7 +53,9 @@ def compared(
         base_shape = tuple(at_base[name].shape)
         role, axes = _stated(name, stated) or _told(name, base_shape, shapes[name], owners[name])
         told[name] = role
-        found[name] = (_site(role, tuple(param.shape), axes, name), _site(role, base_shape, axes, name))
+        pair = _site(role, tuple(param.shape), axes, name), _site(role, base_shape, axes, name)
+        many, few = layers_of(name, growing or {})
+        found[name] = replace(pair[0], layers=many), replace(pair[1], layers=few)
     gone = sorted(set(at_base) - set(found))
     if gone:
         raise InputError(f"Tensor {gone[0]} at {called[1]} has no counterpart at {called[0]}; build the same model.")
@@ -116,22 +113,6 @@ def readout_modules(model: nn.Module) -> dict[str, str]:
             if not isinstance(module, nn.Embedding):
                 found[names[id(param)]] = module_name
     return found
-
-
-def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The module without storage."""
-    with torch.device("meta"), _Undrawn():
-        return build()
-
-
-class _Undrawn(TorchFunctionMode):
-    """Skips initial draws: on the meta device they draw nothing, and load a large part of torch to do it (1.4 s)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:

@@ -1,25 +1,24 @@
 """Scale: what a rule says of one tensor. ScaleTable: name to Scale for a model, plain data outside the model.
 
 A newcomer would tag the Parameter objects; tags are lost under deepcopy, sharding and functional calls. Here a table is
-applied by name. Forward multipliers belong to modules (a tied tensor is multiplied as readout, not as embedding) and
-act through hooks.
+applied by name. Multipliers belong to modules and act through hooks: a forward multiplier on the input of a layer (a
+tied tensor is multiplied as readout, not as embedding), a residual one on the output of the last module of a branch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from windtunnel.errors import InputError
-from windtunnel.ladder import Rung
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.runs import canonical
-from windtunnel.scaling.sites import on_meta, readout_modules, sites
+from windtunnel.scaling.sites import readout_modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Scale:
     """Initial mean and standard deviation, and factors on lr, eps, weight decay and the layer's output.
 
     `lr`, `eps` and `decay` multiply the optimizer's own values; `forward` multiplies the input of the layer that uses
-    the tensor as a readout.
+    the tensor (not a lookup), `residual` the output of the residual branch that the tensor stands in.
     """
 
     init_std: float
@@ -36,19 +35,22 @@ class Scale:
     eps: float = 1.0
     decay: float = 1.0
     forward: float = 1.0
+    residual: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleTable:
-    """Scales by parameter name, forward multipliers by module name, sites by parameter name."""
+    """Scales and sites by parameter name, forward and residual multipliers by module name."""
 
     scales: Mapping[str, Scale]
     forward: Mapping[str, float]
     sites: Mapping[str, Site]
+    residual: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with a hash of the scales."""
-        data = {"scales": {n: asdict(s) for n, s in self.scales.items()}, "forward": dict(self.forward)}
+        data: dict[str, Any] = {"scales": {n: asdict(s) for n, s in self.scales.items()}}
+        data |= {"forward": dict(self.forward), "residual": dict(self.residual)}
         sites_data = {name: asdict(site) for name, site in self.sites.items()}
         return data | {"sites": sites_data, "hash": hashlib.sha256(canonical(data).encode()).hexdigest()[:16]}
 
@@ -57,30 +59,26 @@ class ScaleTable:
         """The table that `to_json` wrote; raises InputError where its hash does not fit its content."""
         sites = {name: Site(**{**site, "shape": tuple(site["shape"])}) for name, site in data["sites"].items()}
         scales = {name: Scale(**scale) for name, scale in data["scales"].items()}
-        table = cls(scales=scales, forward=dict(data["forward"]), sites=sites)
+        table = cls(scales=scales, forward=dict(data["forward"]), sites=sites, residual=dict(data["residual"]))
         if table.to_json()["hash"] != data.get("hash"):
             raise InputError(
                 "The scale table was changed after it was written: its hash differs. Adopt the model anew."
             )
         return table
 
+    def with_branches(self, ends: Sequence[str]) -> ScaleTable:
+        """This table with the residual multipliers at the modules that end the branches."""
+        factors = {end: [s.residual for name, s in self.scales.items() if name.startswith(f"{end}.")] for end in ends}
+        return replace(self, residual={end: found[0] for end, found in factors.items() if found and found[0] != 1.0})
+
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
-        """Hook the forward multipliers onto a model; the handles remove them."""
+        """Hook the multipliers onto a model; the handles remove them."""
         modules = dict(model.named_modules())
-        missing = sorted(set(self.forward) - set(modules))
+        missing = sorted({*self.forward, *self.residual} - set(modules))
         if missing:
-            raise InputError(f"The scale table multiplies the input of {missing}, which this model does not have.")
-        return [modules[name].register_forward_pre_hook(_multiply(value)) for name, value in self.forward.items()]
-
-
-def scale_table(
-    build: Callable[[Rung], nn.Module], rung: Rung, base: Rung, rule: Parametrization, geometry: Callable[[Site], str]
-) -> ScaleTable:
-    """The table of a model at `rung`, relative to `base`.
-
-    `build` makes the model of a rung; only shapes are looked at, on the meta device.
-    """
-    return table_from(sites(build, rung, base), rule, geometry, on_meta(lambda: build(rung)))
+            raise InputError(f"The scale table has multipliers at {missing}, which this model does not have.")
+        handles = [modules[name].register_forward_pre_hook(_times_input(by)) for name, by in self.forward.items()]
+        return handles + [modules[name].register_forward_hook(_times_output(by)) for name, by in self.residual.items()]
 
 
 def table_from(
@@ -104,6 +102,14 @@ def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     return declared if callable(declared) else lambda site: str(declared)
 
 
-def _multiply(value: float) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+def _times_input(value: float) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     # the input, not the output: a readout's bias has no multiplier
     return lambda module, inputs: (inputs[0] * value, *inputs[1:])
+
+
+def _times_output(value: float) -> Callable[[nn.Module, Any, Any], Any]:
+    # the output, bias and all: it is the branch that is scaled
+    def scaled(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return (output[0] * value, *output[1:]) if isinstance(output, tuple) else output * value
+
+    return scaled

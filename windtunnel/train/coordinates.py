@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Recipe
-from windtunnel.scaling.sites import on_meta, readout_modules
+from windtunnel.scaling.meta import on_meta
+from windtunnel.scaling.sites import readout_modules
 from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update

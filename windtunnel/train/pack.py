@@ -23,7 +23,8 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
 from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.runs import RunSpec
-from windtunnel.scaling.table import Scale, ScaleTable, geometry_of, scale_table
+from windtunnel.scaling.sizes import scale_table
+from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +76,9 @@ def build_model(recipe: Recipe, rung: Rung) -> nn.Module:
 def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
     """The scale table of a recipe at a rung relative to the base rung."""
     return scale_table(
-        lambda r: build_model(recipe, r), rung, base, recipe.parametrization, geometry_of(recipe.optimizer)
-    )
+        lambda r: build_model(recipe, r), rung, base, recipe.parametrization, geometry_of(recipe.optimizer),
+        example=lambda: torch.from_numpy(recipe.data.batch(seed=0, step=0, size=1)[0]),
+    )  # fmt: skip
 
 
 def check_count(model: nn.Module, size: Size, part: Any) -> None:

@@ -1,0 +1,132 @@
+"""What is compared: one model, built on the meta device at the target, at the base, and at twice the base's width.
+
+A size is a width, a (width, depth), or a Rung; `build` is called with what was given. Width is compared at one depth;
+where depth grows, a fourth model, the base itself, tells which stacks do. A newcomer would compare base and target
+alone: what grows with both width and depth could not be told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Rung
+from windtunnel.recipe import Parametrization, Site
+from windtunnel.scaling.branches import branch_ends, found_patterns, grown
+from windtunnel.scaling.meta import on_meta
+from windtunnel.scaling.sites import Roles, compared
+from windtunnel.scaling.table import ScaleTable, table_from
+
+Size = int | tuple[int, int] | Rung
+Build = Callable[..., nn.Module]
+
+
+def scale_table(
+    build: Build,
+    target: Size,
+    base: Size,
+    rule: Parametrization,
+    geometry: Callable[[Site], str],
+    *,
+    roles: Roles | None = None,
+    branches: Sequence[str] | None = None,
+    example: Any = None,
+) -> ScaleTable:
+    """The table of the model at `target`, for values tuned at `base`.
+
+    Only shapes are looked at, on the meta device. `branches` (patterns of module names) or `example` (one input, or a
+    function that makes it) are needed where depth grows and the rule has a residual multiplier; see
+    `branches.found_patterns`. Raises InputError as `adopt` does.
+    """
+    found = sites(build, target, base, roles)
+    table = table_from(found.pairs, rule, geometry, found.model)
+    if all(scale.residual == 1.0 for scale in table.scales.values()):
+        return table
+    patterns = branches or found_patterns(
+        lambda: make(build, base), example() if callable(example) else example, found.growing
+    )
+    return table.with_branches(branch_ends(found.model, found.growing, patterns, called(target)))
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Parameter name to (site at the target, site at the base), the target's model, and its stacks that grow."""
+
+    pairs: dict[str, tuple[Site, Site]]
+    model: nn.Module
+    growing: dict[str, tuple[int, int]]
+
+
+def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) -> Sites:
+    """The sites of the model at `target` beside the base's; raises InputError as `adopt` does."""
+    level = at_depth(base, target)
+    here, there, wider = (built(build, size) for size in (target, level, widened(level)))
+    _check_differ(there, wider, level)
+    growing = grown(here, there if level == base else built(build, base))
+    if depth_of(target) != depth_of(base) and not growing:
+        raise InputError(
+            f"{called(target)} and {called(base)} differ in depth, yet no list of numbered blocks grows between them. "
+            f"Blocks must stand in an nn.ModuleList or nn.Sequential; blocks used several times have no rule here."
+        )
+    return Sites(compared(here, there, wider, (called(target), called(level)), roles, growing), here, growing)
+
+
+def built(build: Build, size: Size) -> nn.Module:
+    """The model of a size without storage; raises InputError where its constructor needs values."""
+    try:
+        return on_meta(lambda: make(build, size))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{called(size)} fails on the meta device, where shapes are read without memory: {type(error).__name__}: "
+            f"{error}. A constructor must not read values of tensors; move that behind the construction."
+        ) from error
+
+
+def make(build: Build, size: Size) -> nn.Module:
+    """Call `build` with a width, a width and a depth, or a rung."""
+    return build(*size) if isinstance(size, tuple) else build(size)
+
+
+def widened(size: Size) -> Size:
+    """Twice as wide, with twice the heads."""
+    if isinstance(size, Rung):
+        return size.but(width=2 * size.width, heads=2 * size.heads)
+    return (2 * size[0], size[1]) if isinstance(size, tuple) else 2 * size
+
+
+def at_depth(size: Size, other: Size) -> Size:
+    """The size at the depth of another one; raises InputError for sizes of two kinds."""
+    if type(size) is not type(other):
+        raise InputError(
+            f"base is {size!r} and target {other!r}; give both as widths, both as (width, depth), or both as rungs."
+        )
+    if isinstance(size, tuple) and isinstance(other, tuple):
+        return size[0], other[1]
+    return size.but(depth=other.depth) if isinstance(size, Rung) and isinstance(other, Rung) else size
+
+
+def depth_of(size: Size) -> int | None:
+    """The depth of a size, None for a width alone."""
+    return size.depth if isinstance(size, Rung) else size[1] if isinstance(size, tuple) else None
+
+
+def called(size: Size) -> str:
+    """How errors call the model of a size."""
+    if isinstance(size, tuple):
+        return f"build({size[0]}, {size[1]})"
+    return f"build({size})" if isinstance(size, int) else f"the model at {size}"
+
+
+def _check_differ(there: nn.Module, wider: nn.Module, level: Size) -> None:
+    pairs = zip(there.parameters(), wider.parameters(), strict=False)
+    if not any(p.shape != w.shape for p, w in pairs):
+        raise InputError(
+            f"{called(level)} and {called(widened(level))} have the same shapes; `build` must make the model of the "
+            f"width that it is given, as in lambda width: MyModel(hidden_size=width)."
+        )
