@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
-from windtunnel.scaling.rules import NTK, MeanField, MuP, Standard
+from windtunnel.scaling.rules import NTK, MeanField, MuP, Spectral, Standard, UnitMuP
+from windtunnel.scaling.rules.radius import radius
 from windtunnel.scaling.rules.reach import GEOMETRIES
 
 PLACES = ("first", "hidden", "readout")
@@ -22,6 +25,7 @@ PUBLISHED = {
     "mean field": ((0, 0), (0.5, 0), (1, 0)),
     "mup, multiplier": ((0, 0), (0, 0.5), (1, 0)),
     "mup, initial": ((0, 0), (0, 0.5), (0, 1)),
+    "spectral": ((0, 0), (0, 0.5), (0, 1)),  # layers wider than the classes
 }
 
 
@@ -32,6 +36,7 @@ def rule(name, alignment=1.0):
         "mean field": MeanField(alignment=alignment),
         "mup, multiplier": MuP(),
         "mup, initial": MuP(form="initial"),
+        "spectral": Spectral(),
     }[name]
 
 
@@ -87,8 +92,9 @@ def solved(ab, geometry, alignment):
     return answer.x[:3]
 
 
+MAXIMAL = ("mup, multiplier", "mup, initial", "spectral")  # defined by full alignment
 ALIGNED = [(name, 1.0) for name in PUBLISHED]
-RANDOM = [(name, 0.5) for name in PUBLISHED if not name.startswith("mup")]  # muP is defined by full alignment
+RANDOM = [(name, 0.5) for name in PUBLISHED if name not in MAXIMAL]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -202,6 +208,62 @@ def test_a_wrong_geometry_shows_in_real_steps(truth, declared):
     """LAMB declared width-free, Moonshot's Muon declared width-free or Adam-like: hidden layers move wrongly."""
     found = slopes(MuP(), declared, BY_GEOMETRY[truth][0])
     assert abs(found["hidden"]) > 0.3, found
+
+
+def normalized(state, grad, param):
+    """A sharpness-aware perturbation: the gradient over its own norm."""
+    return grad / grad.norm()
+
+
+class Radius:
+    """muP's values, perturbed by `radius` (over the multiplier)."""
+
+    def scale(self, site, base, geometry):
+        scale = MuP().scale(site, base, "entrywise")
+        return replace(scale, lr=radius(site, base) / scale.forward)
+
+
+def test_a_perturbation_moves_every_layer_alike_at_every_width():
+    found = slopes(Radius(), "", normalized)
+    assert max(map(abs, found.values())) < 0.15, found
+
+
+def test_one_radius_for_all_layers_does_not():
+    constant = type("Constant", (), {"scale": lambda self, s, b, g: replace(Radius().scale(s, b, g), lr=1.0)})()
+    assert max(map(abs, slopes(constant, "", normalized).values())) > 0.3
+
+
+# absolute rules: 2310.17813 and 2407.17465
+
+NARROWING = Site(role="hidden", shape=(32, 512), fan_in=512, fan_out=32)
+
+
+def test_the_spectral_initial_values_have_the_spectral_norm_they_are_named_for():
+    for each in (site("hidden", 256), NARROWING, Site(role="hidden", shape=(512, 32), fan_in=32, fan_out=512)):
+        std = Spectral().scale(each, each, "entrywise").init_std
+        matrix = torch.randn(each.shape, generator=torch.Generator().manual_seed(0)) * std
+        wanted = (each.fan_out / each.fan_in) ** 0.5
+        assert 0.9 < float(torch.linalg.matrix_norm(matrix, 2)) / wanted < 2.1  # sqrt(n) + sqrt(m) over the larger
+    assert (
+        Spectral().scale(NARROWING, NARROWING, "entrywise").init_std
+        < MuP().scale(NARROWING, NARROWING, "entrywise").init_std
+    )
+
+
+def test_unit_scaled_mup_is_the_papers_table():
+    scales = {place: UnitMuP().scale(site(place, 256), site(place, 64), "entrywise") for place in PLACES}
+    assert {s.init_std for s in scales.values()} == {1.0}
+    assert (scales["hidden"].forward, scales["hidden"].lr) == (256**-0.5, 256**-0.5)
+    assert (scales["readout"].forward, scales["readout"].lr) == (1 / 256, 1.0)
+    table = Site(role="embedding", shape=(50, 256), fan_in=50, fan_out=256)
+    assert UnitMuP().scale(table, table, "entrywise").lr == 256**-0.5
+    with pytest.raises(InputError, match="MeanField\\(\\) has the same exponents"):
+        UnitMuP().scale(table, table, "gradient")
+
+
+def test_unit_scaled_mup_grows_as_mean_field_but_for_the_embedding():
+    pairs = zip(exponents(UnitMuP(), "entrywise"), exponents(MeanField(), "entrywise"), strict=True)
+    assert [a for a, _ in list(pairs)[1:]] == [pytest.approx(b) for b in exponents(MeanField(), "entrywise")[1:]]
 
 
 def test_an_unknown_form_is_refused():

@@ -52,10 +52,12 @@ class Site:
     """What one tensor is to the network; tensors with equal sites are interchangeable to an optimizer.
 
     `role` is one of: embedding (lookup table), tied (lookup table that is also the readout), input (fan-in does not
-    grow with width), hidden (both sides grow), readout (fan-out does not grow), gain, bias, vector (grows with width,
-    has no inputs, keeps the initial values that the model gives it), fixed (does not grow).
+    grow with width), hidden (both sides grow), router, expert_up and expert_down (of a mixture of experts: to the
+    experts' scores, from the stream, back to it), readout (fan-out does not grow), gain, bias, vector (grows with
+    width, has no inputs, keeps the initial values that the model gives it), fixed (does not grow).
     `fan_in` and `fan_out` are counts at this width; `layers` counts the blocks of the growing stack that the tensor
-    stands in, 1 outside.
+    stands in, 1 outside. `axes` says what the axes mean where they are not (out, in, ...): "-io" is stacked copies, in,
+    out.
     """
 
     role: str
@@ -63,6 +65,7 @@ class Site:
     fan_in: int
     fan_out: int
     layers: int = 1
+    axes: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

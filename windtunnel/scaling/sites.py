@@ -20,7 +20,10 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Site
 from windtunnel.scaling.branches import layers_of
 
-ROLES = ("embedding", "tied", "input", "hidden", "readout", "gain", "bias", "vector", "fixed")
+ROLES = (
+    "embedding", "tied", "input", "hidden", "router", "expert_up", "expert_down", "readout", "gain", "bias", "vector",
+    "fixed",
+)  # fmt: skip
 Roles = Mapping[str, str | tuple[str, str]]  # by tensor name or pattern: a role, or a role and the meaning of the axes
 TRANSPOSED = ("Conv1D",)  # linear layers whose weight is (in, out): transformers.pytorch_utils
 
@@ -157,7 +160,7 @@ def _site(role: str, shape: tuple[int, ...], axes: str = "", name: str = "") -> 
                 f'- (stacked copies, as experts), like ("hidden", "-io").'
             )
         fan_in, fan_out = (prod(n for n, axis in zip(shape, axes, strict=True) if axis == side) for side in "io")
-        return Site(role=role, shape=shape, fan_in=fan_in, fan_out=fan_out)
+        return Site(role=role, shape=shape, fan_in=fan_in, fan_out=fan_out, axes=axes)
     if role == "vector":
         return Site(role=role, shape=shape, fan_in=1, fan_out=prod(shape))
     if len(shape) < 2:

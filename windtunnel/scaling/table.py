@@ -86,9 +86,23 @@ def table_from(
 ) -> ScaleTable:
     """The table of sites beside their base's, forward multipliers at the modules of `model` that use the tensors."""
     scales = {name: rule.scale(here, there, geometry(here)) for name, (here, there) in found.items()}
-    modules = readout_modules(model)
-    forward = {modules[name]: scale.forward for name, scale in scales.items() if scale.forward != 1.0}
+    users, forward = readout_modules(model), {}
+    for name, scale in scales.items():
+        if scale.forward != 1.0:
+            _check_alone(name, users[name], model)
+            forward[users[name]] = scale.forward
     return ScaleTable(scales=scales, forward=forward, sites={name: here for name, (here, _) in found.items()})
+
+
+def _check_alone(name: str, user: str, model: nn.Module) -> None:
+    """A multiplier acts on a module's input, so the module must apply this weight to it, and no other."""
+    weights = [p for p in model.get_submodule(user).parameters() if p.ndim > 1]
+    if len(weights) > 1:
+        raise InputError(
+            f"The rule multiplies the input of {name}, but {user} (a {type(model.get_submodule(user)).__name__}) holds "
+            f'{len(weights)} weights, so there is no one input. Take a rule without multipliers: MuP(form="initial"), '
+            f"or Standard(per_layer=True)."
+        )
 
 
 def geometry_of(optimizer: Any) -> Callable[[Any], Any]:

@@ -14,6 +14,9 @@ from windtunnel.recipe import Site
 from windtunnel.scaling.rules.reach import growth, reach
 from windtunnel.scaling.table import Scale
 
+# Matrices inside the network. A router is one too: its fan-out is the number of experts (2601.20205).
+HIDDEN = ("hidden", "router", "expert_up", "expert_down")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exponents:
@@ -29,18 +32,28 @@ class Exponents:
 
 
 def width_scale(
-    site: Site, base: Site, geometry: str, exponents: Exponents, *, embedding_std: float, alignment: float = 1.0
+    site: Site,
+    base: Site,
+    geometry: str,
+    exponents: Exponents,
+    *,
+    embedding_std: float,
+    alignment: float = 1.0,
+    weights: float | None = None,
 ) -> Scale:
     """The scale of a site; at the base it is the standard parametrization, whatever the exponents.
 
     Epsilon follows the gradient's entries (2203.03466, B.3); decay is raised as the rate is lowered, so that lr x decay
-    is the same at every width. `alignment` as in `reach`. Raises InputError for an unknown geometry.
+    is the same at every width. `alignment` as in `reach`; `weights` states the growth of the initial values where it is
+    no power of the fan-in. Raises InputError for an unknown geometry.
     """
     if site.role == "fixed":
         return Scale(init_std=initial_std(site, embedding_std))
     m_in, m_out = growth(site, base)
-    a, b = {"hidden": exponents.hidden, "readout": exponents.readout}.get(site.role, (0.0, 0.0))
-    forward, weights = m_in**-a, m_in**-b
+    a, b = exponents.readout if site.role == "readout" else exponents.hidden if site.role in HIDDEN else (0.0, 0.0)
+    forward, weights = m_in**-a, m_in**-b if weights is None else weights
+    if site.role == "expert_down":  # narrower experts start larger, so that their sum stays (2601.20205)
+        weights *= (m_out / m_in) ** 0.5
     gradient = forward if site.role == "readout" else forward * m_out**-exponents.backward
     grows = {"gradient": gradient, "weights": weights, "alignment": alignment}
     moved = forward * reach(geometry, site, base, **grows)
