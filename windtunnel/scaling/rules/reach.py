@@ -13,11 +13,7 @@ from windtunnel.recipe import Site
 # word: (what the step is, optimizers, source)
 GEOMETRIES = {
     "gradient": ("a multiple of the gradient", "SGD, momentum", "2203.03466"),
-    "entrywise": (
-        "entries of one size",
-        "Adam, AdamW, Adam-atan2, Lion, Sophia, Adafactor unscaled, learned (2406.00153)",
-        "2203.03466",
-    ),
+    "entrywise": ("entries of one size", "Adam, Lion, Sophia, Adafactor unscaled, muLO", "2203.03466, 2406.00153"),
     "spectral": ("orthogonal x sqrt(fan_out / fan_in)", "Muon (Jordan), Dion, Scion", "2310.17813, 2602.20937"),
     "orthogonal": ("orthogonal, nothing more", "Shampoo, SOAP, Muon without a factor", "2310.17813; SOAP: measured"),
     "matched": ("orthogonal x sqrt(larger fan), Adam's size", "Muon (Moonshot)", "2502.16982; exponent: measured"),

@@ -1,11 +1,11 @@
 """Unit-scaled muP (Blake et al. 2407.17465): values start at unit size, multipliers and rates are absolute numbers.
 
-Every matrix starts with standard deviation 1 and has its input multiplied by 1/sqrt(fan_in), the readout by 1/fan_in, so
+Every matrix starts with standard deviation 1 and has its input multiplied by 1/sqrt(fan_in), the readout by 1/fan_in:
 numbers stay near one in low precision and good hyperparameters are near one at every size. Rates are the paper's, for
-Adam and kin: 1/sqrt(fan_in) for matrices, 1/sqrt(width) for embeddings (faster decline than muP's constant), 1 for
-readout and vectors. The paper's own scaling of gradients and of non-linearities needs its operations (package
-`unit-scaling`) and is not made here. A newcomer would carry a learning rate over from muP: divide it by nothing, tune anew.
-For depth use `Depth(width=UnitMuP(), alpha=0.5)`, which in a pre-norm network is the paper's residual rule.
+Adam and kin: 1/sqrt(fan_in) for matrices, 1/sqrt(width) for embeddings (muP keeps them constant), 1 for readout and
+vectors. The paper's scaling of gradients and of non-linearities needs its operations (package `unit-scaling`) and is
+not made here. A newcomer would carry a learning rate over from muP; here it means something else and is tuned anew. For
+depth use `Depth(width=UnitMuP(), alpha=0.5)`, which in a pre-norm network is the paper's residual rule.
 """
 
 from __future__ import annotations

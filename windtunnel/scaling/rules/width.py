@@ -51,7 +51,9 @@ def width_scale(
         return Scale(init_std=initial_std(site, embedding_std))
     m_in, m_out = growth(site, base)
     a, b = exponents.readout if site.role == "readout" else exponents.hidden if site.role in HIDDEN else (0.0, 0.0)
-    forward, weights = m_in**-a, m_in**-b if weights is None else weights
+    forward = m_in**-a
+    if weights is None:
+        weights = m_in**-b
     if site.role == "expert_down":  # narrower experts start larger, so that their sum stays (2601.20205)
         weights *= (m_out / m_in) ** 0.5
     gradient = forward if site.role == "readout" else forward * m_out**-exponents.backward
