@@ -25,6 +25,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "train": (*GROUND, "scaling"),  # and no part by name
     "launch": (*GROUND, "scaling", "train"),
     "tune": GROUND + EVIDENCE + MAKING,
+    "transfers": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "study": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "bridge": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "conformance": (*GROUND, *MAKING, "tune"),

@@ -114,7 +114,10 @@ class Schedule(Protocol):
 
 
 class BatchRule(Protocol):
-    """Examples per step at a rung."""
+    """Examples per step at a rung.
+
+    An optional attribute `carry` says how the optimizer's numbers follow batch and horizon (`scaling.rules.carry`).
+    """
 
     def __call__(self, rung: Rung, data: DataShape) -> int: ...
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,12 +48,30 @@ class Pack:
 
     def recipe_of(self, member: int) -> Recipe:
         """The recipe of one member, its hyperparameters filled in."""
-        values = self.specs[member].hyperparameters
-        return self.recipe.fill({name: values[name] for name in self.recipe.tuned_fields()})
+        spec = self.specs[member]
+        filled = self.recipe.fill({name: spec.hyperparameters[name] for name in self.recipe.tuned_fields()})
+        return carried(filled, spec.rung, spec.base_rung)
 
     def size(self) -> Size:
         """Parameters and FLOPs of one member."""
         return self.recipe.model.size(self.rung, self.recipe.data.shape())
+
+
+def carried(recipe: Recipe, rung: Rung, base: Rung) -> Recipe:
+    """A filled recipe whose optimizer's numbers follow the batch and the horizon from `base` to `rung`.
+
+    By its batch part's `carry`, one of `scaling.rules.carry`; without one they stay. Raises InputError where that rule
+    does not reach.
+    """
+    rule = getattr(recipe.batch, "carry", None)
+    if rule is None:
+        return recipe
+    shape = recipe.data.shape()
+    batches = [r.batch or recipe.batch(r, shape) for r in (rung, base)]
+    factors = rule(batches[0] / batches[1], rung.tokens / base.tokens)
+    numbers = numbers_of(recipe.optimizer)
+    changed = {name: value for name, value in factors.applied(numbers).items() if value != numbers[name]}
+    return recipe.but(optimizer=replace(recipe.optimizer, **changed))
 
 
 @dataclass(frozen=True)

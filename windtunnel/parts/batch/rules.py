@@ -1,11 +1,19 @@
-"""How many examples a step takes at a rung. At a fixed horizon both rules give every rung the same batch."""
+"""How many examples a step takes at a rung. At a fixed horizon both rules give every rung the same batch.
+
+`carry` says how learning rate, betas, eps and decay follow when the batch or the horizon differs from the base rung's:
+a function of `scaling.rules.carry`, such as `complete` or `square_root`; None leaves them as they were tuned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from windtunnel.ladder import Rung
 from windtunnel.recipe import DataShape
+from windtunnel.scaling.rules.carry import Carry
+
+Rule = Callable[[float, float], Carry]  # of the growth of the batch and of the tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +21,7 @@ class FixedBatch:
     """`examples` a step at every rung."""
 
     examples: int
+    carry: Rule | None = None
 
     def __call__(self, rung: Rung, data: DataShape) -> int:
         """Examples per step."""
@@ -28,6 +37,7 @@ class StepLawBatch:
     """
 
     share: float = 1 / 3
+    carry: Rule | None = None
 
     def __call__(self, rung: Rung, data: DataShape) -> int:
         """Examples per step, at least one."""

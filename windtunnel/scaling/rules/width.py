@@ -51,23 +51,20 @@ def width_scale(
         return Scale(init_std=initial_std(site, embedding_std))
     m_in, m_out = growth(site, base)
     a, b = exponents.readout if site.role == "readout" else exponents.hidden if site.role in HIDDEN else (0.0, 0.0)
-    forward = m_in**-a
-    if weights is None:
-        weights = m_in**-b
-    if site.role == "expert_down":  # narrower experts start larger, so that their sum stays (2601.20205)
-        weights *= (m_out / m_in) ** 0.5
+    narrowed = (m_out / m_in) ** 0.5 if site.role == "expert_down" else 1.0  # their sum stays (2601.20205)
+    forward, grown = m_in**-a, (m_in**-b if weights is None else weights) * narrowed
     gradient = forward if site.role == "readout" else forward * m_out**-exponents.backward
-    grows = {"gradient": gradient, "weights": weights, "alignment": alignment}
+    grows = {"gradient": gradient, "weights": grown, "alignment": alignment}
     moved = forward * reach(geometry, site, base, **grows)
     if site.role == "tied":  # entries of a lookup; all that a readout shrinks by goes into its multiplier
         forward = m_out**-exponents.backward
         moved = max(moved, forward * reach(geometry, _turned(site), _turned(base), **grows))
     lr = 1 / moved
     if geometry == "gradient" and site.role in ("readout", "tied"):
-        lr = min(lr, weights / forward)  # more would swell the gradients of all layers below
+        lr = min(lr, grown / forward)  # more would swell the gradients of all layers below
     if site.role in ("gain", "bias", "vector"):
         return vector(site, lr=lr, eps=gradient)
-    std = initial_std(base, embedding_std) * weights
+    std = initial_std(base, embedding_std) * grown
     return Scale(init_std=std, lr=lr, eps=gradient, decay=1 / lr, forward=forward)
 
 

@@ -1,0 +1,113 @@
+"""compare_parametrizations: on losses whose truth is known, and on real tiny runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from tiny import CONTEXT, recipe
+
+import windtunnel as wt
+from windtunnel.errors import InputError
+from windtunnel.ladder import Rung
+from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.scaling.rules import MuP, Standard
+from windtunnel.transfers import Comparison, judged
+from windtunnel.tune import Tried
+
+RUNGS = [Rung(width=w, depth=2, tokens=1000) for w in (32, 64, 128, 256)]
+RATES = [2.0**k for k in range(-11, -3)]
+
+
+def tried(moves, bend=0.02, noise=0.002, seeds=3, seed=0):
+    """Basins whose optimum moves from 2^-7 by `moves` (log2) at each rung."""
+    draw = np.random.default_rng(seed)
+    return [
+        [
+            Tried(lr, s, 2 + bend * (math.log2(lr) + 7 - move) ** 2 + 0.02 * s + noise * draw.standard_normal())
+            for lr in RATES
+            for s in range(seeds)
+        ]
+        for move in moves
+    ]
+
+
+def rule(moves, name="rule", **more):
+    return judged(name, "lr", RUNGS, tried(moves, **more))
+
+
+def test_an_optimum_that_stays_transfers():
+    found = rule((0, 0, 0, 0))
+    assert found.verdict == "transfers" and found.drift[-1].holds(0.0) and found.gap[-1].high < 0.003
+
+
+def test_an_optimum_that_moves_does_not_and_its_drift_is_found():
+    found = rule((0, -0.5, -1.0, -1.5))
+    assert found.verdict == "does not transfer"
+    assert found.drift[-1].median == pytest.approx(-1.5, abs=0.15) and found.drift[-1].holds(-1.5)
+    assert found.per_doubling.median == pytest.approx(-0.5, abs=0.05)
+    assert found.gap[-1].holds(0.02 * 1.5**2 / 2) and found.penalty.median == pytest.approx(0.02 * 2**2 / 2, rel=0.15)
+
+
+def test_few_noisy_seeds_cannot_tell():
+    assert rule((0, 0, -0.3, -0.3), noise=0.03, bend=0.05, seeds=2).verdict == "cannot tell"
+    assert rule((0, 0, 0, 0), seeds=1).verdict == "cannot tell"
+
+
+def test_intervals_of_the_drift_hold_the_truth_about_as_often_as_they_say():
+    """90 % intervals, 20 worlds with a drift of -0.7; fewer than 15 hold with a probability of 1 %."""
+    worlds = [judged("rule", "lr", RUNGS[::3], tried((0, -0.7), noise=0.01, seed=seed)) for seed in range(20)]
+    assert sum(world.drift[-1].holds(-0.7) for world in worlds) >= 15
+
+
+def test_an_optimum_beyond_the_values_is_no_transfer():
+    assert rule((0, 2, 4, 6)).verdict != "transfers"
+
+
+def test_rules_are_ranked_by_the_loss_of_the_carried_value_and_paired_by_seed():
+    good, bad = rule((0, 0, 0, 0), "good"), rule((0, -0.5, -1.0, -1.5), "bad")
+    both = Comparison(rules=(good, bad), missing={})
+    beside = both.against_best(bad)
+    assert beside is not None and beside.low > 0 and both.against_best(good) is None
+    assert "bad" in str(both) and "does not transfer" in str(both)
+
+
+def compared(corpus, store, rules, **more):
+    base = recipe(corpus, optimizer=AdamW(lr=wt.tuned(2**-9, 2**-3)), batch=FixedBatch(examples=4))
+    rungs = [Rung(width=w, depth=1, heads=w // 8, tokens=CONTEXT * 4 * 20) for w in (8, 32)]
+    asked = {"rungs": rungs, "store": store, "seeds": 2, "values": [2**-8, 2**-6, 2**-4]} | more
+    return wt.compare_parametrizations(base, rules, **asked)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return wt.Store(tmp_path / "runs")
+
+
+def test_rules_are_one_at_the_base_and_differ_above(corpus, store):
+    found = compared(corpus, store, {"muP": MuP(), "standard": Standard()})
+    by_name = {rule.name: rule for rule in found.rules}
+    losses = [[t.loss for t in by_name[name].basins[at].tried] for at in (0, 1) for name in ("muP", "standard")]
+    assert losses[0] == losses[1] and losses[2] != losses[3]
+    assert found.to_json()["rules"][0]["tried"]
+
+
+def test_a_second_call_trains_nothing(corpus, store):
+    compared(corpus, store, {"muP": MuP()})
+
+    def refuses(*_):
+        raise AssertionError("nothing is left to train")
+
+    again = compared(corpus, store, {"muP": MuP()}, launcher=refuses)
+    assert len(again.rules) == 1
+
+
+def test_what_cannot_be_compared_is_refused(corpus, store):
+    with pytest.raises(InputError, match="a transfer needs the base and at least one larger rung"):
+        compared(corpus, store, {}, rungs=[RUNGS[0]])
+    with pytest.raises(InputError, match="2 values of lr to try; a basin needs 3"):
+        compared(corpus, store, {}, values=[0.1, 0.2])
+    with pytest.raises(InputError, match="varies one field; the recipe leaves none open"):
+        wt.compare_parametrizations(recipe(corpus, optimizer=AdamW(lr=0.1)), {}, rungs=RUNGS, store=store)
