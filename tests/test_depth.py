@@ -238,6 +238,39 @@ def test_tensors_outside_the_stack_have_no_depth_factor():
         assert table.scales[name] == adopted(rule=MuP()).table.scales[name]
 
 
+# epsilon
+
+
+class Flat(Sequential):
+    def forward(self, x):
+        x = x + self.first(self.norm(x))
+        return x + self.second(self.norm(x))
+
+
+def gradients(size, base, seed):
+    """Root mean square gradient and epsilon factor of the tensors of the first block and outside, at first."""
+    scales, model = adopted(of(Flat), base=base, target=size), Net(*size, Flat)
+    scales.initialize(model, seed=seed)
+    scales.attach(model)
+    tokens = torch.randint(32, (64, 6), generator=torch.Generator().manual_seed(seed))
+    F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    named = {n: p for n, p in model.named_parameters() if not n.startswith("blocks.") or n.startswith("blocks.0.")}
+    return {n: (float(p.grad.square().mean().sqrt()), scales.table.scales[n].eps) for n, p in named.items()}
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(w, 2) for w in (32, 64, 128, 256)], [(32, d) for d in (2, 4, 8, 16)]], ids=["width", "depth"]
+)
+def test_epsilon_follows_the_gradients_of_every_tensor(sizes):
+    """The final norm's is steeper than its rule at first, as muP's random logits start as 1/sqrt(width)."""
+    growth = [np.log(np.prod(size)) for size in sizes]
+    found = [[gradients(size, sizes[0], seed) for size in sizes] for seed in (0, 1)]
+    for name in found[0][0]:
+        logs = np.log([[at[name] for at in each] for each in found]).mean(axis=0)
+        grad, eps = np.polyfit(growth, logs, 1)[0]
+        assert abs(grad - eps) < (0.6 if name.startswith("norm.") else 0.3), (name, grad, eps)
+
+
 # real steps
 
 DEPTHS = (2, 4, 8, 16, 32)

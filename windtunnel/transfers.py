@@ -88,7 +88,7 @@ class Comparison:
         seeds = sorted(set(rule.there) & set(best.there))
         if rule is best or len(seeds) < 2:
             return None
-        return _of_mean([rule.there[s] / best.there[s] - 1 for s in seeds])
+        return mean_interval([rule.there[s] / best.there[s] - 1 for s in seeds])
 
     def __str__(self) -> str:
         if not self.rules:
@@ -258,7 +258,7 @@ def _gap(found: Basin, tried: Sequence[Tried], used: float) -> Interval:
     ratios = [there[seed] / best[seed] - 1 for seed in there if seed in best]
     if len(ratios) < len({t.seed for t in tried}):
         return Interval(math.inf, math.inf, math.inf, LEVEL)
-    return _of_mean(ratios)
+    return mean_interval(ratios)
 
 
 def _losses_at(tried: Sequence[Tried], value: float) -> dict[int, float]:
@@ -272,7 +272,7 @@ def _losses_at(tried: Sequence[Tried], value: float) -> dict[int, float]:
     return found
 
 
-def _of_mean(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Student's interval of a mean, at LEVEL; one value has none."""
     mean = float(np.mean(values))
     if len(values) < 2:
