@@ -10,7 +10,9 @@ Each row of that list and the test that covers it; rows without a file are here,
 - names saved from DDP -> test_names_made_of_the_letters_of_a_wrapper_stay_whole
 - mup.Adam is torch's -> test_a_plain_adam_has_the_tables_rates_and_one_without_them_is_found
 - ours, found here: attach after a compiled call, attach twice, shards drawn one by one, frozen tensors drawn anew,
-  padding rows drawn -> tests below
+  padding rows drawn, a lookup table that reads out in F.linear, scales for misspelt tensors
+  -> below, test_wrong_use
+- more schedulers: SWALR, CyclicLR, ReduceLROnPlateau(min_lr) -> test_more_schedulers_that_erase_the_factors_are_found
 - pip install brings torchvision -> test_installing_us_brings_no_torchvision
 - tests or checks not packaged -> test_cli (windtunnel check)
 - deepcopy, AveragedModel, functional_call -> test_adopt::test_multipliers_survive_deepcopy_average_...
@@ -26,7 +28,7 @@ Each row of that list and the test that covers it; rows without a file are here,
 - GQA, fixed KV heads -> test_adopt::test_a_fixed_number_of_key_heads_must_be_told_from_the_readout, test_hf (mistral)
 - router as nn.Linear, expert count scaling with width -> below
 - LoRA, tensors added later -> test_finetuning, test_adopt::test_adapters_that_were_added_later_need_a_scale
-- named_parameters() -> test_what_is_no_model_is_refused
+- named_parameters() -> test_wrong_use::test_what_is_no_model_is_refused
 - plain nn.Linear rejected; 12 groups -> test_adopt::test_groups_hold_the_rules_factors_and_are_few
 """
 
@@ -35,6 +37,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 from importlib.metadata import requires
 
 import pytest
@@ -44,6 +47,7 @@ import torch.multiprocessing as mp
 from test_adopt import BASE, TARGET, M, Plain, adopted, ready, tokens, train
 from test_sharded import sharded
 from torch import nn
+from torch.optim import lr_scheduler as schedulers
 
 from windtunnel.errors import InputError
 from windtunnel.scaling.adopt import adopt
@@ -163,7 +167,46 @@ def test_frozen_tensors_and_padding_rows_keep_their_values():
     assert not torch.equal(model.embedding.weight, before)
 
 
+KEEP = {
+    "plateau": lambda o: schedulers.ReduceLROnPlateau(o, patience=0),
+    "restarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 3),
+    "warm-up, then cosine": lambda o: schedulers.SequentialLR(
+        o, [schedulers.LinearLR(o, 0.1, total_iters=2), schedulers.CosineAnnealingLR(o, 5)], milestones=[2]
+    ),
+}
+ERASE = {
+    "averaging": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=1e-3, anneal_epochs=2),
+    "cyclic": lambda o: schedulers.CyclicLR(o, base_lr=1e-4, max_lr=1e-2, cycle_momentum=False),
+    "plateau with a floor": lambda o: schedulers.ReduceLROnPlateau(o, patience=0, min_lr=1e-3),
+}
+
+
+@pytest.mark.parametrize("kind", [*KEEP, *ERASE])
+def test_more_schedulers_that_erase_the_factors_are_found(kind):
+    model, scales = ready()
+    optimizer = torch.optim.AdamW(scales.groups(model, 1e-2))
+    schedule = (KEEP | ERASE)[kind](optimizer)
+
+    def run():
+        for _ in range(4):
+            optimizer.step()
+            schedule.step(*([1.0] if "plateau" in kind else []))
+            scales.check(optimizer)
+
+    if kind in KEEP:
+        run()
+        assert float(optimizer.param_groups[0]["lr"]) != 1e-2
+        return
+    with pytest.raises(InputError, match="not in the table's ratios"):
+        run()
+
+
 # loud elsewhere
+
+
+def test_an_adopted_model_can_be_saved_whole_and_sent_to_other_processes():
+    model, _ = ready()
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(tokens()), model(tokens()))
 
 
 def test_installing_us_brings_no_torchvision():
@@ -279,39 +322,3 @@ def test_two_processes_train_as_one(tmp_path):
     mp.spawn(in_a_process, (32500 + os.getpid() % 1000, str(tmp_path)), nprocs=2)
     found, alone = torch.load(tmp_path / "logits.pt"), trained("alone")
     torch.testing.assert_close(found, {kind: alone for kind in KINDS}, rtol=1e-4, atol=1e-5)
-
-
-# wrong use
-
-
-@pytest.mark.parametrize(
-    "given, called",
-    [
-        (lambda model: model.named_parameters(), "a generator"),
-        (lambda model: dict(model.named_parameters()), "a dict"),
-        (lambda model: list(model.parameters()), "a list"),
-        (lambda model: type(model), "the class Plain"),
-    ],
-)
-def test_what_is_no_model_is_refused(given, called):
-    model, scales = ready()
-    for use in (lambda m: scales.groups(m, 1e-2), scales.initialize, scales.attach, scales.fold):
-        with pytest.raises(InputError, match=f"was given {called}; pass the nn.Module itself"):
-            use(given(model))
-
-
-@pytest.mark.parametrize("lr", [{"head": 1e-2}, "1e-2", [1e-2, 1e-3], None])
-def test_a_learning_rate_that_is_no_number_is_refused(lr):
-    model, scales = ready()
-    with pytest.raises(InputError, match=r"lr is .*; give one number .*, the rate at the base"):
-        scales.groups(model, lr)
-
-
-def test_a_model_in_place_of_its_builder_is_refused():
-    with pytest.raises(InputError, match=r"given a Plain that is built already; pass lambda width: Plain\(width\)"):
-        adopted(build=Plain(TARGET))
-
-
-def test_an_optimizer_that_is_made_already_says_its_geometry_as_its_class_does():
-    made = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1e-2)
-    assert adopted(made).table == adopted(torch.optim.SGD).table

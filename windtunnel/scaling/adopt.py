@@ -32,6 +32,7 @@ GEOMETRY_OF = {
     "RMSprop": "entrywise", "Adagrad": "entrywise", "Adamax": "entrywise", "SparseAdam": "entrywise",
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
+APART = " Tied tensors come apart in to_empty: tie them again before."
 AS_BUILT = ("vector", MAGNITUDE)  # roles whose values are not drawn
 _SAME = 1e-6  # relative: rates that differ by less are one
 
@@ -45,7 +46,8 @@ class Adopted:
     def initialize(self, model: nn.Module, seed: int | None = None) -> None:
         """Draw every tensor anew with the table's mean and standard deviation, in place.
 
-        A `vector` and a frozen tensor (sinusoids) stay as built. Without a seed torch's own generator draws. Not for a
+        A `vector` and a frozen tensor (sinusoids) stay as built, so a model begun on meta must fill those, and its
+        buffers, itself. Without a seed torch's own generator draws. Not for a
         pretrained model: there the values are the point. Raises InputError for a model with peft's adapters and for
         one whose tensors FSDP1 has flattened.
         """
@@ -139,14 +141,18 @@ class Adopted:
     def _matched(self, model: nn.Module, extra: Mapping[str, Scale] | None = None) -> dict[str, nn.Parameter]:
         """The model's parameters by the table's names; InputError where they are not the table's."""
         params = parameters(model)
+        strangers = sorted(set(extra or {}) - set(params))
+        if strangers:
+            raise InputError(f"extra names {_few(strangers)}, which the model lacks; names are like {min(params)}.")
         missing = sorted(set(self.table.scales) - set(params))
         unknown = sorted(set(params) - set(self.table.scales) - set(extra or {}))
         if missing or unknown:
             said = f"the model lacks {_few(missing)}" if missing else ""
             said += (" and " if missing and unknown else "") + (f"the table lacks {_few(unknown)}" if unknown else "")
+            tied = any(site.role == "tied" for site in self.table.sites.values())
             raise InputError(
                 f"The scale table is of another model: {said}. Adopt this model; tensors added later (adapters) are "
-                f"given by name: groups(model, lr, extra={{name: Scale(...)}})."
+                f"given by name: groups(model, lr, extra={{name: Scale(...)}}).{APART if tied and unknown else ''}"
             )
         for name, site in self.table.sites.items():
             if tuple(params[name].shape) != site.shape and not flattened(model):

@@ -101,6 +101,15 @@ def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None
             f'logits is the "readout"; others inside the network (keys and values of a fixed number of heads, routers, '
             f'the first matrices of adapters) are "hidden". Say so, as in roles={{{stated}}}.'
         )
+    lookups = [name for name, role in guessed.items() if role == "embedding"]
+    stated_lookup = any(role == "embedding" and name not in guessed for name, role in told.items())
+    if lookups and not shrink and not others and not stated_lookup:
+        raise InputError(
+            f"No tensor reads the network out, though {lookups[0]} is a lookup table. If the forward pass uses the "
+            f"table for that too, as in F.linear(x, table), give the model a Linear layer that shares it (head.weight "
+            f"= embedding.weight), so that there is a module to multiply. If the model gives out hidden states, say "
+            f'that the table is a lookup alone: roles={{"{lookups[0]}": "embedding"}}.'
+        )
 
 
 def _like(name: str) -> str:

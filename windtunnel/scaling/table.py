@@ -130,6 +130,8 @@ class _TimesInput:
     by: float
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not inputs:
+            raise InputError(f"A {type(module).__name__} with a multiplier was called by keyword; call it as head(x).")
         return inputs[0] * self.by, *inputs[1:]
 
 
