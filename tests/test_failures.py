@@ -71,6 +71,13 @@ class Experts(nn.Module):
         return self.head(x + (self.router(x).softmax(-1)[..., None] * each).sum(-2))
 
 
+def padded(width):
+    """A decoder whose token 3 stands for nothing."""
+    model = Plain(width)
+    model.embedding = nn.Embedding(32, width, padding_idx=3)
+    return model
+
+
 STACKED = {"up": ("hidden", "-io"), "down": ("hidden", "-io")}
 
 
@@ -154,8 +161,7 @@ def test_attaching_twice_multiplies_once_and_another_table_is_refused():
 
 def test_frozen_tensors_and_padding_rows_keep_their_values():
     def build(width):
-        model = Plain(width)
-        model.embedding = nn.Embedding(32, width, padding_idx=3)
+        model = padded(width)
         model.head.weight.requires_grad_(False)
         return model
 
@@ -280,10 +286,10 @@ def test_a_number_of_experts_that_grows_with_width_is_no_obstacle():
 
 def trained(kind):
     """Logits after three steps of the adopted model, sharded in one of the ways that others do not survive."""
-    scales, model = adopted(), Plain(TARGET)
+    scales, model = adopted(build=padded), padded(TARGET)
     if kind == "meta":  # begun without storage, sharded, then drawn
         with torch.device("meta"):
-            model = sharded(Plain(TARGET))
+            model = sharded(padded(TARGET))
         model.to_empty(device="cpu")
     scales.initialize(model, seed=0)
     scales.attach(model)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization
-from windtunnel.scaling.initial import blank_padding, draw
+from windtunnel.scaling.initial import blank_rows, draw
 from windtunnel.scaling.normed import PARTS, held_size, set_magnitudes
 from windtunnel.scaling.normed import ROLE as MAGNITUDE
 from windtunnel.scaling.rules.depth import complete_p
@@ -51,14 +51,14 @@ class Adopted:
         pretrained model: there the values are the point. Raises InputError for a model with peft's adapters and for
         one whose tensors FSDP1 has flattened.
         """
-        params = self._matched(model)
+        params, blank = self._matched(model), blank_rows(model)
         _check_may_draw(model)
         for number, (name, param) in enumerate(params.items()):
             scale = self.table.scales[name]
             if param.requires_grad and self.table.sites[name].role not in AS_BUILT:
-                draw(param, scale.init_mean, scale.init_std, None if seed is None else seed + number)
+                own = None if seed is None else seed + number
+                draw(param, scale.init_mean, scale.init_std, own, blank.get(id(param)))
         set_magnitudes(params, self.table.sites)
-        blank_padding(unwrapped(model))
 
     def groups(
         self,

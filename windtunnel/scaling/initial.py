@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from windtunnel.errors import InputError
 
 
-def draw(param: nn.Parameter, mean: float, std: float, seed: int | None) -> None:
-    """Normal values in place; None draws from torch's own generator. Raises InputError for a shard without a seed."""
+def draw(param: nn.Parameter, mean: float, std: float, seed: int | None, blank: int | None = None) -> None:
+    """Normal values in place, but for row `blank`, which is zero; None draws from torch's own generator.
+
+    Raises InputError for a shard without a seed.
+    """
     mesh = getattr(param, "device_mesh", None)  # a DTensor: FSDP2, tensor parallelism
     if mesh is not None and seed is None:
         raise InputError(
@@ -25,20 +28,18 @@ def draw(param: nn.Parameter, mean: float, std: float, seed: int | None) -> None
         )
     generator = None if seed is None else torch.Generator(param.device).manual_seed(seed)
     with torch.no_grad():
-        if mesh is None:
-            nn.init.normal_(param, mean, std, generator=generator)
-            return
-        whole = torch.empty(param.shape, dtype=param.dtype, device=param.device)
+        whole = param if mesh is None else torch.empty(param.shape, dtype=param.dtype, device=param.device)
         nn.init.normal_(whole, mean, std, generator=generator)
-        param.copy_(_part(whole, cast(Any, param)))
+        if blank is not None:
+            whole[blank].zero_()
+        if mesh is not None:
+            param.copy_(_part(whole, cast(Any, param)))
 
 
-def blank_padding(model: nn.Module) -> None:
-    """Zero the row of every lookup table that stands for no token, as torch does; it never learns."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None and module.weight.requires_grad:
-            with torch.no_grad():
-                module.weight[module.padding_idx].zero_()
+def blank_rows(model: nn.Module) -> dict[int, int]:
+    """Identity of each lookup table to its row that stands for no token: torch makes it zero, and it never learns."""
+    lookups = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    return {id(each.weight): each.padding_idx for each in lookups if each.padding_idx is not None}
 
 
 def _part(whole: Tensor, like: Any) -> Tensor:
