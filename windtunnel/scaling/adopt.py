@@ -32,8 +32,9 @@ GEOMETRY_OF = {
     "RMSprop": "entrywise", "Adagrad": "entrywise", "Adamax": "entrywise", "SparseAdam": "entrywise",
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
-APART = " Tied tensors come apart in to_empty: tie them again before."
+UNTIED = " Tied tensors come apart in to_empty: tie them again before."
 AS_BUILT = ("vector", MAGNITUDE)  # roles whose values are not drawn
+_APART = 1_000_003  # more than a model has tensors, so that two seeds share no tensor's values
 _SAME = 1e-6  # relative: rates that differ by less are one
 
 
@@ -47,16 +48,15 @@ class Adopted:
         """Draw every tensor anew with the table's mean and standard deviation, in place.
 
         A `vector` and a frozen tensor (sinusoids) stay as built, so a model begun on meta must fill those, and its
-        buffers, itself. Without a seed torch's own generator draws. Not for a
-        pretrained model: there the values are the point. Raises InputError for a model with peft's adapters and for
-        one whose tensors FSDP1 has flattened.
+        buffers, itself. Without a seed torch's own generator draws. Not for a pretrained model: there the values are
+        the point. Raises InputError for a model with peft's adapters and for one whose tensors FSDP1 has flattened.
         """
         params, blank = self._matched(model), blank_rows(model)
         _check_may_draw(model)
         for number, (name, param) in enumerate(params.items()):
             scale = self.table.scales[name]
             if param.requires_grad and self.table.sites[name].role not in AS_BUILT:
-                own = None if seed is None else seed + number
+                own = None if seed is None else seed * _APART + number
                 draw(param, scale.init_mean, scale.init_std, own, blank.get(id(param)))
         set_magnitudes(params, self.table.sites)
 
@@ -152,7 +152,7 @@ class Adopted:
             tied = any(site.role == "tied" for site in self.table.sites.values())
             raise InputError(
                 f"The scale table is of another model: {said}. Adopt this model; tensors added later (adapters) are "
-                f"given by name: groups(model, lr, extra={{name: Scale(...)}}).{APART if tied and unknown else ''}"
+                f"given by name: groups(model, lr, extra={{name: Scale(...)}}).{UNTIED if tied and unknown else ''}"
             )
         for name, site in self.table.sites.items():
             if tuple(params[name].shape) != site.shape and not flattened(model):
