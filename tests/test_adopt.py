@@ -128,6 +128,15 @@ def test_a_fixed_number_of_key_heads_must_be_told_from_the_readout():
     assert scales["head.weight"].forward == 1 / M
 
 
+def test_two_seeds_share_no_tensors_values():
+    scales, values = adopted(), {}
+    for seed in range(3):
+        model = Plain(TARGET)
+        scales.initialize(model, seed=seed)
+        values |= {(seed, name): float(p.detach().flatten()[0]) for name, p in model.named_parameters() if p.ndim > 1}
+    assert len(set(values.values())) == len(values)
+
+
 def test_a_tied_table_keeps_its_size_at_every_width():
     build = lambda width: Plain(width, tied=True)  # noqa: E731
     stds = []
@@ -229,12 +238,16 @@ def test_adapters_that_were_added_later_need_a_scale():
 
 
 def test_a_weight_that_is_computed_from_others_is_asked_for():
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
     def build(width):
         model = Plain(width)
-        torch.nn.utils.parametrizations.weight_norm(model.head)
+        torch.nn.utils.parametrize.register_parametrization(model.head, "weight", Doubled())
         return model
 
-    with pytest.raises(InputError, match=r"head\.parametrizations\.weight\.original0.*state it"):
+    with pytest.raises(InputError, match=r"head\.parametrizations\.weight\.original.*state it"):
         adopted(build=build)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -16,10 +17,14 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization
+from windtunnel.scaling.initial import blank_rows, draw
+from windtunnel.scaling.normed import PARTS, held_size, set_magnitudes
+from windtunnel.scaling.normed import ROLE as MAGNITUDE
 from windtunnel.scaling.rules.depth import complete_p
 from windtunnel.scaling.sites import Roles
 from windtunnel.scaling.sizes import Size, scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
+from windtunnel.scaling.wrapped import flattened, modules, parameters, unwrapped
 
 # Geometry of torch's own optimizers, by class name; subclasses count. Others are asked for.
 GEOMETRY_OF = {
@@ -27,7 +32,9 @@ GEOMETRY_OF = {
     "RMSprop": "entrywise", "Adagrad": "entrywise", "Adamax": "entrywise", "SparseAdam": "entrywise",
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
-WRAPPED = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile call the model they hold
+UNTIED = " Tied tensors come apart in to_empty: tie them again before."
+AS_BUILT = ("vector", MAGNITUDE)  # roles whose values are not drawn
+_APART = 1_000_003  # more than a model has tensors, so that two seeds share no tensor's values
 _SAME = 1e-6  # relative: rates that differ by less are one
 
 
@@ -38,17 +45,20 @@ class Adopted:
     table: ScaleTable
 
     def initialize(self, model: nn.Module, seed: int | None = None) -> None:
-        """Draw every tensor anew with the table's mean and standard deviation, in place; a `vector` stays as built.
+        """Draw every tensor anew with the table's mean and standard deviation, in place.
 
-        Without a seed torch's own generator draws. Not for a pretrained model: there the values are the point.
+        A `vector` and a frozen tensor (sinusoids) stay as built, so a model begun on meta must fill those, and its
+        buffers, itself. Without a seed torch's own generator draws. Not for a pretrained model: there the values are
+        the point. Raises InputError for a model with peft's adapters and for one whose tensors FSDP1 has flattened.
         """
-        for number, (name, param) in enumerate(self._matched(model).items()):
+        params, blank = self._matched(model), blank_rows(model)
+        _check_may_draw(model)
+        for number, (name, param) in enumerate(params.items()):
             scale = self.table.scales[name]
-            if self.table.sites[name].role == "vector":
-                continue
-            generator = None if seed is None else torch.Generator(param.device).manual_seed(seed + number)
-            with torch.no_grad():
-                nn.init.normal_(param, scale.init_mean, scale.init_std, generator=generator)
+            if param.requires_grad and self.table.sites[name].role not in AS_BUILT:
+                own = None if seed is None else seed * _APART + number
+                draw(param, scale.init_mean, scale.init_std, own, blank.get(id(param)))
+        set_magnitudes(params, self.table.sites)
 
     def groups(
         self,
@@ -62,8 +72,14 @@ class Adopted:
         """Parameter groups for a torch optimizer, tensors of equal factors together; each group holds its `lr_mult`.
 
         `weight_decay` is PyTorch's (times lr). Tensors that were added to the model later (adapters) need a Scale in
-        `extra`, by name. Frozen tensors are left out. Raises InputError for tensors of another model.
+        `extra`, by name. Frozen tensors are left out. Raises InputError for tensors of another model and for an lr that
+        is no number.
         """
+        if isinstance(lr, bool) or not isinstance(lr, Real | Tensor):
+            raise InputError(
+                f"lr is {lr!r}; give one number (or a tensor of one), the rate at the base. Each group gets it times "
+                f"its own factor."
+            )
         scales = {**self.table.scales, **(extra or {})}
         found: dict[tuple[float, float, float], dict[str, Any]] = {}
         for name, param in self._matched(model, extra or {}).items():
@@ -89,16 +105,15 @@ class Adopted:
         A folded model gives the same outputs without hooks, and must not be trained on with this table. Raises
         InputError for a branch that ends in a module without a weight of its own.
         """
-        bare = unwrapped(model)
-        modules = dict(bare.named_modules())
+        held = modules(model)
         owners = [name for name, site in self.table.sites.items() if site.role == "tied"]
         if owners and self.table.forward:
             raise InputError(f"{owners[0]} is embedding and readout at once; folding would change both. Untie it.")
         with torch.no_grad():
             for name, value in self.table.forward.items():
-                modules[name].get_parameter("weight").mul_(value)
+                held_size(held[name]).mul_(value)
             for name, value in self.table.residual.items():
-                for param in _last(name, modules[name]):
+                for param in _last(name, held[name]):
                     param.mul_(value)
         return model
 
@@ -125,18 +140,22 @@ class Adopted:
 
     def _matched(self, model: nn.Module, extra: Mapping[str, Scale] | None = None) -> dict[str, nn.Parameter]:
         """The model's parameters by the table's names; InputError where they are not the table's."""
-        params = dict(unwrapped(model).named_parameters())
+        params = parameters(model)
+        strangers = sorted(set(extra or {}) - set(params))
+        if strangers:
+            raise InputError(f"extra names {_few(strangers)}, which the model lacks; names are like {min(params)}.")
         missing = sorted(set(self.table.scales) - set(params))
         unknown = sorted(set(params) - set(self.table.scales) - set(extra or {}))
         if missing or unknown:
             said = f"the model lacks {_few(missing)}" if missing else ""
             said += (" and " if missing and unknown else "") + (f"the table lacks {_few(unknown)}" if unknown else "")
+            tied = any(site.role == "tied" for site in self.table.sites.values())
             raise InputError(
                 f"The scale table is of another model: {said}. Adopt this model; tensors added later (adapters) are "
-                f"given by name: groups(model, lr, extra={{name: Scale(...)}})."
+                f"given by name: groups(model, lr, extra={{name: Scale(...)}}).{UNTIED if tied and unknown else ''}"
             )
         for name, site in self.table.sites.items():
-            if tuple(params[name].shape) != site.shape:
+            if tuple(params[name].shape) != site.shape and not flattened(model):
                 raise InputError(
                     f"The scale table is for {name} of shape {site.shape}, the model's is {tuple(params[name].shape)}; "
                     f"adopt the size that you train."
@@ -167,6 +186,11 @@ def adopt(
     modules whose outputs are added to the stream. Raises InputError for sizes that do not differ, tensors without a
     counterpart, a build that fails on meta, branches that cannot be found, and unknown optimizers.
     """
+    if isinstance(build, nn.Module):
+        raise InputError(
+            f"adopt needs a function that builds the model of a width, and was given a {type(build).__name__} that is "
+            f"built already; pass lambda width: {type(build).__name__}(width)."
+        )
     table = scale_table(
         build, target, base, rule or complete_p(), _geometry(optimizer), roles=roles, branches=branches, example=example
     )
@@ -175,25 +199,33 @@ def adopt(
 
 def _last(name: str, module: nn.Module) -> list[nn.Parameter]:
     """Weight and bias of a module whose output is proportional to them together."""
-    held = dict(module.named_parameters())
-    if "weight" not in held or set(held) > {"weight", "bias"}:
+    held = {called for called, _ in module.named_parameters()}
+    if held - {"bias"} not in ({"weight"}, {f"parametrizations.weight.{part}" for part in PARTS}):
         raise InputError(
             f"The branch that ends in {name} has no last weight to fold into (it is a {type(module).__name__}); keep "
             f"the hooks, or state another end: adopt(..., branches=...)."
         )
-    return list(held.values())
+    return [held_size(module), *([module.get_parameter("bias")] if "bias" in held else [])]
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel and torch.compile."""
-    inside = list(model.named_children())
-    alone = len(inside) == 1 and not list(model.parameters(recurse=False))
-    return unwrapped(inside[0][1]) if alone and inside[0][0] in WRAPPED else model
+def _check_may_draw(model: nn.Module) -> None:
+    if getattr(unwrapped(model), "peft_config", None):
+        raise InputError(
+            "The model has peft's adapters, which start at zero effect on purpose; initialize the model before they "
+            "are added, or load it pretrained, and leave the adapters as peft made them."
+        )
+    if flattened(model):
+        raise InputError(
+            "FullyShardedDataParallel has flattened the tensors, so they cannot be drawn by their shapes; call "
+            "initialize before wrapping, or use fully_shard, which keeps shapes."
+        )
 
 
 def _geometry(optimizer: Any) -> Callable[[Any], str]:
     if getattr(optimizer, "geometry", None) is not None:
         return geometry_of(optimizer)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = type(optimizer)
     word = optimizer if isinstance(optimizer, str) else _of_torch(optimizer) if isinstance(optimizer, type) else None
     if word is not None:
         return lambda site: word

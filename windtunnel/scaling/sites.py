@@ -93,18 +93,31 @@ def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None
     shrink = [name for name, role in guessed.items() if role == "readout"]
     others = [name for name, role in told.items() if role in ("readout", "tied") and name not in shrink]
     if len(shrink) + bool(others) > 1:
-        inside = list(dict.fromkeys(map(_tail, shrink if others else shrink[:-1])))
-        stated = ", ".join(f'"*{tail}": "hidden"' for tail in inside)
+        inside = list(dict.fromkeys(map(_like, shrink if others else shrink[:-1])))
+        stated = ", ".join(f'"{pattern}": "hidden"' for pattern in inside)
         raise InputError(
             f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
             f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
-            f'logits is the "readout"; others inside the network (keys and values of a fixed number of heads, routers) '
-            f'are "hidden". Say so, as in roles={{{stated}}}.'
+            f'logits is the "readout"; others inside the network (keys and values of a fixed number of heads, routers, '
+            f'the first matrices of adapters) are "hidden". Say so, as in roles={{{stated}}}.'
+        )
+    lookups = [name for name, role in guessed.items() if role == "embedding"]
+    stated_lookup = any(role == "embedding" and name not in guessed for name, role in told.items())
+    if lookups and not shrink and not others and not stated_lookup:
+        raise InputError(
+            f"No tensor reads the network out, though {lookups[0]} is a lookup table. If the forward pass uses the "
+            f"table for that too, as in F.linear(x, table), give the model a Linear layer that shares it (head.weight "
+            f"= embedding.weight), so that there is a module to multiply. If the model gives out hidden states, say "
+            f'that the table is a lookup alone: roles={{"{lookups[0]}": "embedding"}}.'
         )
 
 
-def _tail(name: str) -> str:
-    return "." + ".".join(name.split(".")[-2:])
+def _like(name: str) -> str:
+    """A pattern of the tensor and those like it in other blocks."""
+    words = name.split(".")
+    if "lora_A" in words:  # peft; only a hint in an error, roles are never read off names
+        return "*.lora_A.*"
+    return name if len(words) < 3 else "*." + ".".join(words[-2:])
 
 
 def readout_modules(model: nn.Module) -> dict[str, str]:
@@ -136,7 +149,7 @@ def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list
         raise InputError(
             f"The role of tensor {name} (shape {base}, in a {type(owners[0]).__name__}) cannot be told from its shape, "
             f"and a wrong role would scale it wrongly. Use Linear, Conv, Embedding and norm layers, whose tensors are "
-            f'called weight and bias, or state it: roles={{"*{_tail(name)}": "vector"}} for one that grows with width '
+            f'called weight and bias, or state it: roles={{"{_like(name)}": "vector"}} for one that grows with width '
             f'and has no inputs, ("hidden", "-oi") for stacked matrices (copies, out, in); one of {", ".join(ROLES)}.'
         )
     if len(base) < 2:

@@ -18,6 +18,7 @@ from windtunnel.ladder import Rung
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.branches import branch_ends, found_patterns, grown
 from windtunnel.scaling.meta import on_meta
+from windtunnel.scaling.normed import plain, split
 from windtunnel.scaling.sites import Roles, compared
 from windtunnel.scaling.table import ScaleTable, table_from
 
@@ -43,7 +44,7 @@ def scale_table(
     `branches.found_patterns`. Raises InputError as `adopt` does.
     """
     found = sites(build, target, base, roles)
-    table = table_from(found.pairs, rule, geometry, found.model)
+    table = split(table_from(found.pairs, rule, geometry, found.model), found.computed, found.pairs, rule, geometry)
     if all(scale.residual == 1.0 for scale in table.scales.values()):
         return table
     patterns = branches or found_patterns(
@@ -54,11 +55,15 @@ def scale_table(
 
 @dataclass(frozen=True)
 class Sites:
-    """Parameter name to (site at the target, site at the base), the target's model, and its stacks that grow."""
+    """Parameter name to (site at the target, site at the base), the target's model, and its stacks that grow.
+
+    Weights that weight_norm computes stand here as plain ones; `computed` holds where their tensors are.
+    """
 
     pairs: dict[str, tuple[Site, Site]]
     model: nn.Module
     growing: dict[str, tuple[int, int]]
+    computed: dict[str, str]
 
 
 def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) -> Sites:
@@ -66,13 +71,15 @@ def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) ->
     level = at_depth(base, target)
     here, there, wider = (built(build, size) for size in (target, level, widened(level)))
     _check_differ(there, wider, level)
+    computed, _, _ = (plain(model) for model in (here, there, wider))
     growing = grown(here, there if level == base else built(build, base))
     if depth_of(target) != depth_of(base) and not growing:
         raise InputError(
             f"{called(target)} and {called(base)} differ in depth, yet no list of numbered blocks grows between them. "
             f"Blocks must stand in an nn.ModuleList or nn.Sequential; blocks used several times have no rule here."
         )
-    return Sites(compared(here, there, wider, (called(target), called(level)), roles, growing), here, growing)
+    pairs = compared(here, there, wider, (called(target), called(level)), roles, growing)
+    return Sites(pairs, here, growing, computed)
 
 
 def built(build: Build, size: Size) -> nn.Module:

@@ -8,10 +8,12 @@ tied tensor is multiplied as readout, not as embedding), a residual one on the o
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -19,6 +21,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.runs import canonical
 from windtunnel.scaling.sites import readout_modules
+from windtunnel.scaling.wrapped import modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +75,17 @@ class ScaleTable:
         return replace(self, residual={end: found[0] for end, found in factors.items() if found and found[0] != 1.0})
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
-        """Hook the multipliers onto a model; the handles remove them."""
-        modules = dict(model.named_modules())
-        missing = sorted({*self.forward, *self.residual} - set(modules))
+        """Hook the multipliers onto a model; the handles remove them. A second time does nothing."""
+        held = modules(model)
+        missing = sorted({*self.forward, *self.residual} - set(held))
         if missing:
             raise InputError(f"The scale table has multipliers at {missing}, which this model does not have.")
-        handles = [modules[name].register_forward_pre_hook(_times_input(by)) for name, by in self.forward.items()]
-        return handles + [modules[name].register_forward_hook(_times_output(by)) for name, by in self.residual.items()]
+        before = {n: by for n, by in self.forward.items() if not _has(held[n]._forward_pre_hooks, _TimesInput, n, by)}
+        after = {n: by for n, by in self.residual.items() if not _has(held[n]._forward_hooks, _TimesOutput, n, by)}
+        if (before or after) and "torch._dynamo" in sys.modules:
+            torch.compiler.reset()  # code compiled before does not look for new hooks (measured, torch 2.13)
+        handles = [held[name].register_forward_pre_hook(_TimesInput(by)) for name, by in before.items()]
+        return handles + [held[name].register_forward_hook(_TimesOutput(by)) for name, by in after.items()]
 
 
 def table_from(
@@ -116,14 +123,34 @@ def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     return declared if callable(declared) else lambda site: str(declared)
 
 
-def _times_input(value: float) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    # the input, not the output: a readout's bias has no multiplier
-    return lambda module, inputs: (inputs[0] * value, *inputs[1:])
+@dataclass(frozen=True)
+class _TimesInput:
+    """A hook: the input, not the output, for a readout's bias has no multiplier."""
+
+    by: float
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not inputs:
+            raise InputError(f"A {type(module).__name__} with a multiplier was called by keyword; call it as head(x).")
+        return inputs[0] * self.by, *inputs[1:]
 
 
-def _times_output(value: float) -> Callable[[nn.Module, Any, Any], Any]:
-    # the output, bias and all: it is the branch that is scaled
-    def scaled(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return (output[0] * value, *output[1:]) if isinstance(output, tuple) else output * value
+@dataclass(frozen=True)
+class _TimesOutput:
+    """A hook: the output, bias and all, for it is the branch that is scaled."""
 
-    return scaled
+    by: float
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return (output[0] * self.by, *output[1:]) if isinstance(output, tuple) else output * self.by
+
+
+def _has(hooks: Mapping[int, Any], kind: type[_TimesInput | _TimesOutput], name: str, by: float) -> bool:
+    """Whether the multiplier is attached already; InputError where another one is."""
+    there = [hook.by for hook in hooks.values() if isinstance(hook, kind)]
+    if there and there != [by]:
+        raise InputError(
+            f"{name} has a multiplier of {there[0]:.4g} already and would get {by:.4g} as well; attach one table to a "
+            f"model, or remove the handles that ScaleTable.attach returned."
+        )
+    return bool(there)
