@@ -27,8 +27,8 @@ from windtunnel.scaling.slopes import Line, overall, slope_of
 from windtunnel.scaling.table import Scale
 
 STEPS = 4
-# A gradient this much smaller than the model's largest (root mean squares) is float32's rounding: the bias of attention's
-# keys has none but that, 2e-8 of the largest at widths 32 to 256, whatever the optimizer makes of it. Measured.
+# A gradient this much smaller than the model's largest (root mean squares) is float32's rounding: the bias of
+# attention's keys has no other, 2e-8 of the largest at widths 32 to 256 (measured), whatever the optimizer makes of it.
 ROUNDING = 1e-6
 SOURCE = "spectral condition: 2310.17813; sizes of steps: windtunnel/scaling/rules/reach.py"
 LIMITS = (
