@@ -28,7 +28,7 @@ from windtunnel.scaling.checks.linear import Call, distance
 from windtunnel.scaling.rules import MuP, Standard, complete_p, depth_mup
 from windtunnel.scaling.slopes import CANNOT_TELL, FLAT, GROWS, Line, overall, slope_of
 
-WIDTHS, DEPTHS = (32, 64, 128), ((32, 2), (32, 8))
+WIDTHS, DEPTHS, SMALL = (32, 128), ((32, 2), (32, 8)), (16, 32)
 
 
 class Attention(nn.Module):
@@ -159,7 +159,9 @@ def test_activations_that_are_flat_because_nothing_is_learnt_are_found():
 
 
 def test_in_depth_the_stream_grows_without_a_residual_rule_and_not_with_one():
-    plain, complete, half = (coordinates(replace(DEEP, rule=r), DEPTHS) for r in (MuP(), complete_p(), depth_mup()))
+    plain, complete, half = (
+        coordinates(replace(DEEP, rule=r), DEPTHS, seeds=(0, 1)) for r in (MuP(), complete_p(), depth_mup())
+    )
     assert plain.ok is False and by_name(plain.last)["blocks[last]", "move"].verdict == GROWS
     assert complete.ok is not False and half.ok is not False, f"{complete}\n{half}"
 
@@ -173,7 +175,7 @@ def test_readouts_are_told_by_use_and_frozen_tensors_are_not_judged():
         def forward(self, tokens):
             return self.inner(tokens) + 0 * self.place(torch.zeros(1, dtype=torch.long)).sum()
 
-    lines = by_name(coordinates(replace(WIDE, build=Wrapped), WIDTHS[:2], seeds=(0, 1)).last)
+    lines = by_name(coordinates(replace(WIDE, build=Wrapped), SMALL, seeds=(0, 1)).last)
     assert lines["inner", "size"].may_shrink and lines["inner.head", "move"].may_shrink
     assert not lines["inner.norm", "size"].may_shrink and not lines["place", "move"].judged
 
@@ -234,7 +236,7 @@ def test_an_epsilon_that_follows_the_gradients_stays_out_of_the_way():
 
 def test_entries_whose_gradient_is_rounding_are_left_out():
     """The bias of attention's keys has no gradient: softmax does not see it. Adam would move it all the same."""
-    names = [each.name for each in epsilon_floor(WIDE, WIDTHS[:2], steps=2).tensors]
+    names = [each.name for each in epsilon_floor(WIDE, SMALL, steps=2).tensors]
     assert "blocks.0.attention.value.bias" in names and "blocks.0.attention.key.bias" not in names
 
 
@@ -301,7 +303,9 @@ def test_the_distance_of_a_product_is_the_one_by_hand():
 
 
 def test_deep_blocks_become_linear_at_half_the_exponent_and_not_under_complete_p():
-    complete, half = (linearisation_distance(replace(DEEP, rule=r), DEPTHS) for r in (complete_p(), depth_mup()))
+    complete, half = (
+        linearisation_distance(replace(DEEP, rule=rule), DEPTHS, seeds=(0, 1)) for rule in (complete_p(), depth_mup())
+    )
     assert complete.ok is not False, str(complete)
     assert half.verdict == "blocks become linear with depth", str(half)
     names = {f"blocks[{place}].{part}" for place in ("first", "last") for part in ("attention", "mlp")}
@@ -317,9 +321,7 @@ def test_deep_blocks_become_linear_at_half_the_exponent_and_not_under_complete_p
 def test_a_run_that_is_lost_is_an_outcome_and_is_said():
     wild = replace(WIDE, optimizer=torch.optim.SGD, lr=1e6)
     for check in (coordinates, updates, epsilon_floor_of_adam, linearisation_distance, short):
-        found = check(
-            replace(wild, optimizer=torch.optim.AdamW) if check is epsilon_floor_of_adam else wild, WIDTHS[:2]
-        )
+        found = check(replace(wild, optimizer=torch.optim.AdamW) if check is epsilon_floor_of_adam else wild, SMALL)
         assert found.lost and found.ok is not True and "run(s) were lost" in str(found)
         json.dumps(found.to_json(), allow_nan=False)
 
@@ -344,11 +346,11 @@ def test_a_size_that_diverges_where_the_smaller_does_not_is_worse():
 
 def test_checks_report_progress_repeat_themselves_and_leave_the_generator_alone():
     heard, state = [], torch.get_rng_state()
-    first = coordinates(WIDE, WIDTHS[:2], steps=1, seeds=(0, 1), report=heard.append)
+    first = coordinates(WIDE, SMALL, steps=1, seeds=(0, 1), report=heard.append)
     assert [each.done for each in heard] == [0, 1, 2, 3, 4] and heard[-1].runs == 4 and heard[1].seed == 1
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(5)
-    again = coordinates(WIDE, WIDTHS[:2], steps=1, seeds=(0, 1))
+    again = coordinates(WIDE, SMALL, steps=1, seeds=(0, 1))
     assert json.dumps(first.to_json(), allow_nan=False) == json.dumps(again.to_json())
 
 
@@ -369,13 +371,15 @@ def test_sizes_that_do_not_grow_one_at_a_time_are_refused(sizes, said):
 
 
 def test_a_setup_that_lacks_something_says_what():
-    pair = WIDTHS[:2]
+    pair = SMALL
     with pytest.raises(InputError, match="say it: geometry="):
         coordinates(replace(WIDE, optimizer=lambda groups: torch.optim.AdamW(groups)), pair)
     with pytest.raises(InputError, match=r"Setup\.loss returned a tensor of shape \(8, 16, 32\)"):
         coordinates(replace(WIDE, loss=lambda model, batch: model(batch[:, :-1])), pair)
     with pytest.raises(InputError, match="SGD holds eps=None"):
         epsilon_floor(replace(WIDE, optimizer=torch.optim.SGD), pair)
+    with pytest.raises(InputError, match="says 'wide', which is none of 'gradient'"):
+        updates(replace(WIDE, rule=Standard(), geometry="wide"), pair)
     with pytest.raises(InputError, match="no seeds were given"):
         updates(WIDE, pair, seeds=())
     with pytest.raises(InputError, match="give step counts"):

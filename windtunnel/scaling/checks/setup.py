@@ -21,6 +21,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.adopt import Adopted, _geometry, adopt
 from windtunnel.scaling.checks.words import listed
+from windtunnel.scaling.rules.reach import GEOMETRIES
 from windtunnel.scaling.sites import Roles
 from windtunnel.scaling.sizes import Size, make
 
@@ -63,8 +64,12 @@ class Setup:
         )  # fmt: skip
 
     def geometry_of(self, site: Site) -> str:
-        """The geometry that is declared for a tensor."""
-        return _geometry(self.declared)(site)
+        """The geometry that is declared for a tensor; raises InputError for a word without a rule."""
+        word = _geometry(self.declared)(site)
+        if word not in GEOMETRIES:
+            known = ", ".join(map(repr, GEOMETRIES))
+            raise InputError(f"The geometry of {site.role} tensors says {word!r}, which is none of {known}.")
+        return word
 
     @property
     def declared(self) -> Any:

@@ -103,8 +103,7 @@ def updates(
     """Measure the last of `steps` steps at every size, fit its growth by tensor and hold it against the rule.
 
     Decoupled decay is part of a step; steps of zero (frozen tensors) and of rounding (the bias of attention's keys) are
-    listed, not judged. Raises InputError for
-    sizes that do not grow one at a time.
+    listed, not judged. Raises InputError for an unknown geometry and for sizes that do not grow one at a time.
     """
     axis, values = axis_of(sizes)
     lost: list[Lost] = []
@@ -155,16 +154,14 @@ def _measured(setup: Setup, size: Size, seed: int, steps: int, lost: list[Lost])
             gradients = {name: param.grad.clone() for name, param in params.items() if param.grad is not None}
     tensors, least = {}, ROUNDING * max([_rms(gradient) for gradient in gradients.values()], default=nan)
     for name, site in table.sites.items():
-        word, layers = setup.geometry_of(site), layers_of(name, {stack: (n, n) for stack, n in counts.items()})[0]
+        scale, word = table.scales[name], setup.geometry_of(site)
+        layers = layers_of(name, {stack: (count, count) for stack, count in counts.items()})[0]
         if name in before and name in gradients:
-            moved = params[name].detach() - before[name]
-            real = _rms(gradients[name]) > least
-            tensors[name] = _quantities(
-                moved, gradients[name], before[name], site, table.scales[name], word, layers, real
-            )
+            moved, real = params[name].detach() - before[name], _rms(gradients[name]) > least
+            tensors[name] = _quantities(moved, gradients[name], before[name], site, scale, word, layers, real)
         else:
             nothing = torch.full(site.shape, nan)
-            tensors[name] = _quantities(nothing, nothing, nothing, site, table.scales[name], word, layers, False)
+            tensors[name] = _quantities(nothing, nothing, nothing, site, scale, word, layers, False)
     return _Measured(counts, tensors)
 
 
