@@ -32,9 +32,9 @@ _HOMES = {
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = {"data": "windtunnel.parts.data", "ideas": "windtunnel.ideas", "laws": "windtunnel.laws",
-          "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes", "scaling": "windtunnel.scaling",
-          "worlds": "windtunnel.worlds"}  # fmt: skip
+_ROOMS = {"checks": "windtunnel.scaling.checks", "data": "windtunnel.parts.data", "ideas": "windtunnel.ideas",
+          "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
+          "scaling": "windtunnel.scaling", "worlds": "windtunnel.worlds"}  # fmt: skip
 
 __all__ = sorted([*_HOME, *_ROOMS])
 
@@ -100,6 +100,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.parts import data, recipes
     from windtunnel.recipe import DataShape, Judge, Recipe, Site, tuned
     from windtunnel.runs import Outcome, Run, RunSpec
+    from windtunnel.scaling import checks
     from windtunnel.scaling.adopt import adopt
     from windtunnel.store import Store
     from windtunnel.study import Plan, Result, Study

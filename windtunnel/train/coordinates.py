@@ -2,7 +2,8 @@
 
 Under a sound width rule the mean |activation| of every module is flat in width after each step; in the standard
 parametrization it grows. A flat check does not prove that a learning rate transfers (facts: it did not in several
-reports); it catches a wrong rule in seconds.
+reports); it catches a wrong rule in seconds. For a training loop of your own there is windtunnel.checks.coordinates;
+slopes and intervals are made in one place for both.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from windtunnel.ladder import Rung
 from windtunnel.recipe import Recipe
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import readout_modules
+from windtunnel.scaling.slopes import Slope, slope_of
 from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
@@ -36,8 +38,13 @@ class Module:
 
     name: str
     values: tuple[float, ...]
-    slope: float
+    fitted: Slope
     readout: bool
+
+    @property
+    def slope(self) -> float:
+        """The slope alone; NaN where the module outputs zeros."""
+        return self.fitted.value
 
     @property
     def excess(self) -> float:
@@ -61,12 +68,13 @@ class Coordinates:
         worst = max(self.modules, key=lambda m: m.excess)
         return (
             f"coordinate check over widths {', '.join(map(str, self.widths))}: steepest module {worst.name} with slope "
-            f"{worst.slope:+.2f} ({'flat' if worst.ok else 'not flat'}, bar {SLOPE_BAR})"
+            f"{worst.fitted} ({'flat' if worst.ok else 'not flat'}, bar {SLOPE_BAR})"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the store and the report."""
-        modules = [{"name": m.name, "step": STEPS, "values": list(m.values), "slope": m.slope, "ok": m.ok}
+        modules = [{"name": m.name, "step": STEPS, "values": list(m.values), "slope": m.slope, "ok": m.ok,
+                    "interval": m.fitted.to_json()}
                    for m in self.modules]  # fmt: skip
         return {"widths": list(self.widths), "modules": modules}
 
@@ -78,13 +86,13 @@ def coordinate_check(
     rungs = [base.but(width=base.width * w, heads=base.heads * w) for w in widths]
     found = [[activations(recipe, rung, base, seed + i) for i in range(seeds)] for rung in rungs]
     names = list(found[0][0])
-    means = {n: tuple(float(np.mean([run[n] for run in at])) for at in found) for n in names}
-    logs = np.log([rung.width for rung in rungs])
-    readouts = _readouts(recipe, base)
+    values = {name: [[run[name] for run in at] for at in found] for name in names}
+    grown, readouts = [rung.width for rung in rungs], _readouts(recipe, base)
     modules = [
-        Module(n, values, float(np.polyfit(logs, np.log(values), 1)[0]), n in readouts) for n, values in means.items()
+        Module(name, tuple(float(np.mean(at)) for at in rows), slope_of(grown, rows), name in readouts)
+        for name, rows in values.items()
     ]
-    return Coordinates(tuple(rung.width for rung in rungs), tuple(modules))
+    return Coordinates(tuple(grown), tuple(modules))
 
 
 def _readouts(recipe: Recipe, base: Rung) -> set[str]:
