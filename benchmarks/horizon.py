@@ -24,7 +24,7 @@ from windtunnel.parts.optimizers import AdamW
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.rules.carry import RULES
 from windtunnel.train.pack import Pack
-from windtunnel.transfers import mean_interval
+from windtunnel.transfers.carried import mean_interval
 from windtunnel.tune import Tried, basin
 
 RATES = [2.0**k for k in range(-10, -3)]

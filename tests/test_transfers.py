@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from tiny import CONTEXT, recipe
+from torch import nn
 
 import windtunnel as wt
 from windtunnel.errors import InputError
@@ -111,3 +113,59 @@ def test_what_cannot_be_compared_is_refused(corpus, store):
         compared(corpus, store, {}, values=[0.1, 0.2])
     with pytest.raises(InputError, match="varies one field; the recipe leaves none open"):
         wt.compare_parametrizations(recipe(corpus, optimizer=AdamW(lr=0.1)), {}, rungs=RUNGS, store=store)
+
+
+def test_the_gap_is_nothing_where_the_optimum_hardly_moves():
+    """Both losses are read off one curve a seed, so noise that they share is not counted."""
+    found = rule((0, 0, 0, 0.05), noise=0.01)
+    assert abs(found.gap[-1].median) < 1e-3 and found.gap[-1].high < 0.003
+
+
+# a loop of one's own
+
+
+def network(width):
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 4))
+
+
+def batch(seed, step):
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(1000 * seed + step))
+    return x, (x @ torch.linspace(-1, 1, 32).view(8, 4)).argmax(dim=1)
+
+
+def cross_entropy(model, given):
+    return nn.functional.cross_entropy(model(given[0]), given[1])
+
+
+def setup(**more):
+    asked = {"build": network, "base": 16, "optimizer": torch.optim.AdamW, "loss": cross_entropy, "batches": batch}
+    return wt.checks.Setup(**{**asked, "lr": 0.03, **more})
+
+
+def test_a_loop_of_ones_own_is_judged_by_its_own_losses():
+    heard = []
+    found = wt.transfer_check(
+        setup(), (16, 64), steps=30, seeds=(0, 1), rules={"muP": MuP(), "standard": Standard()}, report=heard.append
+    )
+    by_name = {rule.name: rule for rule in found.rules}
+    assert [t.loss for t in by_name["muP"].basins[0].tried] == [t.loss for t in by_name["standard"].basins[0].tried]
+    assert by_name["standard"].drift[-1].median < by_name["muP"].drift[-1].median
+    assert {progress.size for progress in heard} == {16, 64, None}
+
+
+def test_a_held_out_loss_is_taken_where_one_is_given():
+    found = wt.transfer_check(setup(), (16, 32), steps=2, seeds=(0, 1), evaluate=lambda model: 1.0)
+    assert {t.loss for t in found.rules[0].basins[0].tried} == {1.0}
+
+
+def test_rates_at_which_all_diverge_are_an_outcome():
+    def exploding(model, given):
+        return cross_entropy(model, given) * (float("nan") if model[0].weight.abs().max() > 0.5 else 1.0)
+
+    found = wt.transfer_check(setup(loss=exploding), (16, 32), steps=40, seeds=(0,))
+    assert found.rules == () and "diverged" in str(found)
+
+
+def test_a_check_of_one_size_is_refused():
+    with pytest.raises(InputError, match=r"transfer_check\(sizes=\[16\].*a larger size"):
+        wt.transfer_check(setup(), (16,), steps=2)

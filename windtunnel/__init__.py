@@ -28,7 +28,7 @@ _HOMES = {
     ),
     "scaling.adopt": ("adopt",),
     "tune": ("Tuning",),
-    "transfers": ("compare_parametrizations",),
+    "transfers": ("compare_parametrizations", "transfer_check"),
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
@@ -104,5 +104,5 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.scaling.adopt import adopt
     from windtunnel.store import Store
     from windtunnel.study import Plan, Result, Study
-    from windtunnel.transfers import compare_parametrizations
+    from windtunnel.transfers import compare_parametrizations, transfer_check
     from windtunnel.tune import Tuning

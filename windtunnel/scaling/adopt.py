@@ -192,7 +192,14 @@ def adopt(
             f"built already; pass lambda width: {type(build).__name__}(width)."
         )
     table = scale_table(
-        build, target, base, rule or complete_p(), _geometry(optimizer), roles=roles, branches=branches, example=example
+        build,
+        target,
+        base,
+        rule or complete_p(),
+        declared_geometry(optimizer),
+        roles=roles,
+        branches=branches,
+        example=example,
     )
     return Adopted(table=table)
 
@@ -221,7 +228,8 @@ def _check_may_draw(model: nn.Module) -> None:
         )
 
 
-def _geometry(optimizer: Any) -> Callable[[Any], str]:
+def declared_geometry(optimizer: Any) -> Callable[[Any], str]:
+    """What `adopt` is given as optimizer, as the geometry of a site; InputError for one that is not known."""
     if getattr(optimizer, "geometry", None) is not None:
         return geometry_of(optimizer)
     if isinstance(optimizer, torch.optim.Optimizer):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization, Site
-from windtunnel.scaling.adopt import Adopted, _geometry, adopt
+from windtunnel.scaling.adopt import Adopted, adopt, declared_geometry
 from windtunnel.scaling.checks.words import listed
 from windtunnel.scaling.rules.reach import GEOMETRIES
 from windtunnel.scaling.sites import Roles
@@ -65,7 +65,7 @@ class Setup:
 
     def geometry_of(self, site: Site) -> str:
         """The geometry that is declared for a tensor; raises InputError for a word without a rule."""
-        word = _geometry(self.declared)(site)
+        word = declared_geometry(self.declared)(site)
         if word not in GEOMETRIES:
             known = ", ".join(map(repr, GEOMETRIES))
             raise InputError(f"The geometry of {site.role} tensors says {word!r}, which is none of {known}.")

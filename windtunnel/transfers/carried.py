@@ -1,29 +1,23 @@
-"""compare_parametrizations(): which rule carries a hyperparameter up this ladder, by training, with evidence.
+"""What became of a hyperparameter that was carried up a ladder: drift of its optimum, gap of its value, verdict.
 
-Every rule is tuned over the same values at every rung, with the same seeds and data, so that what the base's optimum
-costs further up is measured and not assumed. At the base's size all rules are one and the same. A newcomer would stop
-at a flat coordinate check; that catches a wrong exponent, while a transfer can also fail through decay, epsilon, gains
-or the horizon. Too few seeds or a coarse grid end in "cannot tell", which is an answer.
+A basin a rung, from losses alone: nothing is trained here. A newcomer would judge a rule by how far the optimum moved;
+basins are flat, and what counts is the loss that the carried value gives away, with the interval of the seeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.interpolate import Akima1DInterpolator
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
 from windtunnel.ladder import Rung
-from windtunnel.launch.here import Here
-from windtunnel.recipe import Judge, Parametrization, Recipe
-from windtunnel.runs import RunSpec
-from windtunnel.store import Store
-from windtunnel.train.pack import Pack
 from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin
 
 
@@ -119,43 +113,6 @@ class Comparison:
         return {"rules": [r.to_json() for r in self.rules], "against_best": beside, "missing": dict(self.missing)}
 
 
-def compare_parametrizations(
-    recipe: Recipe,
-    rules: Mapping[str, Parametrization],
-    *,
-    rungs: Sequence[Rung],
-    store: Store,
-    judge: Judge | None = None,
-    values: Sequence[float] | None = None,
-    seeds: int = 3,
-    at_growth: float | None = None,
-    launcher: Any = None,
-    watch: Any = None,
-) -> Comparison:
-    """Train every rule at every rung over the tuned field's values, and say which one transfers.
-
-    `recipe` leaves one field open, `tuned(low, high)`; `values` None are powers of 2 over its range. `rungs[0]` is the
-    base; batch and horizon may grow too (then the batch part's `carry` acts). `at_growth` is how far the penalty is
-    carried (None: twice the last rung's growth); growth is that of width times depth, of tokens where neither grows.
-    Runs that the store holds are not trained again; `watch` follows as in `study.job`. Raises InputError for a recipe
-    without exactly one open field, for fewer than two rungs, and for fewer than 3 values.
-    """
-    field, values = _asked(recipe, rungs, values)
-    judge = judge or Judge(data=recipe.data, evaluations=1)
-    settled = [_settled(recipe, rung) for rung in rungs]
-    packs = {name: _packs(recipe.but(parametrization=r), settled, judge, field, values, seeds, name)
-             for name, r in rules.items()}  # fmt: skip
-    _train([pack for each in packs.values() for at in each for pack in at], store, launcher, watch)
-    found, missing = [], {}
-    for name, each in packs.items():
-        try:
-            found.append(_carried(name, field, settled, [_tried(store, at, field) for at in each], at_growth))
-        except InputError as error:
-            missing[name] = str(error)
-    found.sort(key=lambda rule: np.mean(list(rule.there.values())))
-    return Comparison(rules=tuple(found), missing=missing)
-
-
 def judged(
     name: str,
     field: str,
@@ -164,63 +121,11 @@ def judged(
     *,
     at_growth: float | None = None,
 ) -> Carried:
-    """The same from losses of your own: for every rung what was tried. Raises InputError where too little finished."""
-    return _carried(name, field, list(rungs), [tuple(t) for t in tried], at_growth)
+    """A rule judged by losses, yours or ours: for every rung what was tried, the base's first.
 
-
-def _asked(recipe: Recipe, rungs: Sequence[Rung], values: Sequence[float] | None) -> tuple[str, list[float]]:
-    ranges = recipe.tuned_fields()
-    if len(ranges) != 1:
-        raise InputError(
-            f"compare_parametrizations varies one field; the recipe leaves {sorted(ranges) or 'none'} open. Fix the "
-            f"others at the values tuned at the base, as in but(optimizer=AdamW(lr=tuned(1e-4, 1e-1)))."
-        )
-    if len(rungs) < 2:
-        raise InputError(f"{len(rungs)} rung(s) given; a transfer needs the base and at least one larger rung.")
-    (field, range_), *_ = ranges.items()
-    chosen = values or 2.0 ** np.arange(math.ceil(math.log2(range_.low)), math.floor(math.log2(range_.high)) + 1)
-    if len(chosen) < 3:
-        raise InputError(f"{len(chosen)} values of {field} to try; a basin needs 3. Widen tuned({range_.low:g}, ...).")
-    return field, [float(v) for v in chosen]
-
-
-def _settled(recipe: Recipe, rung: Rung) -> Rung:
-    return rung if rung.batch else rung.but(batch=recipe.batch(rung, recipe.data.shape()))
-
-
-def _packs(
-    recipe: Recipe, rungs: Sequence[Rung], judge: Judge, field: str, values: Sequence[float], seeds: int, name: str
-) -> list[list[Pack]]:
-    """For every rung a pack a seed, with all values."""
-    described, judged_by = recipe.describe(), judge.describe()
-
-    def pack(rung: Rung, seed: int) -> Pack:
-        asked = {"recipe": described, "rung": rung, "seed": seed, "judge": judged_by, "base_rung": rungs[0]}
-        specs = tuple(RunSpec(hyperparameters={field: value}, **asked) for value in values)
-        label = {"study": "parametrizations", "idea": name, "stage": "transfer"}
-        return Pack(recipe=recipe, judge=judge, specs=specs, labels=tuple(label for _ in specs))
-
-    return [[pack(rung, seed) for seed in range(seeds)] for rung in rungs]
-
-
-def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> None:
-    left = [pack for pack in packs if any(spec.key not in store for spec in pack.specs)]
-    left.sort(key=lambda pack: -pack.size().training_flops(pack.rung.tokens))
-    if left and watch is not None:
-        watch.stage("transfer", left)
-    follow: tuple[Callable[..., None], ...] = () if watch is None else (watch.progress, watch.finished)
-    if left:
-        (launcher or Here())(left, store, *follow)
-
-
-def _tried(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:
-    runs = [store.get(spec.key) for pack in packs for spec in pack.specs]
-    return tuple(Tried(r.spec.hyperparameters[field], r.spec.seed, r.loss, r.message) for r in runs)
-
-
-def _carried(
-    name: str, field: str, rungs: Sequence[Rung], tried: Sequence[tuple[Tried, ...]], at_growth: float | None
-) -> Carried:
+    `at_growth` is how far the penalty is carried, None twice the last rung's growth. Raises InputError where fewer than
+    3 values of a rung finished.
+    """
     basins = [basin(field, at) for at in tried]
     draws = np.array([b.draws for b in basins])
     optima = np.array([math.log2(b.optimum.median) for b in basins])
@@ -241,6 +146,20 @@ def _carried(
     )  # fmt: skip
 
 
+def compared(
+    field: str, rungs: Sequence[Rung], tried: Mapping[str, Sequence[Sequence[Tried]]], at_growth: float | None
+) -> Comparison:
+    """Rules side by side; one of which too little finished is missing, with the reason."""
+    found, missing = [], {}
+    for name, each in tried.items():
+        try:
+            found.append(judged(name, field, rungs, each, at_growth=at_growth))
+        except InputError as error:
+            missing[name] = str(error)
+    found.sort(key=lambda rule: np.mean(list(rule.there.values())) if rule.there else math.inf)
+    return Comparison(rules=tuple(found), missing=missing)
+
+
 def _growth(rung: Rung, rungs: Sequence[Rung]) -> float:
     """Growth over the base of width times depth; of tokens where neither grows anywhere."""
     base = rungs[0]
@@ -252,7 +171,7 @@ def _growth(rung: Rung, rungs: Sequence[Rung]) -> float:
 def _gap(found: Basin, tried: Sequence[Tried], used: float) -> Interval:
     """Loss at `used` over the loss at the optimum, by seed: both read between the values that were tried.
 
-    The interval is Student's over the seeds; with one seed, or where a used value's neighbour diverged, it is open.
+    The interval is Student's over the seeds; it is open with one seed, and infinite where a seed diverged at `used`.
     """
     there, best = _losses_at(tried, used), _losses_at(tried, found.optimum.median)
     ratios = [there[seed] / best[seed] - 1 for seed in there if seed in best]
@@ -262,13 +181,13 @@ def _gap(found: Basin, tried: Sequence[Tried], used: float) -> Interval:
 
 
 def _losses_at(tried: Sequence[Tried], value: float) -> dict[int, float]:
-    """By seed, the loss at `value`, read off a curve through the tried ones (a parabola through the three nearest)."""
+    """By seed, the loss at `value`, read off one smooth curve through all that finished; none outside of them."""
     found = {}
     for seed in sorted({t.seed for t in tried}):
-        of_seed = sorted((t for t in tried if t.seed == seed), key=lambda t: abs(math.log2(t.value / value)))[:3]
-        if len(of_seed) == 3 and all(t.loss is not None for t in of_seed):
-            x = [math.log2(t.value / value) for t in of_seed]
-            found[seed] = float(np.polyval(np.polyfit(x, [t.loss or 0.0 for t in of_seed], 2), 0.0))
+        finished = sorted((math.log2(t.value), t.loss) for t in tried if t.seed == seed and t.loss is not None)
+        if len(finished) >= 3:
+            loss = float(Akima1DInterpolator(*zip(*finished, strict=True), method="makima")(math.log2(value)))
+            found |= {seed: loss} if math.isfinite(loss) else {}
     return found
 
 
