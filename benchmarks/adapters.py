@@ -1,6 +1,6 @@
 """Does the learning rate of LoRA adapters transfer over width? The table's rule beside one rate for both matrices.
 
-    python -m benchmarks.adapters [--seeds 3]      # writes benchmarks/results/adapters.json; five minutes on one core
+    python -m benchmarks.adapters [--seeds 3]   # writes benchmarks/results/adapters.json; ten minutes on one core
 
 A frozen Llama of random values learns a permutation of its tokens through adapters of rank 4 alone. The rate is swept
 in powers of two at every width; the optimum is the bottom of a parabola through the best three. A newcomer would give
