@@ -95,3 +95,41 @@ def test_a_multiplier_without_a_place_is_refused():
     """Mean field multiplies every matrix's input; stacked experts share one module, so none could be told apart."""
     with pytest.raises(InputError, match=r"multiplies the input of 1\.up, but 1 \(a Experts\) holds 3 weights"):
         adopt(mixture, base=16, target=64, optimizer=torch.optim.AdamW, roles=ROLES, rule=MeanField())
+
+
+# what weight decay means in groups
+
+
+def grouped(decay_is, optimizer=torch.optim.AdamW):
+    build = lambda width: nn.Sequential(nn.Linear(4, width), nn.Linear(width, width), nn.Linear(width, 3))  # noqa: E731
+    scales = adopt(build, base=16, target=64, optimizer=optimizer)
+    groups = scales.groups(build(64), 0.01, weight_decay=0.1, decay_is=decay_is)
+    return {name: group for group in groups for name in group["names"]}
+
+
+def test_independent_decay_shrinks_every_weight_by_the_same_share():
+    shares = {
+        group["lr"] * group["weight_decay"] for name, group in grouped("independent").items() if "bias" not in name
+    }
+    assert [*shares] == [pytest.approx(0.1)]
+
+
+def test_a_coupled_penalty_keeps_its_share_of_the_gradient():
+    """Real gradients and weights of the hidden layer at widths 64 and 1024: their ratio grows as the factor says."""
+    ratios = []
+    for width in (64, 1024):
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(width, width, generator=generator) * width**-0.5
+        weight.requires_grad_()
+        x, out = torch.randn(256, width, generator=generator), torch.randn(width, generator=generator) / width
+        (torch.tanh(x @ weight.T) @ out).mean().backward()
+        ratios.append(float(weight.grad.norm() / weight.detach().norm()))
+    site = lambda n: Site(role="hidden", shape=(n, n), fan_in=n, fan_out=n)  # noqa: E731
+    factor = MuP().scale(site(1024), site(64), "entrywise").coupled
+    assert factor == pytest.approx(1 / 4) and ratios[1] / ratios[0] == pytest.approx(factor, rel=0.2)
+    assert MuP().scale(site(1024), site(64), "gradient").coupled == 1.0
+
+
+def test_an_unknown_meaning_of_decay_is_refused():
+    with pytest.raises(InputError, match="decay_is='l2': what weight decay means is one of 'decoupled'"):
+        grouped("l2")

@@ -32,6 +32,7 @@ GEOMETRY_OF = {
     "RMSprop": "entrywise", "Adagrad": "entrywise", "Adamax": "entrywise", "SparseAdam": "entrywise",
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
+DECAYS = ("decoupled", "independent", "coupled")
 UNTIED = " Tied tensors come apart in to_empty: tie them again before."
 AS_BUILT = ("vector", MAGNITUDE)  # roles whose values are not drawn
 _APART = 1_000_003  # more than a model has tensors, so that two seeds share no tensor's values
@@ -66,29 +67,39 @@ class Adopted:
         lr: float | Tensor,
         *,
         weight_decay: float = 0.0,
+        decay_is: str = "decoupled",
         eps: float | None = None,
         extra: Mapping[str, Scale] | None = None,
     ) -> list[dict[str, Any]]:
         """Parameter groups for a torch optimizer, tensors of equal factors together; each group holds its `lr_mult`.
 
-        `weight_decay` is PyTorch's (times lr). Tensors that were added to the model later (adapters) need a Scale in
-        `extra`, by name. Frozen tensors are left out. Raises InputError for tensors of another model and for an lr that
-        is no number.
+        `decay_is` says what `weight_decay` means: "decoupled" (torch's AdamW: a step shrinks a weight by lr x decay),
+        "independent" (by decay alone at the peak rate; the groups get decay / lr) or "coupled" (an L2 penalty in the
+        gradient, as torch's Adam and RMSprop have it). Tensors that were added to the model later (adapters) need a
+        Scale in `extra`, by name. Frozen tensors are left out. Raises InputError for tensors of another model, for an
+        lr that is no number, and for another word.
         """
         if isinstance(lr, bool) or not isinstance(lr, Real | Tensor):
             raise InputError(
                 f"lr is {lr!r}; give one number (or a tensor of one), the rate at the base. Each group gets it times "
                 f"its own factor."
             )
+        if decay_is not in DECAYS:
+            raise InputError(
+                f"decay_is={decay_is!r}: what weight decay means is one of {', '.join(map(repr, DECAYS))}."
+            )
+        if decay_is == "independent":
+            weight_decay = weight_decay / float(lr)
         scales = {**self.table.scales, **(extra or {})}
         found: dict[tuple[float, float, float], dict[str, Any]] = {}
         for name, param in self._matched(model, extra or {}).items():
             if not param.requires_grad:
                 continue
             s = scales[name]
-            alike = s.lr, s.eps if eps is not None else 1.0, s.decay
+            decay = s.coupled if decay_is == "coupled" else s.decay
+            alike = s.lr, s.eps if eps is not None else 1.0, decay
             if alike not in found:
-                values = {"lr": lr * s.lr, "lr_mult": s.lr, "weight_decay": weight_decay * s.decay}
+                values = {"lr": lr * s.lr, "lr_mult": s.lr, "weight_decay": weight_decay * decay}
                 found[alike] = {"params": [], "names": [], **values, **({} if eps is None else {"eps": eps * s.eps})}
             found[alike]["params"].append(param)
             found[alike]["names"].append(name)

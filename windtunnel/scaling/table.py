@@ -29,7 +29,8 @@ class Scale:
     """Initial mean and standard deviation, and factors on lr, eps, weight decay and the layer's output.
 
     `lr`, `eps` and `decay` multiply the optimizer's own values; `forward` multiplies the input of the layer that uses
-    the tensor (not a lookup), `residual` the output of the residual branch that the tensor stands in.
+    the tensor (not a lookup), `residual` the output of the residual branch that the tensor stands in. `decay` is of
+    PyTorch's decoupled meaning (a step shrinks a weight by lr x decay), `coupled` of an L2 penalty in the gradient.
     """
 
     init_std: float
@@ -37,6 +38,7 @@ class Scale:
     lr: float = 1.0
     eps: float = 1.0
     decay: float = 1.0
+    coupled: float = 1.0
     forward: float = 1.0
     residual: float = 1.0
 

@@ -40,6 +40,7 @@ class Depth:
             lr=scale.lr * lr,
             eps=scale.eps * multiplier,
             decay=scale.decay / lr,
+            coupled=scale.coupled / lr if geometry == "gradient" else scale.coupled * multiplier,
             residual=scale.residual * multiplier,
         )
 

@@ -35,9 +35,9 @@ class UnitMuP:
             return vector(site, eps=1 / m_out)
         if site.role in ("embedding", "tied"):
             forward = 1 / site.fan_out if site.role == "tied" else 1.0
-            return Scale(init_std=1.0, lr=site.fan_out**-0.5, eps=1 / m_out, forward=forward)
+            return Scale(init_std=1.0, lr=site.fan_out**-0.5, eps=1 / m_out, coupled=1 / m_out, forward=forward)
         if site.role == "readout":
-            return Scale(init_std=1.0, eps=1 / m_in, forward=1 / site.fan_in)
-        shrinks = m_out if site.role in (*HIDDEN, "input") else 1.0
+            return Scale(init_std=1.0, eps=1 / m_in, coupled=1 / m_in, forward=1 / site.fan_in)
+        gradient = m_in**-0.5 / (m_out if site.role in (*HIDDEN, "input") else 1.0)
         std = site.fan_in**-0.5
-        return Scale(init_std=1.0, lr=std, eps=m_in**-0.5 / shrinks, decay=1 / std, forward=std)
+        return Scale(init_std=1.0, lr=std, eps=gradient, decay=1 / std, coupled=gradient, forward=std)

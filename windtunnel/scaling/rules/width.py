@@ -44,7 +44,8 @@ def width_scale(
     """The scale of a site; at the base it is the standard parametrization, whatever the exponents.
 
     Epsilon follows the gradient's entries (2203.03466, B.3); decay is raised as the rate is lowered, so that lr x decay
-    is the same at every width. `alignment` as in `reach`; `weights` states the growth of the initial values where it is
+    is the same at every width, and a coupled penalty keeps its share of the gradient (for steps that are the gradient's
+    multiple the two are one). `alignment` as in `reach`; `weights` states the growth of the initial values where it is
     no power of the fan-in. Raises InputError for an unknown geometry.
     """
     if site.role == "fixed":
@@ -65,7 +66,8 @@ def width_scale(
     if site.role in ("gain", "bias", "vector"):
         return vector(site, lr=lr, eps=gradient)
     std = initial_std(base, embedding_std) * grown
-    return Scale(init_std=std, lr=lr, eps=gradient, decay=1 / lr, forward=forward)
+    coupled = 1 / lr if geometry == "gradient" else gradient / grown
+    return Scale(init_std=std, lr=lr, eps=gradient, decay=1 / lr, coupled=coupled, forward=forward)
 
 
 def initial_std(site: Site, embedding_std: float) -> float:
@@ -77,7 +79,7 @@ def initial_std(site: Site, embedding_std: float) -> float:
 
 def vector(site: Site, **factors: float) -> Scale:
     """Gains start at one, biases at zero; none decays."""
-    return Scale(init_std=0.0, init_mean=1.0 if site.role == "gain" else 0.0, decay=0.0, **factors)
+    return Scale(init_std=0.0, init_mean=1.0 if site.role == "gain" else 0.0, decay=0.0, coupled=0.0, **factors)
 
 
 def _turned(site: Site) -> Site:
