@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from windtunnel.errors import InputError
-from windtunnel.parts.optimizers import LAMB, SGD, AdamW, Lion, Muon, Shampoo
+from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
 from windtunnel.parts.optimizers.muon import orthogonalize
 from windtunnel.parts.optimizers.shampoo import inverse_root
 from windtunnel.parts.schedules import WSD, Constant, Cosine
@@ -166,6 +166,7 @@ def corrected_shampoo(state, grad, param):
 
 WRITTEN_OUT = [
     (plain.lamb, lambda lr: LAMB(lr=lr, beta2=0.95, eps=1e-20)),
+    (plain.adam_atan2, lambda lr: AdamAtan2(lr=lr)),
     (corrected_shampoo, lambda lr: Shampoo(lr=lr, others_lr=0.1, damping=1e-10)),
 ]
 
@@ -191,6 +192,27 @@ def test_lamb_is_the_paper_s_with_decay_and_moves_vectors_as_adam_does():
 
     reference = torchs(lambda m, leaves: Plain(leaves, paper, 0.01), 1, GROUPS[:1])
     torch.testing.assert_close(ours(pair[:1], GROUPS[:1]), reference, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_is_the_paper_s():
+    """Its steps.lars has another momentum; this is Algorithm 1, and SGD for what has no fan-in."""
+    pair = (LARS(lr=0.01, weight_decay=0.5), LARS(lr=0.1, momentum=0.5))
+    gains, sgds = [group((3,), role="gain")], (SGD(lr=0.01, weight_decay=0.5), SGD(lr=0.1, momentum=0.5))
+    torch.testing.assert_close(ours(pair, gains), ours(sgds, gains))
+
+    def paper(state, grad, param):
+        local = param.norm() / (grad + 0.5 * param).norm()
+        state["v"] = 0.9 * state.get("v", 0) + local * (grad + 0.5 * param)
+        return state["v"]
+
+    reference = torchs(lambda m, leaves: Plain(leaves, paper, 0.01), 1, GROUPS[:1])
+    torch.testing.assert_close(ours(pair[:1], GROUPS[:1]), reference, rtol=1e-5, atol=1e-6)
+
+
+def test_an_angle_does_not_change_with_the_gradients_size():
+    step = first_step(AdamAtan2(lr=1.0), draw(5, 4))
+    torch.testing.assert_close(step, first_step(AdamAtan2(lr=1.0), 1e-6 * draw(5, 4)))
+    torch.testing.assert_close(step.abs(), torch.full((5, 4), torch.pi / 4))
 
 
 def test_a_tensor_of_zeros_moves_under_lamb():
@@ -263,7 +285,16 @@ def test_a_scale_multiplies_the_step_and_keeps_the_shrink(optimizer):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [AdamW(lr=0.01), SGD(lr=0.01), Lion(lr=0.01), Muon(lr=0.01), LAMB(lr=0.01), Shampoo(lr=0.01, others_lr=0.01)],
+    [
+        AdamW(lr=0.01),
+        SGD(lr=0.01),
+        Lion(lr=0.01),
+        Muon(lr=0.01),
+        LAMB(lr=0.01),
+        LARS(lr=0.01),
+        AdamAtan2(lr=0.01),
+        Shampoo(lr=0.01, others_lr=0.01),
+    ],
 )
 def test_an_optimizer_changes_neither_shape_nor_precision(optimizer):
     site, grad = group((6, 4)).site, draw(6, 4)
