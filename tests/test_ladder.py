@@ -26,6 +26,11 @@ def test_a_lookup_only_table_does_not_count_and_a_tied_one_does():
     assert untied.training_flops(7) == 4200
 
 
+def test_experts_that_a_token_does_not_meet_are_built_but_do_not_work():
+    experts = Size(embedding=10, non_embedding=100, flops_per_token=360.0, idle=40)
+    assert (experts.params, experts.total) == (60, 110)
+
+
 # ladders
 
 

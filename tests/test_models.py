@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
-from windtunnel.parts.models import CNN, GELU, MLP, RMSNorm, SwiGLU, Transformer, transformer
+from windtunnel.parts.models import CNN, GELU, MLP, Experts, RMSNorm, SwiGLU, Transformer, transformer
 from windtunnel.parts.models.attention import causal_attention
 from windtunnel.parts.models.transformer import rotary
 from windtunnel.recipe import DataShape
@@ -34,6 +34,7 @@ DECODERS = [
     Transformer(gains=True, kv_groups=2),
     Transformer(norm=nn.LayerNorm, gains=True, mlp=GELU, tied=True, kv_groups=2),
     Transformer(norm=RMSNorm, gains=True, mlp=SwiGLU, tied=True),
+    Transformer(mlp=Experts(count=3, active=1, share=0.5), tied=True),
 ]
 ALL = [(model, TEXT) for model in DECODERS] + [(MLP(), IMAGES), (CNN(), IMAGES)]
 
@@ -76,7 +77,8 @@ def test_the_flops_formula_is_what_torch_counts(model, data, rung, monkeypatch):
     inputs = tokens(3) if data is TEXT else draw(3, *data.example_shape)
     with FlopCounterMode(display=False) as counter:
         built(inputs).sum().backward()
-    assert counter.get_total_flops() == model.size(rung, data).flops_per_token * 3 * data.tokens_per_example
+    size = model.size(rung, data)  # experts that a token does not meet are computed here and not counted there
+    assert counter.get_total_flops() == (size.flops_per_token + 6 * size.idle) * 3 * data.tokens_per_example
 
 
 # the decoder

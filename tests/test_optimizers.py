@@ -9,12 +9,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import steps as plain
 import torch
 from torch import nn
 
 from windtunnel.errors import InputError
-from windtunnel.parts.optimizers import SGD, AdamW, Lion, Muon
+from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
 from windtunnel.parts.optimizers.muon import orthogonalize
+from windtunnel.parts.optimizers.shampoo import inverse_root
 from windtunnel.parts.schedules import WSD, Constant, Cosine
 from windtunnel.recipe import Site
 from windtunnel.scaling.table import Scale
@@ -144,6 +146,113 @@ def test_muon_treats_what_is_not_hidden_as_adamw():
     torch.testing.assert_close(ours(muons, groups), ours(adams, groups))
 
 
+class Plain(torch.optim.Optimizer):
+    """A direction of tests/steps.py, tensor by tensor."""
+
+    def __init__(self, leaves, direction, lr):
+        super().__init__(leaves, {})
+        self.direction, self.lr, self.states = direction, lr, {leaf: {} for leaf in leaves}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for leaf, state in self.states.items():
+            leaf -= self.lr * self.direction(state, leaf.grad, leaf)
+
+
+def corrected_shampoo(state, grad, param):
+    """steps.shampoo has means of squares that start at zero; two fourth roots of their correction make one half."""
+    return plain.shampoo(state, grad, param) * (1 - 0.95 ** state["count"]) ** 0.5
+
+
+WRITTEN_OUT = [
+    (plain.lamb, lambda lr: LAMB(lr=lr, beta2=0.95, eps=1e-20)),
+    (plain.adam_atan2, lambda lr: AdamAtan2(lr=lr)),
+    (corrected_shampoo, lambda lr: Shampoo(lr=lr, others_lr=0.1, damping=1e-10)),
+]
+
+
+@pytest.mark.parametrize("direction, part", WRITTEN_OUT, ids=lambda each: getattr(each, "__name__", "part"))
+def test_an_optimizer_is_its_plain_form(direction, part):
+    pair, groups = (part(0.01), part(0.1)), [group((6, 6)), group((7, 4))]
+    reference = torchs(lambda m, leaves: Plain(leaves, direction, pair[m].lr), 2, groups, torch.float64)
+    torch.testing.assert_close(ours(pair, groups, dtype=torch.float64), reference, rtol=1e-6, atol=1e-7)
+
+
+def test_lamb_is_the_paper_s_with_decay_and_moves_vectors_as_adam_does():
+    pair = (LAMB(lr=0.01, weight_decay=0.5), LAMB(lr=0.1, beta1=0.5))
+    adams = [AdamW(lr=o.lr, beta1=o.beta1, beta2=o.beta2, eps=o.eps) for o in (LAMB(lr=0.01), pair[1])]
+    gains = [group((3,), role="gain", decay=0.0)]
+    torch.testing.assert_close(ours(pair, gains), ours(adams, gains))
+
+    def paper(state, grad, param):
+        mean, square = (0.9 * state.get("m", 0) + 0.1 * grad, 0.999 * state.get("v", 0) + 0.001 * grad**2)
+        state |= {"m": mean, "v": square, "t": state.get("t", 0) + 1}
+        r = mean / (1 - 0.9 ** state["t"]) / ((square / (1 - 0.999 ** state["t"])).sqrt() + 1e-6) + 0.5 * param
+        return r * param.norm() / r.norm()
+
+    reference = torchs(lambda m, leaves: Plain(leaves, paper, 0.01), 1, GROUPS[:1])
+    torch.testing.assert_close(ours(pair[:1], GROUPS[:1]), reference, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_is_the_paper_s():
+    """Its steps.lars has another momentum; this is Algorithm 1, and SGD for what has no fan-in."""
+    pair = (LARS(lr=0.01, weight_decay=0.5), LARS(lr=0.1, momentum=0.5))
+    gains, sgds = [group((3,), role="gain")], (SGD(lr=0.01, weight_decay=0.5), SGD(lr=0.1, momentum=0.5))
+    torch.testing.assert_close(ours(pair, gains), ours(sgds, gains))
+
+    def paper(state, grad, param):
+        local = param.norm() / (grad + 0.5 * param).norm()
+        state["v"] = 0.9 * state.get("v", 0) + local * (grad + 0.5 * param)
+        return state["v"]
+
+    reference = torchs(lambda m, leaves: Plain(leaves, paper, 0.01), 1, GROUPS[:1])
+    torch.testing.assert_close(ours(pair[:1], GROUPS[:1]), reference, rtol=1e-5, atol=1e-6)
+
+
+def test_an_angle_does_not_change_with_the_gradients_size():
+    step = first_step(AdamAtan2(lr=1.0), draw(5, 4))
+    torch.testing.assert_close(step, first_step(AdamAtan2(lr=1.0), 1e-6 * draw(5, 4)))
+    torch.testing.assert_close(step.abs(), torch.full((5, 4), torch.pi / 4))
+
+
+def test_a_tensor_of_zeros_moves_under_lamb():
+    moved = LAMB(lr=0.1).update(draw(6, 4), LAMB().init(torch.zeros(6, 4), GROUPS[0].site), torch.zeros(6, 4),
+                                {"lr": 0.1, "beta1": 0.9, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0},
+                                GROUPS[0].site)[0]  # fmt: skip
+    torch.testing.assert_close(moved.abs(), torch.full((6, 4), 0.1), rtol=1e-3, atol=0)
+
+
+def first_step(optimizer, grad):
+    site = group(tuple(grad.shape)).site
+    hp = {f.name: getattr(optimizer, f.name) for f in fields(optimizer)}
+    return optimizer.update(grad, optimizer.init(grad, site), torch.zeros_like(grad), hp, site)[0]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12), (6, 4, 3, 3)])
+@pytest.mark.parametrize("largest", [5, 100])
+def test_shampoo_s_first_step_is_orthogonal_with_one_side_or_two(shape, largest):
+    """Also for a convolution, whose kernel is one matrix (out, in x rows x columns)."""
+    grad = 0.01 * draw(*shape, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(grad.flatten(1), full_matrices=False)
+    step = first_step(Shampoo(lr=1.0, others_lr=1.0, damping=1e-12, largest=largest), grad)
+    torch.testing.assert_close(step.flatten(1), -left @ right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_side_that_is_too_long_holds_no_preconditioner():
+    state = Shampoo(largest=8).init(torch.zeros(4, 9), group((4, 9)).site)
+    assert {name: tuple(t.shape) for name, t in state.items()} == {"mean": (4, 9), "steps": (), "left": (4, 4)}
+
+
+def test_roots_undo_powers_and_pass_what_is_not_finite():
+    a = draw(6, 6, dtype=torch.float64)
+    root = inverse_root(a @ a.mT, 2, 0.0)
+    identity = torch.linalg.matrix_power(root, 4) @ (a @ a.mT)
+    torch.testing.assert_close(identity, torch.eye(6, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    assert torch.equal(inverse_root(torch.zeros(3, 3), 2, 1e-6), torch.zeros(3, 3))
+    for bad in (torch.nan, torch.inf):
+        assert inverse_root(torch.full((3, 3), bad), 2, 1e-6).shape == (3, 3)  # eigh alone raises: a pack would stop
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (16, 4), (4, 16), (1, 5)])
 def test_orthogonalised_matrices_have_singular_values_near_one(shape):
     x = draw(*shape, dtype=torch.float64)
@@ -174,7 +283,19 @@ def test_a_scale_multiplies_the_step_and_keeps_the_shrink(optimizer):
     torch.testing.assert_close(quarter - start - shrink, 0.25 * (full - start - shrink), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(lr=0.01), SGD(lr=0.01), Lion(lr=0.01), Muon(lr=0.01)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        AdamW(lr=0.01),
+        SGD(lr=0.01),
+        Lion(lr=0.01),
+        Muon(lr=0.01),
+        LAMB(lr=0.01),
+        LARS(lr=0.01),
+        AdamAtan2(lr=0.01),
+        Shampoo(lr=0.01, others_lr=0.01),
+    ],
+)
 def test_an_optimizer_changes_neither_shape_nor_precision(optimizer):
     site, grad = group((6, 4)).site, draw(6, 4)
     hp = {

@@ -20,15 +20,17 @@ from windtunnel.errors import InputError
 class Size:
     """What a model weighs and costs at one rung.
 
-    `embedding` and `non_embedding` partition all parameters; `tied` says the embedding table is also the readout.
-    `flops_per_token` is one forward and backward pass: 6 per working parameter plus attention (multiply and add are
-    two operations; the causal half is not discounted, as in PaLM, 2204.02311, appendix B).
+    `embedding` and `non_embedding` partition all parameters; `tied` says the embedding table is also the readout;
+    `idle` counts those of `non_embedding` that a token does not meet (experts it is not sent to). `flops_per_token` is
+    one forward and backward pass: 6 per working parameter plus attention (multiply and add are two operations; the
+    causal half is not discounted, as in PaLM, 2204.02311, appendix B).
     """
 
     embedding: int
     non_embedding: int
     flops_per_token: float
     tied: bool = False
+    idle: int = 0
 
     @property
     def total(self) -> int:
@@ -37,8 +39,8 @@ class Size:
 
     @property
     def params(self) -> int:
-        """Parameters that work on every token: the N of the laws."""
-        return self.total if self.tied else self.non_embedding
+        """Parameters that work on a token: the N of the laws."""
+        return (self.total if self.tied else self.non_embedding) - self.idle
 
     def training_flops(self, tokens: float) -> float:
         """FLOPs to train on `tokens` tokens."""

@@ -84,7 +84,11 @@ class DataShape:
 
 
 class Model(Protocol):
-    """Builds a plain torch module for a rung and knows its size without building it."""
+    """Builds a plain torch module for a rung and knows its size without building it.
+
+    A part may have an attribute `roles`, tensor name or pattern to role, for what shapes cannot tell: a router or keys
+    of a fixed number of heads look like a readout ("hidden"), stacked matrices need their axes (("hidden", "-oi")).
+    """
 
     def build(self, rung: Rung, data: DataShape) -> nn.Module: ...
     def size(self, rung: Rung, data: DataShape) -> Size: ...

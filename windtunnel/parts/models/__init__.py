@@ -1,7 +1,8 @@
 """Stock models: plain torch modules built from a Rung."""
 
 from windtunnel.parts.models.cnn import CNN
+from windtunnel.parts.models.experts import Experts
 from windtunnel.parts.models.mlp import MLP
 from windtunnel.parts.models.transformer import GELU, RMSNorm, SwiGLU, Transformer
 
-__all__ = ["CNN", "GELU", "MLP", "RMSNorm", "SwiGLU", "Transformer"]
+__all__ = ["CNN", "GELU", "MLP", "Experts", "RMSNorm", "SwiGLU", "Transformer"]

@@ -9,6 +9,7 @@ Legend: b examples, t tokens, d width, h heads, k head width, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,11 @@ from windtunnel.recipe import DataShape
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP, down(silu(gate x) * up x) (2002.05202), hidden width 8/3 d rounded to a multiple of 8."""
+    """Gated MLP, down(silu(gate x) * up x) (2002.05202), hidden width 8/3 d rounded to a multiple of 8 if not given."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = self.hidden(width)
+        hidden = hidden or self.hidden(width)
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
@@ -135,7 +136,8 @@ class Transformer:
     """The decoder at any rung.
 
     `norm` is RMSNorm or nn.LayerNorm; `gains` makes it trainable (off by default: trainable gains broke learning
-    rate transfer in 2404.05728). `mlp` is SwiGLU or GELU. `kv_groups` query heads share one key and value head.
+    rate transfer in 2404.05728). `mlp` is SwiGLU, GELU or Experts(...). `kv_groups` query heads share one key and value
+    head.
     """
 
     norm: Any = RMSNorm
@@ -143,6 +145,11 @@ class Transformer:
     mlp: Any = SwiGLU
     tied: bool = False
     kv_groups: int = 1
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Roles that shapes cannot tell, by pattern of tensor names: a router's."""
+        return getattr(self.mlp, "roles", {})
 
     def build(self, rung: Rung, data: DataShape) -> nn.Module:
         """A fresh module; its initial values are torch's and will be replaced by the parametrization's."""
@@ -159,11 +166,13 @@ class Transformer:
         attention = 2 * d * d + 2 * d * d // self.kv_groups
         norms = 0 if not self.gains else (2 if self.norm is nn.LayerNorm else 1) * d * (2 * rung.depth + 1)
         weights = rung.depth * (attention + self.mlp.params(d))
-        matmul = weights + table
+        idle = rung.depth * self.mlp.idle(d) if hasattr(self.mlp, "idle") else 0
+        matmul = weights + table - idle
         return Size(
             embedding=table,
             non_embedding=weights + norms + (0 if self.tied else table),
             tied=self.tied,
+            idle=idle,
             # per token and layer: q k^T and its product with v, 2 matmuls of 2 t d, times 3 for the backward pass
             flops_per_token=6.0 * matmul + 12.0 * rung.depth * d * data.tokens_per_example,
         )
