@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from windtunnel.errors import InputError
@@ -72,13 +72,22 @@ class ScaleTable:
         return replace(self, residual={end: found[0] for end, found in factors.items() if found and found[0] != 1.0})
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
-        """Hook the multipliers onto a model; the handles remove them."""
+        """Hook the multipliers onto a model; the handles remove them.
+
+        Makes torch.compile take notice of hooks and forget what it compiled: else a graph of the model without them,
+        compiled earlier in the process, would be used for the model with them, and nothing would be said.
+        """
         modules = dict(model.named_modules())
         missing = sorted({*self.forward, *self.residual} - set(modules))
         if missing:
             raise InputError(f"The scale table has multipliers at {missing}, which this model does not have.")
-        handles = [modules[name].register_forward_pre_hook(_times_input(by)) for name, by in self.forward.items()]
-        return handles + [modules[name].register_forward_hook(_times_output(by)) for name, by in self.residual.items()]
+        if self.forward or self.residual:
+            import torch._dynamo  # here: it takes a second, and making an optimizer loads it anyway
+
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+            torch._dynamo.reset()
+        handles = [modules[name].register_forward_pre_hook(_TimesInput(by)) for name, by in self.forward.items()]
+        return handles + [modules[name].register_forward_hook(_TimesOutput(by)) for name, by in self.residual.items()]
 
 
 def table_from(
@@ -116,14 +125,24 @@ def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     return declared if callable(declared) else lambda site: str(declared)
 
 
-def _times_input(value: float) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    # the input, not the output: a readout's bias has no multiplier
-    return lambda module, inputs: (inputs[0] * value, *inputs[1:])
+# Hooks are objects and not closures, so that a whole model can be pickled.
 
 
-def _times_output(value: float) -> Callable[[nn.Module, Any, Any], Any]:
-    # the output, bias and all: it is the branch that is scaled
-    def scaled(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return (output[0] * value, *output[1:]) if isinstance(output, tuple) else output * value
+@dataclass(frozen=True)
+class _TimesInput:
+    """Multiplies a module's input and not its output: a readout's bias has no multiplier."""
 
-    return scaled
+    value: float
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0] * self.value, *inputs[1:])
+
+
+@dataclass(frozen=True)
+class _TimesOutput:
+    """Multiplies a module's output, bias and all: it is the branch that is scaled."""
+
+    value: float
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return (output[0] * self.value, *output[1:]) if isinstance(output, tuple) else output * self.value
