@@ -28,6 +28,7 @@ GEOMETRY_OF = {
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
 WRAPPED = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile call the model they hold
+FLATTENED = "_fsdp_wrapped_module."  # in names once FSDP1 has cut the tensors into flat shards
 _SAME = 1e-6  # relative: rates that differ by less are one
 
 
@@ -66,7 +67,7 @@ class Adopted:
         """
         scales = {**self.table.scales, **(extra or {})}
         found: dict[tuple[float, float, float], dict[str, Any]] = {}
-        for name, param in self._matched(model, extra or {}).items():
+        for name, param in self._matched(model, extra or {}, shards=True).items():
             if not param.requires_grad:
                 continue
             s = scales[name]
@@ -123,9 +124,16 @@ class Adopted:
         """`lr` times each group's factor: what schedulers that take a list (OneCycleLR's max_lr) are given."""
         return [lr * float(group["lr_mult"]) for group in optimizer.param_groups]
 
-    def _matched(self, model: nn.Module, extra: Mapping[str, Scale] | None = None) -> dict[str, nn.Parameter]:
-        """The model's parameters by the table's names; InputError where they are not the table's."""
-        params = dict(unwrapped(model).named_parameters())
+    def _matched(
+        self, model: nn.Module, extra: Mapping[str, Scale] | None = None, shards: bool = False
+    ) -> dict[str, nn.Parameter]:
+        """The model's parameters by the table's names; InputError where they are not the table's.
+
+        `shards` allows FSDP1's, which keep names (use_orig_params=True) and not shapes.
+        """
+        found = dict(unwrapped(model).named_parameters())
+        params = {name.replace(FLATTENED, ""): param for name, param in found.items()}
+        shards = shards and params.keys() != found.keys()
         missing = sorted(set(self.table.scales) - set(params))
         unknown = sorted(set(params) - set(self.table.scales) - set(extra or {}))
         if missing or unknown:
@@ -136,7 +144,7 @@ class Adopted:
                 f"given by name: groups(model, lr, extra={{name: Scale(...)}})."
             )
         for name, site in self.table.sites.items():
-            if tuple(params[name].shape) != site.shape:
+            if tuple(params[name].shape) != site.shape and not shards:
                 raise InputError(
                     f"The scale table is for {name} of shape {site.shape}, the model's is {tuple(params[name].shape)}; "
                     f"adopt the size that you train."
