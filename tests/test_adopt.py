@@ -177,6 +177,25 @@ def test_multipliers_survive_export_and_compile():
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(tokens()), expected)
 
 
+def test_a_graph_compiled_without_multipliers_is_not_used_with_them():
+    bare = Plain(TARGET)
+    torch.compile(bare, backend="eager")(tokens())
+    model, scales = ready()
+    torch.testing.assert_close(torch.compile(model, backend="eager")(tokens()), model(tokens()))
+    late = torch.compile(bare, backend="eager")
+    late(tokens())
+    scales.attach(late)
+    torch.testing.assert_close(late(tokens()), bare(tokens()))
+    other = adopt(Plain, base=8, target=TARGET, optimizer=torch.optim.AdamW).attach(Plain(TARGET))
+    torch.testing.assert_close(torch.compile(other, backend="eager")(tokens()), other(tokens()))
+
+
+def test_a_whole_adopted_model_is_saved_and_loaded(tmp_path):
+    model, _ = ready()
+    torch.save(model, tmp_path / "model.pt")
+    torch.testing.assert_close(torch.load(tmp_path / "model.pt", weights_only=False)(tokens()), model(tokens()))
+
+
 def test_a_model_begun_on_meta_is_initialised_like_any_other():
     expected, scales = ready()
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Scale tables under sharding: two processes on gloo, DistributedDataParallel and FSDP2, beside one process."""
+"""Scale tables under sharding: two processes on gloo, DistributedDataParallel and both FSDPs, beside one process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ def sharded(model):
     return fully_shard(model, mesh=mesh)
 
 
-WRAPS = {"ddp": torch.nn.parallel.DistributedDataParallel, "fsdp2": sharded}
+def flattened(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+
+
+WRAPS = {"ddp": torch.nn.parallel.DistributedDataParallel, "fsdp2": sharded, "fsdp1": flattened}
 
 
 @pytest.mark.parametrize("kind", WRAPS)

@@ -121,7 +121,7 @@ def test_a_coupled_penalty_keeps_its_share_of_the_gradient():
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(width, width, generator=generator) * width**-0.5
         weight.requires_grad_()
-        x, out = torch.randn(256, width, generator=generator), torch.randn(width, generator=generator) / width
+        x, out = torch.randn(1, width, generator=generator), torch.randn(width, generator=generator) / width
         (torch.tanh(x @ weight.T) @ out).mean().backward()
         ratios.append(float(weight.grad.norm() / weight.detach().norm()))
     site = lambda n: Site(role="hidden", shape=(n, n), fan_in=n, fan_out=n)  # noqa: E731

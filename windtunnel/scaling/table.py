@@ -77,7 +77,11 @@ class ScaleTable:
         return replace(self, residual={end: found[0] for end, found in factors.items() if found and found[0] != 1.0})
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
-        """Hook the multipliers onto a model; the handles remove them. A second time does nothing."""
+        """Hook the multipliers onto a model; the handles remove them. A second time does nothing.
+
+        Where torch.compile is loaded, it is made to take notice of hooks and to forget what it compiled: else a graph
+        made without them would be used for the model with them, and nothing would be said (measured, torch 2.13).
+        """
         held = modules(model)
         missing = sorted({*self.forward, *self.residual} - set(held))
         if missing:
@@ -85,7 +89,8 @@ class ScaleTable:
         before = {n: by for n, by in self.forward.items() if not _has(held[n]._forward_pre_hooks, _TimesInput, n, by)}
         after = {n: by for n, by in self.residual.items() if not _has(held[n]._forward_hooks, _TimesOutput, n, by)}
         if (before or after) and "torch._dynamo" in sys.modules:
-            torch.compiler.reset()  # code compiled before does not look for new hooks (measured, torch 2.13)
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+            torch.compiler.reset()
         handles = [held[name].register_forward_pre_hook(_TimesInput(by)) for name, by in before.items()]
         return handles + [held[name].register_forward_hook(_TimesOutput(by)) for name, by in after.items()]
 
