@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from torch import nn
@@ -114,19 +116,21 @@ def test_independent_decay_shrinks_every_weight_by_the_same_share():
     assert [*shares] == [pytest.approx(0.1)]
 
 
+def share(width, seed):
+    """Norm of a hidden layer's gradient over the norm of its weight, for an output that is a mean over the layer."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(width, width, generator=generator) * width**-0.5).requires_grad_()
+    x, out = torch.randn(1, width, generator=generator), torch.randn(width, generator=generator) / width
+    (torch.tanh(x @ weight.T) @ out).mean().backward()
+    return float(weight.grad.norm() / weight.detach().norm())
+
+
 def test_a_coupled_penalty_keeps_its_share_of_the_gradient():
-    """Real gradients and weights of the hidden layer at widths 64 and 1024: their ratio grows as the factor says."""
-    ratios = []
-    for width in (64, 1024):
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(width, width, generator=generator) * width**-0.5
-        weight.requires_grad_()
-        x, out = torch.randn(1, width, generator=generator), torch.randn(width, generator=generator) / width
-        (torch.tanh(x @ weight.T) @ out).mean().backward()
-        ratios.append(float(weight.grad.norm() / weight.detach().norm()))
+    """Real gradients and weights at widths 64 and 1024: their ratio grows as the factor says (median of 9 draws)."""
+    grows = statistics.median(share(1024, seed) / share(64, seed) for seed in range(9))
     site = lambda n: Site(role="hidden", shape=(n, n), fan_in=n, fan_out=n)  # noqa: E731
     factor = MuP().scale(site(1024), site(64), "entrywise").coupled
-    assert factor == pytest.approx(1 / 4) and ratios[1] / ratios[0] == pytest.approx(factor, rel=0.2)
+    assert factor == pytest.approx(1 / 4) and grows == pytest.approx(factor, rel=0.2)
     assert MuP().scale(site(1024), site(64), "gradient").coupled == 1.0
 
 

@@ -32,15 +32,10 @@ GEOMETRY_OF = {
     "RMSprop": "entrywise", "Adagrad": "entrywise", "Adamax": "entrywise", "SparseAdam": "entrywise",
     "Adafactor": "relative", "Muon": "spectral",
 }  # fmt: skip
-<<<<<<< HEAD
 DECAYS = ("decoupled", "independent", "coupled")
 UNTIED = " Tied tensors come apart in to_empty: tie them again before."
 AS_BUILT = ("vector", MAGNITUDE)  # roles whose values are not drawn
 _APART = 1_000_003  # more than a model has tensors, so that two seeds share no tensor's values
-=======
-WRAPPED = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile call the model they hold
-FLATTENED = "_fsdp_wrapped_module."  # in names once FSDP1 has cut the tensors into flat shards
->>>>>>> 5ed181a5368cff9e914f922b9dbdb10ff8e7b0f6
 _SAME = 1e-6  # relative: rates that differ by less are one
 
 
@@ -97,7 +92,7 @@ class Adopted:
             weight_decay = weight_decay / float(lr)
         scales = {**self.table.scales, **(extra or {})}
         found: dict[tuple[float, float, float], dict[str, Any]] = {}
-        for name, param in self._matched(model, extra or {}, shards=True).items():
+        for name, param in self._matched(model, extra or {}).items():
             if not param.requires_grad:
                 continue
             s = scales[name]
@@ -156,25 +151,12 @@ class Adopted:
         """`lr` times each group's factor: what schedulers that take a list (OneCycleLR's max_lr) are given."""
         return [lr * float(group["lr_mult"]) for group in optimizer.param_groups]
 
-<<<<<<< HEAD
     def _matched(self, model: nn.Module, extra: Mapping[str, Scale] | None = None) -> dict[str, nn.Parameter]:
         """The model's parameters by the table's names; InputError where they are not the table's."""
         params = parameters(model)
         strangers = sorted(set(extra or {}) - set(params))
         if strangers:
             raise InputError(f"extra names {_few(strangers)}, which the model lacks; names are like {min(params)}.")
-=======
-    def _matched(
-        self, model: nn.Module, extra: Mapping[str, Scale] | None = None, shards: bool = False
-    ) -> dict[str, nn.Parameter]:
-        """The model's parameters by the table's names; InputError where they are not the table's.
-
-        `shards` allows FSDP1's, which keep names (use_orig_params=True) and not shapes.
-        """
-        found = dict(unwrapped(model).named_parameters())
-        params = {name.replace(FLATTENED, ""): param for name, param in found.items()}
-        shards = shards and params.keys() != found.keys()
->>>>>>> 5ed181a5368cff9e914f922b9dbdb10ff8e7b0f6
         missing = sorted(set(self.table.scales) - set(params))
         unknown = sorted(set(params) - set(self.table.scales) - set(extra or {}))
         if missing or unknown:
@@ -186,11 +168,7 @@ class Adopted:
                 f"given by name: groups(model, lr, extra={{name: Scale(...)}}).{UNTIED if tied and unknown else ''}"
             )
         for name, site in self.table.sites.items():
-<<<<<<< HEAD
             if tuple(params[name].shape) != site.shape and not flattened(model):
-=======
-            if tuple(params[name].shape) != site.shape and not shards:
->>>>>>> 5ed181a5368cff9e914f922b9dbdb10ff8e7b0f6
                 raise InputError(
                     f"The scale table is for {name} of shape {site.shape}, the model's is {tuple(params[name].shape)}; "
                     f"adopt the size that you train."

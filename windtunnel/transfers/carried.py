@@ -186,7 +186,8 @@ def _losses_at(tried: Sequence[Tried], value: float) -> dict[int, float]:
     for seed in sorted({t.seed for t in tried}):
         finished = sorted((math.log2(t.value), t.loss) for t in tried if t.seed == seed and t.loss is not None)
         if len(finished) >= 3:
-            loss = float(Akima1DInterpolator(*zip(*finished, strict=True), method="makima")(math.log2(value)))
+            logs, losses = np.array(finished).T
+            loss = float(Akima1DInterpolator(logs, losses, method="makima")(math.log2(value)))
             found |= {seed: loss} if math.isfinite(loss) else {}
     return found
 
