@@ -91,7 +91,7 @@ def train(model, optimizer, steps=3, after=lambda: None):
 
 def test_groups_hold_the_rules_factors_and_are_few():
     scales = adopted()
-    groups = scales.groups(Plain(TARGET), 1e-2, weight_decay=0.1, eps=1e-8)
+    groups = scales.groups(ready()[0], 1e-2, weight_decay=0.1, eps=1e-8)
     by_name = {name: group for group in groups for name in group["names"]}
     assert len(by_name) == len(list(Plain(TARGET).parameters())) and len(groups) == 4
     hidden, table, gain = (by_name[n] for n in ("blocks.0.up.weight", "embedding.weight", "norm.weight"))
@@ -285,7 +285,7 @@ def test_a_pretrained_model_keeps_its_values_and_trains_at_the_tables_rates():
     before, expected = copy.deepcopy(model.state_dict()), model(tokens())
     scales = adopted(rule=MuP(form="initial"))  # no multipliers: the outputs of the pretrained model stay
     torch.testing.assert_close(scales.attach(model)(tokens()), expected)
-    groups = scales.groups(model, 1e-3)
+    groups = scales.groups(model, 1e-3, pretrained=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert {group["lr_mult"] for group in groups} == {1.0, 1 / M}
 

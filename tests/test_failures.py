@@ -115,6 +115,18 @@ def test_stacked_experts_take_the_growth_of_their_own_axes(optimizer, lr):
     assert (scales.table.sites["up"].fan_in, scales.table.sites["down"].fan_in) == (TARGET, 4 * TARGET)
 
 
+def test_a_constructors_own_values_are_not_left_unnoticed():
+    """As in transformers' models, which draw 0.02 at every width."""
+    model, scales = Plain(TARGET), adopted()
+    for param in model.parameters():
+        nn.init.normal_(param, std=0.02)
+    with pytest.warns(UserWarning, match=r"has standard deviation 0\.0\d+ and the table starts it at .*: call initial"):
+        scales.groups(model, 1e-2)
+    assert scales.groups(model, 1e-2, pretrained=True)
+    scales.initialize(model, seed=0)
+    scales.groups(model, 1e-2)  # warnings are errors here
+
+
 def test_names_made_of_the_letters_of_a_wrapper_stay_whole():
     def build(width):
         parts = {"emb": nn.Embedding(8, width), "mod": nn.Linear(width, width), "module": nn.Linear(width, 8)}
@@ -122,6 +134,7 @@ def test_names_made_of_the_letters_of_a_wrapper_stay_whole():
 
     scales = adopt(build, base=BASE, target=TARGET, optimizer=torch.optim.Adam)
     model = build(TARGET)
+    scales.initialize(model, seed=0)
     names = [group["names"] for group in scales.groups(nn.DataParallel(model), 1e-2)]
     assert names == [group["names"] for group in scales.groups(model, 1e-2)]
     assert {"emb.weight", "module.weight"} <= {name for each in names for name in each}

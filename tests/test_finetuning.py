@@ -109,7 +109,7 @@ def test_a_checkpoint_keeps_its_outputs_and_learns_at_the_tables_rates(build, ru
     expected = saved.eval()(input_ids=tokens()).logits
     scales = adopt(build, base=BASE, target=TARGET, optimizer=torch.optim.AdamW, rule=rule)
     torch.testing.assert_close(scales.attach(model).eval()(input_ids=tokens()).logits, expected)
-    optimizer = torch.optim.AdamW(scales.groups(model, 1e-3))
+    optimizer = torch.optim.AdamW(scales.groups(model, 1e-3, pretrained=True))
     assert {group["lr_mult"] for group in optimizer.param_groups} == {0.25, 1.0}
     step(model, tokens())
     optimizer.step()
@@ -153,7 +153,7 @@ def test_the_first_matrix_of_an_adapter_is_asked_for_and_its_pattern_given():
 
 def test_an_adapters_two_matrices_learn_as_lora_plus_says_and_the_frozen_model_does_not():
     model = lora(TARGET)
-    groups = adapters(TARGET, roles=STATED).groups(model, 1e-2)
+    groups = adapters(TARGET, roles=STATED).groups(model, 1e-2, pretrained=True)
     rates = {name: group["lr"] for group in groups for name in group["names"]}
     assert rates and all(lr == (1e-2 / 4 if "lora_A" in name else 1e-2) for name, lr in rates.items())
     assert set(rates) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -105,7 +105,7 @@ def test_a_multiplier_without_a_place_is_refused():
 def grouped(decay_is, optimizer=torch.optim.AdamW):
     build = lambda width: nn.Sequential(nn.Linear(4, width), nn.Linear(width, width), nn.Linear(width, 3))  # noqa: E731
     scales = adopt(build, base=16, target=64, optimizer=optimizer)
-    groups = scales.groups(build(64), 0.01, weight_decay=0.1, decay_is=decay_is)
+    groups = scales.groups(build(64), 0.01, pretrained=True, weight_decay=0.1, decay_is=decay_is)
     return {name: group for group in groups for name in group["names"]}
 
 

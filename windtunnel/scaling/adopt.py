@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import Parametrization
-from windtunnel.scaling.initial import blank_rows, draw
+from windtunnel.scaling.initial import blank_rows, draw, warn_of_other_values
 from windtunnel.scaling.normed import PARTS, held_size, set_magnitudes
 from windtunnel.scaling.normed import ROLE as MAGNITUDE
 from windtunnel.scaling.rules.depth import complete_p
@@ -70,14 +70,16 @@ class Adopted:
         decay_is: str = "decoupled",
         eps: float | None = None,
         extra: Mapping[str, Scale] | None = None,
+        pretrained: bool = False,
     ) -> list[dict[str, Any]]:
         """Parameter groups for a torch optimizer, tensors of equal factors together; each group holds its `lr_mult`.
 
         `decay_is` says what `weight_decay` means: "decoupled" (torch's AdamW: a step shrinks a weight by lr x decay),
         "independent" (by decay alone at the peak rate; the groups get decay / lr) or "coupled" (an L2 penalty in the
         gradient, as torch's Adam and RMSprop have it). Tensors that were added to the model later (adapters) need a
-        Scale in `extra`, by name. Frozen tensors are left out. Raises InputError for tensors of another model, for an
-        lr that is no number, and for another word.
+        Scale in `extra`, by name. Frozen tensors are left out. `pretrained` says that values are not initial ones;
+        without it, a weight far from the table's initial size draws a warning. Raises InputError for tensors of another
+        model, for an lr that is no number, and for another word.
         """
         if isinstance(lr, bool) or not isinstance(lr, Real | Tensor):
             raise InputError(
@@ -90,6 +92,8 @@ class Adopted:
             )
         if decay_is == "independent":
             weight_decay = weight_decay / float(lr)
+        if not pretrained:
+            warn_of_other_values(self._matched(model, extra or {}), self.table, model)
         scales = {**self.table.scales, **(extra or {})}
         found: dict[tuple[float, float, float], dict[str, Any]] = {}
         for name, param in self._matched(model, extra or {}).items():
