@@ -1,7 +1,8 @@
 """Ours beside mup and unit-scaling: does the learning rate transfer, what is lost in real code, what does a step cost?
 
     pip install -e '.[train,peers]' && pip install --no-deps mup==1.0.0     # why apart: pyproject.toml
-    python -m benchmarks.peers [ladder] [failures] [speed] [--steps 240] [--seeds 2] [--rounds 60] [--losses FILE]
+    python -m benchmarks.peers [ladder] [failures] [speed] [--steps 240] [--seeds 2] [--widths 32 64 128 256]
+        [--rounds 60] [--losses FILE]
 
 Parts that are not asked for stay as they are in benchmarks/results/peers.json. The same decoder, batches, seeds and
 search for all (peers_ladder.py); a newcomer would compare drifts alone: a tool whose losses are worse drifts nowhere.
@@ -24,7 +25,7 @@ import torch
 from benchmarks import peers_sharded, peers_speed
 from benchmarks.common import RESULTS, write
 from benchmarks.peers_failures import KEPT, survived, verdict
-from benchmarks.peers_ladder import Plan, climbed
+from benchmarks.peers_ladder import WIDTHS, Plan, climbed
 from benchmarks.peers_models import Tool, tools
 from benchmarks.peers_rates import SCALED
 from benchmarks.peers_sharded import SHARDED
@@ -35,7 +36,7 @@ PARTS = ("ladder", "failures", "speed")
 def ladder(found: dict[str, Tool], args: Any) -> dict[str, Any]:
     """Every tool's rows, one a width."""
     file = Path(args.losses or Path(tempfile.mkdtemp(prefix="peers-")) / "losses.jsonl")
-    plan = Plan(steps=args.steps, seeds=args.seeds, file=file)
+    plan = Plan(steps=args.steps, seeds=args.seeds, file=file, widths=tuple(args.widths))
     rows = {name: climbed(tool, plan) for name, tool in found.items()}
     return {"steps": args.steps, "seeds": args.seeds, "rows": rows}
 
@@ -72,11 +73,11 @@ def table(result: dict[str, Any]) -> str:
     for name in ("plain", "ours", "mup", "unit-scaling"):
         said = [f"{name:<13}"]
         if "ladder" in result:
-            first, *_, last = result["ladder"]["rows"][name]
+            first, last = (result["ladder"]["rows"][name][at] for at in (0, -1))
             drift, gaps = last["drift_log2"], [gap for gap in last["gap_by_seed"] if gap is not None]
             gap = f"{100 * np.mean(gaps):.2f} % (n = {len(gaps)})" if gaps else "beyond what was tried"
             said += [
-                f"drift {drift['median']:+.2f} [{drift['low']:+.2f}, {drift['high']:+.2f}]",
+                f"to width {last['width']}: drift {drift['median']:+.2f} [{drift['low']:+.2f}, {drift['high']:+.2f}]",
                 f"gap {gap}, loss {first['loss']:.3f} -> {last['loss']:.3f}",
             ]
         if name != "plain" and "failures" in result:
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=[], metavar="part")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--losses", default=None)
     args = parser.parse_args()
