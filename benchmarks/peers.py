@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 import warnings
+from collections import Counter
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 
 from benchmarks import peers_sharded, peers_speed
 from benchmarks.common import RESULTS, write
-from benchmarks.peers_failures import KEPT, survived, verdict
+from benchmarks.peers_failures import KEPT, verdict
 from benchmarks.peers_ladder import WIDTHS, Plan, climbed
 from benchmarks.peers_models import Tool, tools
 from benchmarks.peers_rates import SCALED
@@ -42,7 +43,7 @@ def ladder(found: dict[str, Tool], args: Any) -> dict[str, Any]:
 
 
 def failures(found: dict[str, Tool], args: Any) -> dict[str, Any]:
-    """Every row's verdicts, and how many each tool survives of those that the plain model survives."""
+    """Every row's verdicts, and how many of each kind, over the rows that plain torch survives."""
     ways = [(row.name, partial(verdict, row)) for row in (*KEPT, *SCALED)]
     ways += [(row.name, partial(peers_sharded.verdict, row)) for row in SHARDED]
     said: dict[str, dict[str, str]] = {}
@@ -50,15 +51,9 @@ def failures(found: dict[str, Tool], args: Any) -> dict[str, Any]:
         said[row] = {name: run(tool) for name, tool in found.items()}
         print(row, *(f"    {name:<13} {what}" for name, what in said[row].items()), sep="\n", flush=True)
     counted = [row for row, by_tool in said.items() if not by_tool["plain"].startswith(("raises", "refuses"))]
-    numbers = {name: sum(survived(said[row][name]) for row in counted) for name in found if name != "plain"}
-    silent = {name: sum(said[row][name].startswith("wrong") for row in counted) for name in numbers}
-    return {
-        "rows": said,
-        "not_counted": sorted(set(said) - set(counted)),
-        "counted": len(counted),
-        "survived": numbers,
-        "silent": silent,
-    }
+    kinds = {name: Counter(said[row][name].split(":")[0].split()[0] for row in counted) for name in found}
+    left_out = sorted(set(said) - set(counted))
+    return {"rows": said, "not_counted": left_out, "counted": len(counted), "kinds": kinds}
 
 
 def speed(found: dict[str, Tool], args: Any) -> dict[str, Any]:
@@ -81,8 +76,8 @@ def table(result: dict[str, Any]) -> str:
                 f"gap {gap}, loss {first['loss']:.3f} -> {last['loss']:.3f}",
             ]
         if name != "plain" and "failures" in result:
-            there = result["failures"]
-            said.append(f"survives {there['survived'][name]} of {there['counted']}, silent {there['silent'][name]}")
+            there = result["failures"]["kinds"][name]
+            said.append(", ".join(f"{kind} {there.get(kind, 0)}" for kind in ("right", "refuses", "raises", "wrong")))
         if name != "plain" and "speed" in result:
             of = {kind: result["speed"][kind][name] for kind in ("eager", "compiled")}
             said += [f"{kind} {x['median']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for kind, x in of.items()]
