@@ -49,11 +49,6 @@ def told(error: Exception, words: tuple[str, ...]) -> str:
     return f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
-def survived(said: str) -> bool:
-    """Right, or refused by name."""
-    return said.startswith(("right", "refuses"))
-
-
 def tokens() -> Tensor:
     """A batch."""
     return torch.randint(VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(1))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import windtunnel as wt
-from benchmarks.peers_models import CONTEXT, Tool
+from benchmarks.peers_models import BASE, CONTEXT, Tool
 from windtunnel.tune import Basin, Tried, basin, transfer
 
 WIDTHS, BATCH, JUDGED = (32, 64, 128, 256), 16, 32_768  # tokens to judge by
@@ -38,6 +38,7 @@ class Plan:
     steps: int
     seeds: int
     file: Path
+    widths: tuple[int, ...] = WIDTHS
 
 
 def trained(tool: Tool, width: int, lr: float, seed: int, steps: int) -> float | None:
@@ -98,7 +99,7 @@ def best_place(tried: list[Tried]) -> int:
 def climbed(tool: Tool, plan: Plan) -> list[dict[str, Any]]:
     """Print and return what every width found, compared with the base width."""
     rows, start, also, base = [], tool.start, set[int](), None
-    for width in WIDTHS:
+    for width in plan.widths:
         tried = searched(tool, width, start, also, plan)
         start, there = best_place(tried), basin("lr", tried, reach=REACH)
         base = base or there
@@ -122,7 +123,7 @@ def gaps(tried: tuple[Tried, ...], used: float) -> list[float | None]:
 
 
 def _row(tool: Tool, width: int, base: Basin, there: Basin) -> dict[str, Any]:
-    moved = transfer(base, there, from_width=WIDTHS[0], to_width=width)
+    moved = transfer(base, there, from_width=BASE, to_width=width)
     best = [math.log2(v) for v in (there.optimum.median, there.optimum.low, there.optimum.high)]
     return {
         "tool": tool.name, "width": width, "log2_lr": best, "at_edge": there.at_edge, "loss": there.parabola[0],
