@@ -77,7 +77,9 @@ def table(result: dict[str, Any]) -> str:
             ]
         if name != "plain" and "failures" in result:
             there = result["failures"]["kinds"][name]
-            said.append(", ".join(f"{kind} {there.get(kind, 0)}" for kind in ("right", "refuses", "raises", "wrong")))
+            said.append(
+                ", ".join(f"{kind} {there.get(kind, 0)}" for kind in ("right", "refuses", "warns", "raises", "wrong"))
+            )
         if name != "plain" and "speed" in result:
             of = {kind: result["speed"][kind][name] for kind in ("eager", "compiled")}
             said += [f"{kind} {x['median']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" for kind, x in of.items()]

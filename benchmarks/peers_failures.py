@@ -3,14 +3,16 @@
 Most rows are failures that were seen in mup 1.0.0, so their count says nothing of how often a tool fails; rows that
 plain torch fails as well are run and not counted. A row says "right" where the model trains as it did before; "refuses"
 where an exception names what was done (the tensor, by name or shape, or the setting or operation); "raises" for any
-other exception; "wrong" where nothing was said. The first two are survived. A newcomer would count exceptions: it is
-the silent rows that cost a training run.
+other exception; "warns" where a warning of the tool's does so and training goes on; "wrong" where nothing was said.
+"right", "refuses" and "warns" are survived. A newcomer would count exceptions: it is the silent rows that cost a
+training run.
 """
 
 from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -38,9 +40,13 @@ class Row:
 def verdict(row: Row, tool: Tool) -> str:
     """What a row says of a tool."""
     try:
-        return row.run(tool)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always", UserWarning)
+            found = row.run(tool)
     except Exception as error:
         return told(error, row.words)
+    said = [str(each.message) for each in heard if any(word in str(each.message) for word in row.words)]
+    return f"warns: {said[0][:160]}" if found.startswith("wrong") and said else found
 
 
 def told(error: Exception, words: tuple[str, ...]) -> str:

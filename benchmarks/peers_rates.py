@@ -240,7 +240,9 @@ def small_values(anew: bool) -> Callable[[Tool], str]:
 
 
 def _attached(build: Callable[[int], nn.Module], width: int) -> nn.Module:
-    return wt.adopt(build, base=BASE, target=width, optimizer=torch.optim.AdamW).attach(build(width))
+    scales, model = wt.adopt(build, base=BASE, target=width, optimizer=torch.optim.AdamW), build(width)
+    scales.groups(model, 1e-3)
+    return scales.attach(model)
 
 
 def _effective(tool: Tool, model: nn.Module) -> float:
@@ -265,6 +267,6 @@ SCALED = (
         ("CosineAnnealingLR",)),
     Row("tied embedding", tied, ("tied", "token", "head")),
     Row("constructor draws std 0.02, then the tool's own values", small_values(anew=True), ("std",)),
-    Row("constructor draws std 0.02, values left so", small_values(anew=False), ("std",)),
+    Row("constructor draws std 0.02, values left so", small_values(anew=False), ("std", "standard deviation")),
     Row("the Adam that the tool exports", exported_adam, ("lr_mult",)),
 )  # fmt: skip
