@@ -121,6 +121,20 @@ def test_the_gap_is_nothing_where_the_optimum_hardly_moves():
     assert abs(found.gap[-1].median) < 1e-3 and found.gap[-1].high < 0.003
 
 
+def test_losses_near_zero_are_read_as_shares():
+    """A toy that is learnt by heart: losses fall by a thousand between neighbouring values."""
+    steep = [Tried(lr, seed, 10.0 ** -(k % 5 + 0.01 * seed)) for k, lr in enumerate(RATES) for seed in (0, 1)]
+    found = judged("rule", "lr", RUNGS[:2], [steep, steep])
+    assert all(loss > 0 for loss in found.there.values()) and abs(found.gap[-1].median) < 1e-9
+
+
+def test_rungs_that_do_not_grow_are_refused_and_a_growing_batch_is_growth():
+    with pytest.raises(InputError, match="The rungs do not grow"):
+        judged("rule", "lr", [RUNGS[0], RUNGS[0]], tried((0, 0)))
+    batches = [RUNGS[0].but(batch=n) for n in (8, 32)]
+    assert judged("rule", "lr", batches, tried((0, 0))).growths == (1.0, 4.0)
+
+
 # a loop of one's own
 
 

@@ -1,4 +1,7 @@
-"""`windtunnel check IDEA.py`: the conformance suite, in seconds on a CPU. Exit 2 if a check fails."""
+"""`windtunnel check FILE.py`: the conformance suite on an idea, in seconds on a CPU. Exit 2 if a check fails.
+
+A file with a variable `setup` is a training loop of the user's own, and is checked as check_setup.py says.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from windtunnel.cli import check_setup
 from windtunnel.cli.shared import load_module, print_json
 from windtunnel.errors import InputError
 
@@ -31,7 +35,9 @@ Write = Callable[..., None]  # a line, its style, and how far its continuation i
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel check`."""
-    parser.add_argument("idea", metavar="IDEA.py", help="a Python file with a function Recipe -> Recipe")
+    parser.add_argument(
+        "idea", metavar="IDEA.py", help="a Python file with a function Recipe -> Recipe, or with a `setup` and `sizes`"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -39,7 +45,10 @@ def execute(args: argparse.Namespace) -> int:
     """Check every idea of the file; 0 if all pass, 2 if one fails."""
     from windtunnel.conformance import ideas_of, report
 
-    subjects = ideas_of(_loaded(args.idea), args.idea)
+    module = _loaded(args.idea)
+    if check_setup.is_setup(module):
+        return check_setup.execute(module, args.idea, args.json)
+    subjects = ideas_of(module, args.idea)
     write = _silent if args.json else _writer()
     reports = []
     for subject in subjects:

@@ -33,6 +33,7 @@ class Carried:
 
     name: str
     field: str
+    sizes: tuple[str, ...]
     rungs: tuple[Rung, ...]
     growths: tuple[float, ...]
     basins: tuple[Basin, ...]
@@ -89,7 +90,7 @@ class Comparison:
             return "\n".join(f"{name}: {why}" for name, why in self.missing.items())
         first = self.rules[0]
         seeds = len({t.seed for t in first.basins[-1].tried})
-        where = f"from {first.rungs[0]} to {first.rungs[-1]}, {seeds} seed{'s' if seeds > 1 else ''}, {LEVEL:.0%}"
+        where = f"from {first.sizes[0]} to {first.sizes[-1]}, {seeds} seed{'s' if seeds > 1 else ''}, {LEVEL:.0%}"
         lines = [f"{first.field} {where}"]
         lines += [self._line(rule) for rule in self.rules]
         return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.missing.items())])
@@ -120,11 +121,12 @@ def judged(
     tried: Sequence[Sequence[Tried]],
     *,
     at_growth: float | None = None,
+    called: Sequence[str] | None = None,
 ) -> Carried:
     """A rule judged by losses, yours or ours: for every rung what was tried, the base's first.
 
-    `at_growth` is how far the penalty is carried, None twice the last rung's growth. Raises InputError where fewer than
-    3 values of a rung finished.
+    `at_growth` is how far the penalty is carried, None twice the last rung's growth; `called` how texts call the rungs.
+    Raises InputError where fewer than 3 values of a rung finished, and for rungs that do not grow.
     """
     basins = [basin(field, at) for at in tried]
     draws = np.array([b.draws for b in basins])
@@ -134,26 +136,32 @@ def judged(
     doublings = np.log2(growths)
     slopes = doublings @ (draws - draws[0]) / (doublings @ doublings)
     slope = float(doublings @ (optima - optima[0]) / (doublings @ doublings))
-    a, b, _ = basins[-1].parabola
-    far = max(b, 0.0) / a * math.log2(at_growth) ** 2
     used = basins[0].optimum.median
+    there = _losses_at(tried[-1], used)
+    _, b, _ = basins[-1].parabola
+    far = max(b, 0.0) / float(np.mean([*there.values()] or [math.inf])) * math.log2(at_growth) ** 2
     return Carried(
-        name=name, field=field, rungs=tuple(rungs), growths=tuple(growths), basins=tuple(basins),
+        name=name, field=field, sizes=tuple(called or map(str, rungs)), rungs=tuple(rungs),
+        growths=tuple(growths), basins=tuple(basins),
         drift=tuple(_interval(d - draws[0], o - optima[0]) for d, o in zip(draws, optima, strict=True)),
         gap=tuple(_gap(b, at, used) for b, at in zip(basins, tried, strict=True)),
         per_doubling=_interval(slopes, slope), at_growth=at_growth,
-        penalty=_interval(far * slopes**2, far * slope**2), there=_losses_at(tried[-1], used),
+        penalty=_interval(far * slopes**2, far * slope**2), there=there,
     )  # fmt: skip
 
 
 def compared(
-    field: str, rungs: Sequence[Rung], tried: Mapping[str, Sequence[Sequence[Tried]]], at_growth: float | None
+    field: str,
+    rungs: Sequence[Rung],
+    tried: Mapping[str, Sequence[Sequence[Tried]]],
+    at_growth: float | None,
+    called: Sequence[str] | None = None,
 ) -> Comparison:
     """Rules side by side; one of which too little finished is missing, with the reason."""
     found, missing = [], {}
     for name, each in tried.items():
         try:
-            found.append(judged(name, field, rungs, each, at_growth=at_growth))
+            found.append(judged(name, field, rungs, each, at_growth=at_growth, called=called))
         except InputError as error:
             missing[name] = str(error)
     found.sort(key=lambda rule: np.mean(list(rule.there.values())) if rule.there else math.inf)
@@ -161,11 +169,12 @@ def compared(
 
 
 def _growth(rung: Rung, rungs: Sequence[Rung]) -> float:
-    """Growth over the base of width times depth; of tokens where neither grows anywhere."""
-    base = rungs[0]
-    if all((r.width, r.depth) == (base.width, base.depth) for r in rungs):
-        return rung.tokens / base.tokens
-    return rung.width * rung.depth / (base.width * base.depth)
+    """Growth over the base of width times depth; of tokens where neither grows, of the batch where all stay."""
+    measures = ([r.width * r.depth for r in rungs], [r.tokens for r in rungs], [r.batch or 1 for r in rungs])
+    found = next((sizes for sizes in measures if len(set(sizes)) > 1), None)
+    if found is None:
+        raise InputError(f"The rungs do not grow: all are {rungs[0]}. Give a base and larger ones.")
+    return found[list(rungs).index(rung)] / found[0]
 
 
 def _gap(found: Basin, tried: Sequence[Tried], used: float) -> Interval:
@@ -187,7 +196,9 @@ def _losses_at(tried: Sequence[Tried], value: float) -> dict[int, float]:
         finished = sorted((math.log2(t.value), t.loss) for t in tried if t.seed == seed and t.loss is not None)
         if len(finished) >= 3:
             logs, losses = np.array(finished).T
-            loss = float(Akima1DInterpolator(logs, losses, method="makima")(math.log2(value)))
+            scale = np.log if losses.min() > 0 else np.asarray  # gaps are shares of the loss
+            read = float(Akima1DInterpolator(logs, scale(losses), method="makima")(math.log2(value)))
+            loss = math.exp(read) if scale is np.log else read
             found |= {seed: loss} if math.isfinite(loss) else {}
     return found
 

@@ -18,6 +18,7 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Parametrization
 from windtunnel.scaling.checks.setup import Report, Setup, Size, runs, start, train
+from windtunnel.scaling.sizes import called
 from windtunnel.transfers.carried import Comparison, compared
 from windtunnel.tune import Tried
 
@@ -53,7 +54,8 @@ def transfer_check(
         name: [_tried(replace(setup, rule=rule), name, size, rates, steps, seeds, evaluate, report) for size in sizes]
         for name, rule in (rules or {"as set up": setup.rule}).items()
     }
-    return compared("lr", [_rung(size, steps) for size in sizes], tried, at_growth)
+    rungs = [_rung(size, steps) for size in sizes]
+    return compared("lr", rungs, tried, at_growth, [f"{called(size)} after {steps} steps" for size in sizes])
 
 
 def _tried(
