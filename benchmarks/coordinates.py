@@ -6,7 +6,8 @@ For each cell and each module but the readout: the slope, over log width, of the
 steps on one batch ("size"), and of its mean |change of that output since the start| ("move"). A size can be flat
 because nothing is learnt, so moves stand beside it. The rate is set beforehand, at the base: the smallest power of two
 that goes half as far down on that batch, in those steps, as the best one (other seeds); the best itself learns one
-batch by heart, at rates that no longer run would bear. A newcomer would choose rates, steps or modules by the slopes.
+batch by heart, and seeds then scatter too much to tell a slope. A newcomer would choose rates, steps or modules by
+the slopes.
 
 Narrow networks differ most from seed to seed and cost least, so they have most seeds. Experts of one block are alike
 but for chance, so their modules are averaged.
