@@ -6,7 +6,8 @@ For each cell and each module but the readout: the slope, over log width, of the
 steps on one batch ("size"), and of its mean |change of that output since the start| ("move"). A size can be flat
 because nothing is learnt, so moves stand beside it. The rate is set beforehand, at the base: the smallest power of two
 that goes half as far down on that batch, in those steps, as the best one (other seeds); the best itself learns one
-batch by heart, at rates that no longer run would bear. A newcomer would choose rates, steps or modules by the slopes.
+batch by heart, and seeds then scatter too much to tell a slope. A newcomer would choose rates, steps or modules by
+the slopes.
 
 Narrow networks differ most from seed to seed and cost least, so they have most seeds. Experts of one block are alike
 but for chance, so their modules are averaged.
@@ -44,7 +45,8 @@ from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
 
-SEEDS = {64: 8, 128: 6, 256: 3, 512: 2, 1024: 1}  # by width
+SEEDS = {64: 8, 128: 6, 256: 3, 512: 1, 1024: 1}  # by width
+TWICE = ("experts",)  # a router has four outputs, and so scatters more from seed to seed
 CONTRAST = {64: 2, 128: 2, 256: 2}  # the standard parametrization needs no more to fail
 DEPTH, STEPS, HEAD_WIDTH, CONTEXT = 2, 3, 16, 32
 BAR, LEVEL = 0.05, 0.9
@@ -84,19 +86,26 @@ def main(
     cells = {}
     for rule, plan in plans.items():
         for o, m in rates:
-            keys = {w: [f"{rule} {o} {m} {w} {seed}" for seed in range(n)] for w, n in plan.items()}
+            keys = {w: [f"{rule} {o} {m} {w} {s}" for s in range(seeds_of(m, n))] for w, n in plan.items()}
             there = {w: [found.values[key] for key in at if key in found.values] for w, at in keys.items()}
             cells[f"{rule} {o} {m}"] = {"rates": rates[o, m]} | slopes_of({w: at for w, at in there.items() if at})
     print(*matrix(cells, plans, models, optimizers), sep="\n")
-    setting = {"depth": DEPTH, "steps": STEPS, "seeds": plans, "bar": BAR, "level": LEVEL}
+    setting = {"depth": DEPTH, "steps": STEPS, "seeds": plans, "twice the seeds": TWICE, "bar": BAR, "level": LEVEL}
     return {"setting": setting, "cpu_seconds": round(sum(found.seconds.values())), "cells": cells}
 
 
 def _runs(plans: Mapping[str, Plan], models: Sequence[str], optimizers: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Width, seed, rule, optimizer and model of every run: muP first, and in it the cheapest first."""
+    """Width, seed, rule, optimizer and model of every run: muP first, every width once, then further seeds."""
     for rule, plan in plans.items():
-        for width in sorted(plan):
-            yield from ((width, seed, rule, o, m) for seed in range(plan[width]) for o in optimizers for m in models)
+        for seed in range(2 * max(plan.values())):
+            for width in sorted(plan):
+                cells = ((o, m) for o in optimizers for m in models if seed < seeds_of(m, plan[width]))
+                yield from ((width, seed, rule, o, m) for o, m in cells)
+
+
+def seeds_of(model: str, planned: int) -> int:
+    """Seeds of a model where so many are planned."""
+    return planned * (2 if model in TWICE else 1)
 
 
 class Kept:
