@@ -368,3 +368,19 @@ def test_only_the_last_stretch_of_wsd_depends_on_the_horizon():
 def test_a_schedule_with_impossible_shares_is_refused(make):
     with pytest.raises(InputError, match="share"):
         make()
+
+
+def test_muon_orthogonalises_stacked_matrices_one_by_one():
+    """A stack of experts, as stated by ("hidden", "-io"), steps as its matrices would alone."""
+    generator = torch.Generator().manual_seed(0)
+    grads, stack = torch.randn(3, 8, 4, generator=generator), torch.randn(3, 8, 4, generator=generator)
+    sites = [
+        Site(role="hidden", shape=shape, fan_in=8, fan_out=4, axes=a)
+        for shape, a in ((stack.shape, "-io"), ((8, 4), "io"))
+    ]
+    hp = {name: torch.tensor(value) for name, value in {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}.items()}
+    part = Muon(lr=0.1, others_lr=0.1)
+    whole, _ = part.update(grads, part.init(stack, sites[0]), stack, hp, sites[0])
+    for step, grad, matrix in zip(whole, grads, stack, strict=True):
+        alone, _ = part.update(grad, part.init(matrix, sites[1]), matrix, hp, sites[1])
+        torch.testing.assert_close(step, alone)

@@ -50,7 +50,8 @@ class Muon:
             return self.others.update(grad, state, param, self._others_hp(hp), site)
         mean = hp["momentum"] * state["mean"] + (1 - hp["momentum"]) * grad
         ahead = hp["momentum"] * mean + (1 - hp["momentum"]) * grad
-        direction = orthogonalize(ahead.flatten(1), self.rounds).view_as(param)
+        matrices = ahead if site.axes.startswith("-") else ahead.flatten(1)  # stacked ones one by one
+        direction = orthogonalize(matrices, self.rounds).view_as(param)
         step = -hp["lr"] * (site.fan_out / site.fan_in) ** 0.5 * direction
         return step - hp["lr"] * hp["weight_decay"] * param, {"mean": mean}
 

@@ -40,11 +40,11 @@ class Shampoo:
 
     def geometry(self, site: Site) -> str:
         """Orthogonal for hidden matrices, entrywise for the rest."""
-        return "orthogonal" if site.role == "hidden" else OTHERS.geometry
+        return "orthogonal" if _whole(site) else OTHERS.geometry
 
     def init(self, param: Tensor, site: Site) -> dict[str, Tensor]:
         """The momentum, the means of G G' and G' G and the step count, zero; AdamW's state for what is not hidden."""
-        if site.role != "hidden":
+        if not _whole(site):
             return OTHERS.init(param, site)
         grams = {name: param.new_zeros(n, n) for name, n in self._sides(param).items()}
         return {"mean": zeros_like(param), "steps": param.new_zeros(())} | grams
@@ -53,7 +53,7 @@ class Shampoo:
         self, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: Mapping[str, Tensor], site: Site
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The step to add to `param` and the new state."""
-        if site.role != "hidden":
+        if not _whole(site):
             return OTHERS.update(grad, state, param, {**hp, "lr": hp["others_lr"]}, site)
         steps, g = state["steps"] + 1, grad.flatten(1)
         new = {"mean": hp["beta1"] * state["mean"] + (1 - hp["beta1"]) * grad, "steps": steps}
@@ -71,6 +71,11 @@ class Shampoo:
         sides = {"left": len(param), "right": param.numel() // len(param)}
         shorter, longer = sorted(sides, key=lambda name: sides[name])
         return sides if sides[longer] <= self.largest else {shorter: sides[shorter]}
+
+
+def _whole(site: Site) -> bool:
+    """A hidden matrix, and not a stack of several, which one preconditioner would mix."""
+    return site.role == "hidden" and "-" not in site.axes
 
 
 def inverse_root(matrix: Tensor, halvings: int, damping: Tensor | float) -> Tensor:
