@@ -325,6 +325,40 @@ def test_schedulers_that_erase_the_factors_are_found(kind):
 # errors
 
 
+def test_a_dimension_that_changes_for_another_reason_than_width_is_refused():
+    def build(width):
+        model = Plain(width)
+        model.head = nn.Linear(width, 32 if width <= 2 * BASE else 50)  # another vocabulary at the target
+        return model
+
+    with pytest.raises(InputError, match=r"Dimension 0 of head\.weight is 32 at the base, .* and 50 at the target"):
+        adopted(build=build)
+    stated = {"head.weight": "readout", "head.bias": "fixed"}
+    assert adopted(build=build, roles=stated).table.forward == {"head": 1 / M}
+
+
+def test_other_proportions_are_followed_and_said():
+    def build(width):
+        model = Plain(width)
+        wide = 4 * width if width <= 2 * BASE else 8 * width
+        for block in model.blocks:
+            block.up, block.down = nn.Linear(width, wide), nn.Linear(wide, width)
+        return model
+
+    scales = adopted(build=build)
+    assert scales.table.scales["blocks.0.down.weight"].lr == 1 / (2 * M)
+    first = str(scales).splitlines()[0]
+    assert first.startswith("blocks.*.up.weight grows 8 times where most dimensions grow 4 times")
+    assert ScaleTable.from_json(scales.table.to_json()) == scales.table
+
+
+def test_the_report_has_one_line_for_like_tensors_of_all_blocks():
+    lines = str(adopted()).splitlines()
+    up = "blocks.*.up.weight (2) hidden 256 x 64 std 0.125 lr x 0.25, eps x 0.25, decay x 4"
+    assert any(line.split() == up.split() for line in lines)
+    assert lines[-1] == "input x 0.25: head" and len(lines) < 25
+
+
 def test_sizes_that_do_not_differ_are_refused():
     with pytest.raises(InputError, match=r"build\(16\) and build\(32\) have the same shapes"):
         adopted(build=lambda width: Plain(48))

@@ -24,6 +24,7 @@ from windtunnel.scaling.rules.depth import complete_p
 from windtunnel.scaling.sites import Roles
 from windtunnel.scaling.sizes import Size, scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
+from windtunnel.scaling.words import told
 from windtunnel.scaling.wrapped import flattened, modules, parameters, unwrapped
 
 # Geometry of torch's own optimizers, by class name; subclasses count. Others are asked for.
@@ -41,9 +42,13 @@ _SAME = 1e-6  # relative: rates that differ by less are one
 
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
-    """The scale table of one model size. `table` is plain data (`to_json`)."""
+    """The scale table of one model size. `table` is plain data (`to_json`); as text, caveats first, then a line for
+    each kind of tensor."""
 
     table: ScaleTable
+
+    def __str__(self) -> str:
+        return told(self.table)
 
     def initialize(self, model: nn.Module, seed: int | None = None) -> None:
         """Draw every tensor anew with the table's mean and standard deviation, in place.

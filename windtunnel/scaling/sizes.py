@@ -8,7 +8,8 @@ alone: what grows with both width and depth could not be told apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,7 @@ from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.branches import branch_ends, found_patterns, grown
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.normed import plain, split
+from windtunnel.scaling.proportion import check_proportions
 from windtunnel.scaling.sites import Roles, compared
 from windtunnel.scaling.table import ScaleTable, table_from
 
@@ -45,6 +47,7 @@ def scale_table(
     """
     found = sites(build, target, base, roles)
     table = split(table_from(found.pairs, rule, geometry, found.model), found.computed, found.pairs, rule, geometry)
+    table = replace(table, caveats=found.caveats)
     if all(scale.residual == 1.0 for scale in table.scales.values()):
         return table
     patterns = branches or found_patterns(
@@ -64,6 +67,7 @@ class Sites:
     model: nn.Module
     growing: dict[str, tuple[int, int]]
     computed: dict[str, str]
+    caveats: tuple[str, ...]
 
 
 def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) -> Sites:
@@ -79,7 +83,13 @@ def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) ->
             f"Blocks must stand in an nn.ModuleList or nn.Sequential; blocks used several times have no rule here."
         )
     pairs = compared(here, there, wider, (called(target), called(level)), roles, growing)
-    return Sites(pairs, here, growing, computed)
+    stated = [name for name in pairs if any(fnmatchcase(name, pattern) for pattern in roles or {})]
+    caveats = check_proportions(_shapes(here), _shapes(there), _shapes(wider), stated)
+    return Sites(pairs, here, growing, computed, caveats)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(param.shape) for name, param in model.named_parameters()}
 
 
 def built(build: Build, size: Size) -> nn.Module:

@@ -45,26 +45,37 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleTable:
-    """Scales and sites by parameter name, forward and residual multipliers by module name."""
+    """Scales and sites by parameter name, forward and residual multipliers by module name, and what is doubtful."""
 
     scales: Mapping[str, Scale]
     forward: Mapping[str, float]
     sites: Mapping[str, Site]
     residual: Mapping[str, float] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with a hash of the scales."""
         data: dict[str, Any] = {"scales": {n: asdict(s) for n, s in self.scales.items()}}
         data |= {"forward": dict(self.forward), "residual": dict(self.residual)}
         sites_data = {name: asdict(site) for name, site in self.sites.items()}
-        return data | {"sites": sites_data, "hash": hashlib.sha256(canonical(data).encode()).hexdigest()[:16]}
+        return data | {
+            "sites": sites_data,
+            "caveats": list(self.caveats),
+            "hash": hashlib.sha256(canonical(data).encode()).hexdigest()[:16],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScaleTable:
         """The table that `to_json` wrote; raises InputError where its hash does not fit its content."""
         sites = {name: Site(**{**site, "shape": tuple(site["shape"])}) for name, site in data["sites"].items()}
         scales = {name: Scale(**scale) for name, scale in data["scales"].items()}
-        table = cls(scales=scales, forward=dict(data["forward"]), sites=sites, residual=dict(data["residual"]))
+        table = cls(
+            scales=scales,
+            forward=dict(data["forward"]),
+            sites=sites,
+            residual=dict(data["residual"]),
+            caveats=tuple(data["caveats"]),
+        )
         if table.to_json()["hash"] != data.get("hash"):
             raise InputError(
                 "The scale table was changed after it was written: its hash differs. Adopt the model anew."
