@@ -68,6 +68,11 @@ def test_an_optimum_beyond_the_values_is_no_transfer():
     assert rule((0, 2, 4, 6)).verdict != "transfers"
 
 
+def test_a_base_whose_optimum_lies_beyond_the_values_cannot_tell():
+    found = rule((-4.2, -3.8, -3.7, -3.6), noise=1e-4)  # values end at -4
+    assert found.gap[-1].high < 0.003 and found.verdict.startswith("cannot tell")
+
+
 def test_rules_are_ranked_by_the_loss_of_the_carried_value_and_paired_by_seed():
     good, bad = rule((0, 0, 0, 0), "good"), rule((0, -0.5, -1.0, -1.5), "bad")
     both = Comparison(rules=(good, bad), missing={})

@@ -51,9 +51,9 @@ def scale_table(
     if all(scale.residual == 1.0 for scale in table.scales.values()):
         return table
     patterns = branches or found_patterns(
-        lambda: make(build, base), example() if callable(example) else example, found.growing
+        lambda: make(build, base), example() if callable(example) else example, found.growing, found.model
     )
-    return table.with_branches(branch_ends(found.model, found.growing, patterns, called(target)))
+    return table.with_branches(branch_ends(found.model, found.growing, patterns, called(target), stated=bool(branches)))
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,13 @@ class ScaleTable:
 
     def with_branches(self, ends: Sequence[str]) -> ScaleTable:
         """This table with the residual multipliers at the modules that end the branches."""
-        factors = {end: [s.residual for name, s in self.scales.items() if name.startswith(f"{end}.")] for end in ends}
-        return replace(self, residual={end: found[0] for end, found in factors.items() if found and found[0] != 1.0})
+        factors = {end: self._residual_at(end) for end in ends}
+        return replace(self, residual={end: factor for end, factor in factors.items() if factor != 1.0})
+
+    def _residual_at(self, module: str) -> float:
+        """Of a tensor of the module, or, where its tensors are shared and go by another name, of one beside it."""
+        found = [scale.residual for name, scale in self.scales.items() if name.startswith(f"{module}.")]
+        return found[0] if found else self._residual_at(module.rpartition(".")[0]) if module else 1.0
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Hook the multipliers onto a model; the handles remove them. A second time does nothing.
@@ -160,7 +165,9 @@ class _TimesOutput:
     by: float
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        return (output[0] * self.by, *output[1:]) if isinstance(output, tuple) else output * self.by
+        if isinstance(output, tuple | list):
+            return type(output)((output[0] * self.by, *output[1:]))
+        return output * self.by
 
 
 def _has(hooks: Mapping[int, Any], kind: type[_TimesInput | _TimesOutput], name: str, by: float) -> bool:

@@ -48,7 +48,7 @@ class Carried:
     def verdict(self) -> str:
         """By the gap at the last rung against the bar of a good transfer, 0.3 % of the loss."""
         last = self.gap[-1]
-        if last.low > COST_BAR or self.basins[-1].at_edge:
+        if last.low > COST_BAR or self.basins[0].at_edge or self.basins[-1].at_edge:
             return "does not transfer" if last.low > COST_BAR else "cannot tell: optimum at the edge of the values"
         return "transfers" if last.high <= COST_BAR else "cannot tell"
 

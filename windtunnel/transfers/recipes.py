@@ -66,7 +66,8 @@ def _asked(recipe: Recipe, rungs: Sequence[Rung], values: Sequence[float] | None
     if len(rungs) < 2:
         raise InputError(f"{len(rungs)} rung(s) given; a transfer needs the base and at least one larger rung.")
     (field, range_), *_ = ranges.items()
-    chosen = values or 2.0 ** np.arange(math.ceil(math.log2(range_.low)), math.floor(math.log2(range_.high)) + 1)
+    powers = 2.0 ** np.arange(math.ceil(math.log2(range_.low)), math.floor(math.log2(range_.high)) + 1)
+    chosen = powers if values is None else values
     if len(chosen) < 3:
         raise InputError(f"{len(chosen)} values of {field} to try; a basin needs 3. Widen tuned({range_.low:g}, ...).")
     return field, [float(v) for v in chosen]
