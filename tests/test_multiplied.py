@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -51,13 +53,16 @@ class Net(nn.Module):
         super().__init__()
         self.embedding, self.shared = nn.Embedding(32, width), MLP(width)
         self.blocks = nn.ModuleList(Block(width, add) for _ in range(depth))
-        for block in self.blocks:
+        for block in self.of_blocks():
             object.__setattr__(block, "net", self)  # seen, not owned
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 32)
 
+    def of_blocks(self) -> list[Any]:
+        return list(self.blocks)
+
     def forward(self, tokens):
         x = self.embedding(tokens)
-        for block in self.blocks:
+        for block in self.of_blocks():
             x = block(x)
         return self.head(self.norm(x))
 
@@ -134,7 +139,7 @@ def test_two_parts_of_one_stream_are_no_branch_of_each_other():
     class Mixed(Net):
         def forward(self, tokens):
             start = x = self.embedding(tokens)
-            for block in self.blocks:
+            for block in self.of_blocks():
                 x = block(0.9 * x + 0.1 * start)
             return self.head(self.norm(x + start))
 
@@ -145,7 +150,7 @@ def test_a_first_block_that_is_no_branch_is_not_scaled_as_one():
     class First(Net):
         def forward(self, tokens):
             x = self.embedding(tokens)
-            for number, block in enumerate(self.blocks):
+            for number, block in enumerate(self.of_blocks()):
                 x = x + block.second(x) if number else block.second(x)
             return self.head(self.norm(x))
 
@@ -157,7 +162,7 @@ def test_a_kind_of_block_that_the_base_lacks_is_refused():
     class Hybrid(Net):
         def __init__(self, width, depth, add):
             super().__init__(width, depth, add)
-            for block in self.blocks[3::4]:
+            for block in self.of_blocks()[3::4]:
                 block.wide = MLP(width)
 
     with pytest.raises(InputError, match=r"blocks\.3 of the target holds tensors that no block of the base"):
@@ -168,9 +173,9 @@ def test_shared_weights_do_not_lose_their_branchs_multiplier():
     class Shared(Net):
         def __init__(self, width, depth, add):
             super().__init__(width, depth, add)
-            for block in self.blocks:
+            for block in self.of_blocks():
                 block.second.down = nn.Linear(2 * width, width, bias=False)
-                block.second.down.weight = self.blocks[0].second.down.weight
+                block.second.down.weight = self.of_blocks()[0].second.down.weight
 
     assert ends(plain, Shared) == {"first.down", "second.down"}
 
@@ -186,7 +191,7 @@ def test_an_encoders_branches_are_not_taken_for_parts_of_the_decoders():
             for layer in self.encoder:
                 seen = seen + layer(seen)
             x = self.embedding(tokens)
-            for block in self.blocks:
+            for block in self.of_blocks():
                 x = x + block.second(x * seen.mean(1, keepdim=True))
             return self.head(self.norm(x))
 
@@ -206,7 +211,7 @@ def test_lists_of_norms_need_no_branch_and_modules_may_return_lists():
 
         def forward(self, tokens):
             x = self.embedding(tokens)
-            for norm, block in zip(self.norms, self.blocks, strict=True):
+            for norm, block in zip(self.norms, self.of_blocks(), strict=True):
                 x = x + block(norm(x))[0]
             return self.head(x)
 
@@ -217,3 +222,10 @@ def test_lists_of_norms_need_no_branch_and_modules_may_return_lists():
     assert scales.table.residual == {f"blocks.{number}": 0.25 for number in range(8)}
     scales.attach(model := Lists(16, 8, plain))
     assert model(TOKENS).shape == (1, 6, 32)
+
+
+def test_stated_branches_that_would_be_scaled_twice_are_refused():
+    with pytest.raises(InputError, match=r"match blocks\.0\.first\.up and blocks\.0\.first, which holds it"):
+        ends(plain, branches=("*.first*", "*.second"))
+    with pytest.raises(InputError, match=r"branches is one string, '\*\.down'"):
+        ends(plain, branches="*.down")

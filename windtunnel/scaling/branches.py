@@ -54,7 +54,15 @@ def branch_ends(
     A star in what was found (not `stated`) is a block's number alone. Blocks without a matrix (lists of norms or of
     dropouts) need no branch.
     """
+    if isinstance(patterns, str):
+        raise InputError(f"branches is one string, {patterns!r}; give patterns of module names, as in {EXAMPLE}.")
     found = _matching(model, growing, patterns, stated)
+    inner = [(name, outer) for name in found for outer in found if name.startswith(f"{outer}.")]
+    if inner:
+        raise InputError(
+            f"The branches {', '.join(patterns)} match {inner[0][0]} and {inner[0][1]}, which holds it; what both "
+            f"return would be multiplied twice. State only the modules whose outputs are added, as in {EXAMPLE}."
+        )
     for stack, (many, _) in growing.items():
         for number in range(many):
             block = f"{stack}.{number}" if stack else f"{number}"
