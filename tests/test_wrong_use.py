@@ -8,6 +8,7 @@ from test_adopt import TARGET, Plain, adopted, ready
 from torch import nn
 
 from windtunnel.errors import InputError
+from windtunnel.scaling.rules import MuP
 from windtunnel.scaling.table import Scale
 
 
@@ -76,3 +77,16 @@ def test_a_readout_that_is_called_by_keyword_is_named():
     model, _ = ready()
     with pytest.raises(InputError, match=r"A Linear with a multiplier was called by keyword; call it as head\(x\)"):
         model.head(input=torch.zeros(1, TARGET))
+
+
+def test_what_is_given_in_the_wrong_form_is_said():
+    with pytest.raises(InputError, match=r"rule is the class MuP; give an object of it, MuP\(\)"):
+        adopted(rule=MuP)
+    with pytest.raises(InputError, match=r"build\(64\) returned a NoneType; it must return the model"):
+        adopted(build=lambda width: None)
+    with pytest.raises(
+        InputError, match=r"roles states \('hidden',\) for '\*up.weight'; give a role, or a role and axes"
+    ):
+        adopted(roles={"*up.weight": ("hidden",)})
+    with pytest.raises(InputError, match="Independent decay is a share at the peak rate, and lr is 0"):
+        adopted().groups(Plain(TARGET), 0.0, weight_decay=0.1, decay_is="independent", pretrained=True)

@@ -95,6 +95,8 @@ class Adopted:
             raise InputError(
                 f"decay_is={decay_is!r}: what weight decay means is one of {', '.join(map(repr, DECAYS))}."
             )
+        if decay_is == "independent" and not float(lr):
+            raise InputError("Independent decay is a share at the peak rate, and lr is 0; give the peak rate.")
         if decay_is == "independent":
             weight_decay = weight_decay / float(lr)
         if not pretrained:
@@ -213,6 +215,8 @@ def adopt(
             f"adopt needs a function that builds the model of a width, and was given a {type(build).__name__} that is "
             f"built already; pass lambda width: {type(build).__name__}(width)."
         )
+    if isinstance(rule, type):
+        raise InputError(f"rule is the class {rule.__name__}; give an object of it, {rule.__name__}().")
     table = scale_table(
         build,
         target,

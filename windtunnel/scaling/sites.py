@@ -68,6 +68,10 @@ def compared(
 
 def _check_patterns(stated: Roles, names: Mapping[str, Any]) -> None:
     for pattern, given in stated.items():
+        if not isinstance(given, str) and len(given) != 2:
+            raise InputError(
+                f"roles states {given!r} for {pattern!r}; give a role, or a role and axes: ('hidden', '-oi')."
+            )
         role = given if isinstance(given, str) else given[0]
         if role not in ROLES:
             raise InputError(f"roles states {role!r} for {pattern!r}; roles are {', '.join(ROLES)}.")

@@ -95,7 +95,10 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def built(build: Build, size: Size) -> nn.Module:
     """The model of a size without storage; raises InputError where its constructor needs values."""
     try:
-        return on_meta(lambda: make(build, size))
+        model = on_meta(lambda: make(build, size))
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{called(size)} returned a {type(model).__name__}; it must return the model.")
+        return model
     except InputError:
         raise
     except Exception as error:

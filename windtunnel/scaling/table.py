@@ -73,7 +73,7 @@ class ScaleTable:
             scales=scales,
             forward=dict(data["forward"]),
             sites=sites,
-            residual=dict(data["residual"]),
+            residual=dict(data.get("residual", {})),
             caveats=tuple(data["caveats"]),
         )
         if table.to_json()["hash"] != data.get("hash"):

@@ -128,7 +128,7 @@ def judged(
     `at_growth` is how far the penalty is carried, None twice the last rung's growth; `called` how texts call the rungs.
     Raises InputError where fewer than 3 values of a rung finished, and for rungs that do not grow.
     """
-    basins = [basin(field, at) for at in tried]
+    basins = [basin(field, at, seed=number) for number, at in enumerate(tried)]  # draws of rungs are independent
     draws = np.array([b.draws for b in basins])
     optima = np.array([math.log2(b.optimum.median) for b in basins])
     growths = [_growth(rung, rungs) for rung in rungs]

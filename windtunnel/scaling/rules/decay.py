@@ -30,7 +30,8 @@ def unchanged(scale: Scale, site: Site, base: Site) -> float:
 
 
 def square_root(scale: Scale, site: Site, base: Site) -> float:
-    """Hidden matrices sqrt(width) with Adam's 1/width rate: a layer's gain stays in its steady state (2510.15262)."""
+    """Hidden matrices sqrt(width), made for Adam's rate of 1/width: a layer's gain stays in its steady state
+    (2510.15262). Of other optimizers the paper says nothing."""
     return growth(site, base)[0] ** 0.5 if site.role in HIDDEN else 1.0
 
 

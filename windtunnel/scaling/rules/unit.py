@@ -5,7 +5,8 @@ numbers stay near one in low precision and good hyperparameters are near one at 
 Adam and kin: 1/sqrt(fan_in) for matrices, 1/sqrt(width) for embeddings (muP keeps them constant), 1 for readout and
 vectors. The paper's scaling of gradients and of non-linearities needs its operations (package `unit-scaling`) and is
 not made here. A newcomer would carry a learning rate over from muP; here it means something else and is tuned anew. For
-depth use `Depth(width=UnitMuP(), alpha=0.5)`, which in a pre-norm network is the paper's residual rule.
+depth use `Depth(width=UnitMuP(), alpha=0.5)`: the paper's residual rule in a pre-norm network, relative to the base's
+depth (its own is absolute).
 """
 
 from __future__ import annotations
