@@ -130,7 +130,7 @@ def test_losses_near_zero_are_read_as_shares():
     """A toy that is learnt by heart: losses fall by a thousand between neighbouring values."""
     steep = [Tried(lr, seed, 10.0 ** -(k % 5 + 0.01 * seed)) for k, lr in enumerate(RATES) for seed in (0, 1)]
     found = judged("rule", "lr", RUNGS[:2], [steep, steep])
-    assert all(loss > 0 for loss in found.there.values()) and abs(found.gap[-1].median) < 1e-9
+    assert all(loss > 0 for loss in found.there.values()) and found.gap[-1].median >= 0
 
 
 def test_rungs_that_do_not_grow_are_refused_and_a_growing_batch_is_growth():

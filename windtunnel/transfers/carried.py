@@ -26,7 +26,7 @@ class Carried:
     """One rule on one ladder: a basin a rung, and what the base's optimum is worth at each.
 
     `drift` is the move of the optimum (log2) from the base to each rung, `gap` the loss at the base's optimum over the
-    loss at the rung's own, minus one, `per_doubling` the drift per doubling of the growth that `growths` counts,
+    lowest loss of the rung, minus one, `per_doubling` the drift per doubling of the growth that `growths` counts,
     `penalty` the gap that such a drift would cost at `at_growth` (last rung's curvature). `there` holds, by seed, the
     last rung's loss at the base's optimum.
     """
@@ -137,14 +137,14 @@ def judged(
     slopes = doublings @ (draws - draws[0]) / (doublings @ doublings)
     slope = float(doublings @ (optima - optima[0]) / (doublings @ doublings))
     used = basins[0].optimum.median
-    there = _losses_at(tried[-1], used)
+    there = _at(_curves(tried[-1]), used)
     _, b, _ = basins[-1].parabola
     far = max(b, 0.0) / float(np.mean([*there.values()] or [math.inf])) * math.log2(at_growth) ** 2
     return Carried(
         name=name, field=field, sizes=tuple(called or map(str, rungs)), rungs=tuple(rungs),
         growths=tuple(growths), basins=tuple(basins),
         drift=tuple(_interval(d - draws[0], o - optima[0]) for d, o in zip(draws, optima, strict=True)),
-        gap=tuple(_gap(b, at, used) for b, at in zip(basins, tried, strict=True)),
+        gap=tuple(_gap(at, used) for at in tried),
         per_doubling=_interval(slopes, slope), at_growth=at_growth,
         penalty=_interval(far * slopes**2, far * slope**2), there=there,
     )  # fmt: skip
@@ -177,30 +177,43 @@ def _growth(rung: Rung, rungs: Sequence[Rung]) -> float:
     return found[list(rungs).index(rung)] / found[0]
 
 
-def _gap(found: Basin, tried: Sequence[Tried], used: float) -> Interval:
-    """Loss at `used` over the loss at the optimum, by seed: both read between the values that were tried.
+def _gap(tried: Sequence[Tried], used: float) -> Interval:
+    """Loss at `used` over the loss at the rung's own best value, minus one, by seed.
 
-    The interval is Student's over the seeds; it is open with one seed, and infinite where a seed diverged at `used`.
+    The best value is that of the lowest curve over all seeds, so the gap is never too small by design. The interval is
+    Student's over the seeds; it is open with one seed, and infinite where a seed diverged at `used`.
     """
-    there, best = _losses_at(tried, used), _losses_at(tried, found.optimum.median)
-    ratios = [there[seed] / best[seed] - 1 for seed in there if seed in best]
-    if len(ratios) < len({t.seed for t in tried}):
+    curves = _curves(tried)
+    low, high = (math.log2(end(t.value for t in tried)) for end in (min, max))
+    values = 2.0 ** np.linspace(low, high, 401)
+    known = [value for value in map(float, values) if len(_at(curves, value)) == len(curves)]
+    there = _at(curves, used)
+    if len(there) < len({t.seed for t in tried}) or not known:
         return Interval(math.inf, math.inf, math.inf, LEVEL)
-    return mean_interval(ratios)
+    best = _at(curves, min(known, key=lambda value: float(np.mean([*_at(curves, value).values()]))))
+    return mean_interval([there[seed] / best[seed] - 1 for seed in there])
 
 
-def _losses_at(tried: Sequence[Tried], value: float) -> dict[int, float]:
-    """By seed, the loss at `value`, read off one smooth curve through all that finished; none outside of them."""
+Curves = Mapping[int, tuple[Akima1DInterpolator, bool]]  # by seed: of log2 value, and whether the loss's logarithm
+
+
+def _curves(tried: Sequence[Tried]) -> Curves:
+    """By seed one smooth curve through all that finished, of the logarithm where losses are positive."""
     found = {}
     for seed in sorted({t.seed for t in tried}):
         finished = sorted((math.log2(t.value), t.loss) for t in tried if t.seed == seed and t.loss is not None)
         if len(finished) >= 3:
             logs, losses = np.array(finished).T
-            scale = np.log if losses.min() > 0 else np.asarray  # gaps are shares of the loss
-            read = float(Akima1DInterpolator(logs, scale(losses), method="makima")(math.log2(value)))
-            loss = math.exp(read) if scale is np.log else read
-            found |= {seed: loss} if math.isfinite(loss) else {}
+            positive = bool(losses.min() > 0)  # gaps are shares of the loss
+            curve = Akima1DInterpolator(logs, np.log(losses) if positive else losses, method="makima")
+            found[seed] = curve, positive
     return found
+
+
+def _at(curves: Curves, value: float) -> dict[int, float]:
+    """By seed, the loss at a value; none outside of what finished."""
+    read = {seed: (float(curve(math.log2(value))), positive) for seed, (curve, positive) in curves.items()}
+    return {s: math.exp(loss) if positive else loss for s, (loss, positive) in read.items() if math.isfinite(loss)}
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
