@@ -55,7 +55,7 @@ def with_part(part: Callable[[Tool, int], nn.Module], tail: str) -> Callable[[To
 
 
 def normed(tool: Tool) -> str:
-    """Weight norm on the readout, there before the tool."""
+    """Weight norm on the readout, there before the tool: its direction learns as the readout, at one rate (Table 8)."""
 
     def build(width: int) -> nn.Module:
         model = cast(GPT, tool.build(width))
@@ -64,7 +64,8 @@ def normed(tool: Tool) -> str:
 
     model, beside = tool.ready(build, TARGET, 0)
     trained(tool, model, beside)
-    return _factor(tool, "parametrizations.weight.original1", model, beside, tool.ready(build, BASE, 0))
+    here, there = (rates(m, tool.adamw(m, b, 1.0)) for m, b in ((model, beside), tool.ready(build, BASE, 0)))
+    return _expected({here[n] / there[n] for n in here if n.endswith("parametrizations.weight.original1")}, 1.0)
 
 
 class Keys(nn.Module):
