@@ -51,7 +51,7 @@ def scale_table(
     if all(scale.residual == 1.0 for scale in table.scales.values()):
         return table
     patterns = branches or found_patterns(
-        lambda: make(build, base), example() if callable(example) else example, found.growing, found.model
+        lambda: _plain(make(build, base)), example() if callable(example) else example, found.growing, found.model
     )
     return table.with_branches(branch_ends(found.model, found.growing, patterns, called(target), stated=bool(branches)))
 
@@ -86,6 +86,11 @@ def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) ->
     stated = [name for name in pairs if any(fnmatchcase(name, pattern) for pattern in roles or {})]
     caveats = check_proportions(_shapes(here), _shapes(there), _shapes(wider), stated)
     return Sites(pairs, here, growing, computed, caveats)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    plain(model)  # the target stands here with plain weights too
+    return model
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
