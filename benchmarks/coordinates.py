@@ -39,6 +39,7 @@ from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import CNN, GELU, MLP, Experts, SwiGLU, Transformer
 from windtunnel.parts.optimizers import LAMB, SGD, AdamW, Lion, Muon, Shampoo
 from windtunnel.recipe import Recipe, Tuned
+from windtunnel.scaling.checks.listen import outputs_of
 from windtunnel.scaling.rules import MuP, Standard
 from windtunnel.scaling.sites import readout_modules
 from windtunnel.train.data import pack_batch
@@ -194,18 +195,10 @@ def _mean(values: Tensor) -> float:
 
 def outputs(model: torch.nn.Module, groups: Any, params: Sequence[Tensor], inputs: Tensor) -> tuple[Tensor, Any]:
     """The model's output, and every module's by name."""
-    seen: dict[str, Tensor] = {}
-    handles = [
-        module.register_forward_hook(lambda m, i, output, name=name: seen.__setitem__(name, output.detach()))
-        for name, module in model.named_modules()
-        if name
-    ]
     named = {n: t for g, stack in zip(groups, params, strict=True) for n, t in zip(g.names, stack[0], strict=True)}
-    with torch.no_grad():
+    with torch.no_grad(), outputs_of(model) as seen:
         result = functional_call(model, named, (inputs,))
-    for handle in handles:
-        handle.remove()
-    return result, seen
+    return result, {name: each[-1] for name, each in seen.items()}
 
 
 def slopes_of(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from windtunnel.runs import RunSpec
 from windtunnel.scaling.rules.carry import RULES
 from windtunnel.train.pack import Pack
 from windtunnel.transfers.carried import mean_interval
-from windtunnel.tune import Tried, basin
+from windtunnel.transfers.recipes import tried_in
+from windtunnel.tune import basin
 
 RATES = [2.0**k for k in range(-10, -3)]
 BASE = wt.Rung(width=64, depth=2, heads=4, tokens=122_880, batch=8)
@@ -48,12 +49,6 @@ def packs(recipe: wt.Recipe, judge: wt.Judge, rung: wt.Rung, rates: list[float],
     return [Pack(recipe=recipe, judge=judge, specs=tuple(each)) for each in members]
 
 
-def losses(store: wt.Store, asked: list[Pack]) -> list[Tried]:
-    """What the runs of packs came to."""
-    runs = [store.get(spec.key) for pack in asked for spec in pack.specs]
-    return [Tried(r.spec.hyperparameters["lr"], r.spec.seed, r.loss, r.message) for r in runs]
-
-
 def main() -> None:
     """Tune, carry, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,7 +61,7 @@ def main() -> None:
     judge = wt.Judge(data=data, tokens=65_536, evaluations=1)
     at_base = packs(recipe_of(data, None), judge, BASE, RATES, args.seeds)
     Here()(at_base, store)
-    tuned = basin("lr", losses(store, at_base))
+    tuned = basin("lr", tried_in(store, at_base, "lr"))
     print(f"base: best lr 2^{math.log2(tuned.optimum.median):.2f}, loss {tuned.parabola[0]:.4f}", flush=True)
     result: dict[str, Any] = {"seeds": args.seeds, "base_log2_lr": math.log2(tuned.optimum.median), "corners": {}}
     for corner in args.corners:
@@ -82,8 +77,8 @@ def measured(store: wt.Store, judge: wt.Judge, data: Any, rung: wt.Rung, lr: flo
     again = packs(recipe_of(data, None), judge, rung, RATES, seeds)
     carried = {rule.__name__: packs(recipe_of(data, rule), judge, rung, [used], seeds) for rule in RULES}
     Here()([*again, *(pack for each in carried.values() for pack in each)], store)
-    tuned = basin("lr", losses(store, again))
-    tried = {name: losses(store, each) for name, each in carried.items()}
+    tuned = basin("lr", tried_in(store, again, "lr"))
+    tried = {name: tried_in(store, each, "lr") for name, each in carried.items()}
     means = {name: float(np.mean([t.loss or math.inf for t in each])) for name, each in tried.items()}
     best = min(tuned.parabola[0], *means.values())
     print(f"{rung}, batch {rung.batch}: tuned again 2^{math.log2(tuned.optimum.median):.2f}, "

@@ -3,17 +3,20 @@
     python -m benchmarks.transfer [--store FOLDER] [--tokens 122880] [--seeds 3] [--only width-AdamW ...]
 
 Byte-level transformers on the standard library's source, AdamW and Muon; the same values, seeds and data for every
-rule. Prints and writes drift of the optimum and gap of the base's value with 90 % intervals. Resumes from its store.
+rule. Prints and writes drift of the optimum and gap of the base's value with 90 % intervals. Resumes from its store;
+what `--only` leaves out keeps its earlier result, with its own date.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from datetime import UTC, datetime
 from typing import Any
 
 import windtunnel as wt
-from benchmarks.common import write
+from benchmarks.common import RESULTS, write
 from windtunnel.ideas.muon import Muon
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
@@ -56,7 +59,8 @@ def main() -> None:
     store = wt.Store(args.store or tempfile.mkdtemp(prefix="transfer-"))
     data = wt.data.text(context=CONTEXT)
     judge = wt.Judge(data=data, tokens=65_536, evaluations=1)
-    result: dict[str, Any] = {"tokens": args.tokens, "batch": BATCH, "context": CONTEXT, "seeds": args.seeds}
+    result = _earlier() if args.only else {}
+    result |= {"tokens": args.tokens, "batch": BATCH, "context": CONTEXT, "seeds": args.seeds}
     for kind, (rules, rungs) in ladders(args.tokens).items():
         for name in RANGES:
             if args.only and f"{kind}-{name}" not in args.only:
@@ -65,8 +69,14 @@ def main() -> None:
             recipe = recipe.but(optimizer=optimizer(name), batch=FixedBatch(examples=BATCH))
             found = wt.compare_parametrizations(recipe, rules, rungs=rungs, store=store, judge=judge, seeds=args.seeds)
             print(f"{kind}, {name}: {found}", flush=True)
-            result[f"{kind}-{name}"] = found.to_json()
+            result[f"{kind}-{name}"] = found.to_json() | {"date": datetime.now(UTC).date().isoformat()}
     print(write("transfer", result))
+
+
+def _earlier() -> dict[str, Any]:
+    path = RESULTS / "transfer.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    return {name: value for name, value in kept.items() if name != "machine"}
 
 
 if __name__ == "__main__":

@@ -6,22 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from test_depth import MLP
 from torch import nn
-from torch.nn import functional as F
 
 from windtunnel.errors import InputError
 from windtunnel.scaling.adopt import adopt
 
 TOKENS = torch.zeros(1, 6, dtype=torch.long)
-
-
-class MLP(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x):
-        return self.down(F.gelu(self.up(x)))
 
 
 class RMSNorm(nn.Module):

@@ -184,6 +184,10 @@ class Recipe:
             )
         return replace(self, **slots)
 
+    def settled(self, rung: Rung) -> Rung:
+        """The rung with the batch rule applied where it leaves the batch open."""
+        return rung if rung.batch else rung.but(batch=self.batch(rung, self.data.shape()))
+
     def parts(self) -> dict[str, Any]:
         """Slot name to part."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -181,14 +181,15 @@ def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_w
         field=base.field,
         from_width=from_width,
         to_width=to_width,
-        moved=_interval(moved, centre),
-        cost=_interval(costs, max(b, 0.0) * centre**2 / a),
+        moved=interval_of(moved, centre),
+        cost=interval_of(costs, max(b, 0.0) * centre**2 / a),
         at_width=at_width,
-        carried=_interval(costs * further**2, max(b, 0.0) * (centre * further) ** 2 / a),
+        carried=interval_of(costs * further**2, max(b, 0.0) * (centre * further) ** 2 / a),
     )
 
 
-def _interval(draws: Any, centre: float) -> Interval:
+def interval_of(draws: Any, centre: float) -> Interval:
+    """The interval of draws at LEVEL round a centre, which it holds."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(centre), float(min(low, centre)), float(max(high, centre)), LEVEL)
 

@@ -99,11 +99,12 @@ class Adopted:
             raise InputError("Independent decay is a share at the peak rate, and lr is 0; give the peak rate.")
         if decay_is == "independent":
             weight_decay = weight_decay / float(lr)
+        params = self._matched(model, extra or {})
         if not pretrained:
-            warn_of_other_values(self._matched(model, extra or {}), self.table, model)
+            warn_of_other_values(params, self.table)
         scales = {**self.table.scales, **(extra or {})}
         found: dict[tuple[float, float, float], dict[str, Any]] = {}
-        for name, param in self._matched(model, extra or {}).items():
+        for name, param in params.items():
             if not param.requires_grad:
                 continue
             s = scales[name]

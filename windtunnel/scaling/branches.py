@@ -46,6 +46,11 @@ def layers_of(name: str, growing: Mapping[str, tuple[int, int]]) -> tuple[int, i
     return here, there
 
 
+def grows(module: str, growing: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether a module is a block of a growing stack, or stands in one."""
+    return layers_of(f"{module}.", growing) != (1, 1)
+
+
 def branch_ends(
     model: nn.Module, growing: Mapping[str, tuple[int, int]], patterns: Sequence[str], called: str, stated: bool = True
 ) -> list[str]:
@@ -79,7 +84,7 @@ def branch_ends(
 def _matching(
     model: nn.Module, growing: Mapping[str, tuple[int, int]], patterns: Sequence[str], stated: bool
 ) -> list[str]:
-    names = [name for name, _ in model.named_modules() if layers_of(f"{name}.", growing) != (1, 1)]
+    names = [name for name, _ in model.named_modules() if grows(name, growing)]
     if stated:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     return [name for name in names if _pattern(name, growing) in patterns]
@@ -121,11 +126,11 @@ def _seen(
 ) -> list[str]:
     patterns = _patterns(traced(model, inputs, device), growing)
     _check_kinds(model, deeper, growing)
-    more = {like for like, count in _likes(deeper, growing).items() if count > _likes(model, growing)[like]}
+    more = _likes(deeper, growing) - _likes(model, growing)  # of which the deeper one has more
     matrices = [name for name, p in model.named_parameters() if _matrix(p) and _pattern(name, growing) in more]
     check_multiplied(
         model, inputs, device, _matching(model, growing, patterns, stated=False), matrices,
-        lambda name: layers_of(f"{name}.", growing) != (1, 1),
+        lambda name: grows(name, growing),
     )  # fmt: skip
     return patterns
 
@@ -163,14 +168,14 @@ def _blocks(model: nn.Module, stack: str) -> dict[str, set[str]]:
 
 
 def _patterns(branches: Sequence[Branch], growing: Mapping[str, tuple[int, int]]) -> list[str]:
-    inside = [b for b in branches if any(layers_of(f"{n}.", growing) != (1, 1) for n in (b.adds, *b.ends))]
+    inside = [b for b in branches if any(grows(n, growing) for n in (b.adds, *b.ends))]
     unnamed = [branch.adds for branch in inside if not branch.ends]
     if unnamed:
         raise InputError(
             f"{unnamed[0]} adds to the stream what no module of it returns, so there is no output to put a multiplier "
             f"on. Wrap what it adds in a module, or take a rule for width alone, rule=MuP()."
         )
-    outside = [n for b in branches for n in dict.fromkeys(b.ends) if layers_of(f"{n}.", growing) == (1, 1)]
+    outside = [n for b in branches for n in dict.fromkeys(b.ends) if not grows(n, growing)]
     for name in outside:
         if outside.count(name) > 1:
             raise InputError(

@@ -52,7 +52,7 @@ def blank_rows(model: nn.Module) -> dict[int, int]:
     return {id(each.weight): each.padding_idx for each in lookups if each.padding_idx is not None}
 
 
-def warn_of_other_values(params: Mapping[str, nn.Parameter], table: ScaleTable, model: nn.Module) -> None:
+def warn_of_other_values(params: Mapping[str, nn.Parameter], table: ScaleTable) -> None:
     """Warn where a matrix starts at another size than the table says, as when a constructor's 0.02 was left."""
     for name, site in table.sites.items():
         param, std = params[name], table.scales[name].init_std

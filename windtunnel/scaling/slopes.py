@@ -114,6 +114,23 @@ class Line:
                 "judged": self.judged, "verdict": self.verdict}  # fmt: skip
 
 
+def line_of(
+    name: str, quantity: str, step: int, sizes: Sequence[float], rows: Sequence[Sequence[float]], **more: Any
+) -> Line:
+    """The line of values (sizes, seeds): their means and slope, and `more` of a Line's fields."""
+    means = tuple(sum(row) / len(row) for row in rows)
+    return Line(name=name, quantity=quantity, step=step, values=means, slope=slope_of(sizes, rows), **more)
+
+
+def student(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, its standard error, and half of Student's interval at LEVEL; one value has no error, and no end."""
+    mean, freedom = float(np.mean(values)), len(values) - 1
+    if freedom == 0:
+        return mean, math.nan, math.inf
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean, error, float(special.stdtrit(freedom, 0.5 + LEVEL / 2)) * error
+
+
 def worst_first(lines: Sequence[Line]) -> list[Line]:
     """Lines farthest from what was expected first, those that are wrong before those that cannot tell."""
     order = {False: 0, None: 1, True: 2}

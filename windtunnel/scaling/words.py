@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from windtunnel.recipe import Site
 from windtunnel.scaling.table import Scale, ScaleTable
@@ -18,10 +18,14 @@ def told(table: ScaleTable) -> str:
         key = re.sub(r"(^|\.)\d+(?=\.)", r"\1*", name), table.sites[name], scale
         rows[key] = rows.get(key, 0) + 1
     lines = [_line(*key, count) for key, count in rows.items()]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     at = [f"{place} x {by:.4g}: {', '.join(modules)}" for place, by, modules in _multipliers(table)]
-    return "\n".join([*table.caveats, *text, *at])
+    return "\n".join([*table.caveats, *columns(lines), *at])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of words as lines whose words stand in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _line(name: str, site: Site, scale: Scale, count: int) -> tuple[str, ...]:

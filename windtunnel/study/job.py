@@ -142,7 +142,7 @@ def _check_coordinates(stages: Stages, watch: Watch) -> None:
         filled = recipe.fill(state.values)
         found = coordinate_check(
             filled,
-            base=stages.study.settled(filled, ladder.base),
+            base=filled.settled(ladder.base),
             widths=(1, 2, 4),
             seed=stages.study.seeds(1)[0],
         )

@@ -138,7 +138,7 @@ def _tuning_rows(stages: Stages, name: str, recipe: Recipe, state: Any) -> list[
         return []
     # coarse values with one seed, then about five values around the best with every seed, three of them known
     expected = len(fields) * (tuning.points + 5 * tuning.seeds - 3)
-    rung = stages.study.settled(recipe, stages.study.ladder.base)
+    rung = recipe.settled(stages.study.ladder.base)
     there = len(stages.runs(state.asked))
     runs = len({a.spec.key for a in state.asked}) if state.done else max(expected, there)
     size = stages.study.size(recipe, rung)

@@ -99,10 +99,6 @@ class Study:
         index = self.tuning.recheck_rung
         return len(self.ladder.rungs) // 2 if index is None else index
 
-    def settled(self, recipe: Recipe, rung: Rung) -> Rung:
-        """The rung with the recipe's batch rule applied."""
-        return rung if rung.batch else rung.but(batch=recipe.batch(rung, recipe.data.shape()))
-
     def size(self, recipe: Recipe, rung: Rung) -> Size:
         """Parameters and FLOPs of a recipe's model at a rung."""
         return recipe.model.size(rung, recipe.data.shape())

@@ -62,7 +62,7 @@ class Stages:
         """The spec of one run of a recipe."""
         return RunSpec(
             recipe=self._described[name],
-            rung=self.study.settled(self.recipes[name].fill(values), rung),
+            rung=self.recipes[name].fill(values).settled(rung),
             hyperparameters=dict(values),
             seed=seed,
             judge=self._judge,

@@ -66,8 +66,7 @@ def carried(recipe: Recipe, rung: Rung, base: Rung) -> Recipe:
     rule = getattr(recipe.batch, "carry", None)
     if rule is None:
         return recipe
-    shape = recipe.data.shape()
-    batches = [r.batch or recipe.batch(r, shape) for r in (rung, base)]
+    batches = [recipe.settled(r).batch or 1 for r in (rung, base)]
     factors = rule(batches[0] / batches[1], rung.tokens / base.tokens)
     numbers = numbers_of(recipe.optimizer)
     changed = {name: value for name, value in factors.applied(numbers).items() if value != numbers[name]}

@@ -7,18 +7,19 @@ basins are flat, and what counts is the loss that the carried value gives away, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from scipy.interpolate import Akima1DInterpolator
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
 from windtunnel.ladder import Rung
-from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin
+from windtunnel.scaling.slopes import student
+from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin, interval_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +144,10 @@ def judged(
     return Carried(
         name=name, field=field, sizes=tuple(called or map(str, rungs)), rungs=tuple(rungs),
         growths=tuple(growths), basins=tuple(basins),
-        drift=tuple(_interval(d - draws[0], o - optima[0]) for d, o in zip(draws, optima, strict=True)),
+        drift=tuple(interval_of(d - draws[0], o - optima[0]) for d, o in zip(draws, optima, strict=True)),
         gap=tuple(_gap(at, used) for at in tried),
-        per_doubling=_interval(slopes, slope), at_growth=at_growth,
-        penalty=_interval(far * slopes**2, far * slope**2), there=there,
+        per_doubling=interval_of(slopes, slope), at_growth=at_growth,
+        penalty=interval_of(far * slopes**2, far * slope**2), there=there,
     )  # fmt: skip
 
 
@@ -184,47 +185,43 @@ def _gap(tried: Sequence[Tried], used: float) -> Interval:
     Student's over the seeds; it is open with one seed, and infinite where a seed diverged at `used`.
     """
     curves = _curves(tried)
-    low, high = (math.log2(end(t.value for t in tried)) for end in (min, max))
-    values = 2.0 ** np.linspace(low, high, 401)
-    known = [value for value in map(float, values) if len(_at(curves, value)) == len(curves)]
     there = _at(curves, used)
-    if len(there) < len({t.seed for t in tried}) or not known:
+    if len(there) < len({t.seed for t in tried}):
         return Interval(math.inf, math.inf, math.inf, LEVEL)
-    best = _at(curves, min(known, key=lambda value: float(np.mean([*_at(curves, value).values()]))))
+    low, high = (math.log2(end(t.value for t in tried)) for end in (min, max))
+    logs = np.linspace(low, high, 401)
+    means = np.mean([curve(logs) for curve in curves.values()], axis=0)  # NaN outside of what finished
+    best = _at(curves, 2.0 ** float(logs[np.nanargmin(means)]))
     return mean_interval([there[seed] / best[seed] - 1 for seed in there])
 
 
-Curves = Mapping[int, tuple[Akima1DInterpolator, bool]]  # by seed: of log2 value, and whether the loss's logarithm
+def _curves(tried: Sequence[Tried]) -> dict[int, Callable[[Any], Any]]:
+    """By seed one smooth curve of the loss over log2 value, through all that finished.
 
-
-def _curves(tried: Sequence[Tried]) -> Curves:
-    """By seed one smooth curve through all that finished, of the logarithm where losses are positive."""
-    found = {}
+    Through the logarithms of positive losses, for gaps are shares of the loss.
+    """
+    found: dict[int, Callable[[Any], Any]] = {}
     for seed in sorted({t.seed for t in tried}):
         finished = sorted((math.log2(t.value), t.loss) for t in tried if t.seed == seed and t.loss is not None)
         if len(finished) >= 3:
             logs, losses = np.array(finished).T
-            positive = bool(losses.min() > 0)  # gaps are shares of the loss
+            positive = losses.min() > 0
             curve = Akima1DInterpolator(logs, np.log(losses) if positive else losses, method="makima")
-            found[seed] = curve, positive
+            found[seed] = partial(_raised, curve) if positive else curve
     return found
 
 
-def _at(curves: Curves, value: float) -> dict[int, float]:
+def _raised(curve: Callable[[Any], Any], logs: Any) -> Any:
+    return np.exp(curve(logs))
+
+
+def _at(curves: Mapping[int, Callable[[Any], Any]], value: float) -> dict[int, float]:
     """By seed, the loss at a value; none outside of what finished."""
-    read = {seed: (float(curve(math.log2(value))), positive) for seed, (curve, positive) in curves.items()}
-    return {s: math.exp(loss) if positive else loss for s, (loss, positive) in read.items() if math.isfinite(loss)}
+    read = {seed: float(curve(math.log2(value))) for seed, curve in curves.items()}
+    return {seed: loss for seed, loss in read.items() if math.isfinite(loss)}
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Student's interval of a mean, at LEVEL; one value has none."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean, -math.inf, math.inf, LEVEL)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    mean, _, half = student(values)
     return Interval(mean, mean - half, mean + half, LEVEL)
-
-
-def _interval(draws: Any, centre: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(centre), float(min(low, centre)), float(max(high, centre)), LEVEL)

@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite
 
-import numpy as np
 from torch import nn
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Parametrization
+from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.checks.setup import Report, Setup, Size, runs, start, train
+from windtunnel.scaling.checks.wider import loss_at
 from windtunnel.scaling.sizes import called
 from windtunnel.transfers.carried import Comparison, compared
 from windtunnel.tune import Tried
-
-WINDOW = 0.1  # share of the steps whose mean training loss counts where nothing is evaluated
 
 
 def transfer_check(
@@ -68,20 +67,27 @@ def _tried(
     evaluate: Callable[[nn.Module], float] | None,
     report: Report | None,
 ) -> list[Tried]:
-    found = []
+    found, scales = [], setup.scales(size)
     for rate in rates:
         for _, seed in runs(f"{name}, lr {rate:.3g}", [size], seeds, report):
-            loss = _loss(replace(setup, lr=rate), size, seed, steps, evaluate)
+            loss = _loss(replace(setup, lr=rate), scales, size, seed, steps, evaluate)
             found.append(Tried(rate, seed, loss if isfinite(loss) else None, f"the loss was {loss} at lr {rate:.3g}"))
     return found
 
 
-def _loss(setup: Setup, size: Size, seed: int, steps: int, evaluate: Callable[[nn.Module], float] | None) -> float:
-    run = start(setup, size, seed)
+def _loss(
+    setup: Setup,
+    scales: Adopted,
+    size: Size,
+    seed: int,
+    steps: int,
+    evaluate: Callable[[nn.Module], float] | None,
+) -> float:
+    run = start(setup, size, seed, scales)
     losses = list(train(setup, run, seed, steps))
     if not isfinite(losses[-1]):
         return inf
-    return float(evaluate(run.model)) if evaluate else float(np.mean(losses[-max(1, round(WINDOW * steps)) :]))
+    return float(evaluate(run.model)) if evaluate else loss_at(losses, steps)
 
 
 def _rung(size: Size, steps: int) -> Rung:

@@ -48,11 +48,11 @@ def compare_parametrizations(
     """
     field, values = _asked(recipe, rungs, values)
     judge = judge or Judge(data=recipe.data, evaluations=1)
-    settled = [_settled(recipe, rung) for rung in rungs]
+    settled = [recipe.settled(rung) for rung in rungs]
     packs = {name: _packs(recipe.but(parametrization=r), settled, judge, field, values, seeds, name)
              for name, r in rules.items()}  # fmt: skip
     _train([pack for each in packs.values() for at in each for pack in at], store, launcher, watch)
-    tried = {name: [_tried(store, at, field) for at in each] for name, each in packs.items()}
+    tried = {name: [tried_in(store, at, field) for at in each] for name, each in packs.items()}
     return compared(field, settled, tried, at_growth)
 
 
@@ -71,10 +71,6 @@ def _asked(recipe: Recipe, rungs: Sequence[Rung], values: Sequence[float] | None
     if len(chosen) < 3:
         raise InputError(f"{len(chosen)} values of {field} to try; a basin needs 3. Widen tuned({range_.low:g}, ...).")
     return field, [float(v) for v in chosen]
-
-
-def _settled(recipe: Recipe, rung: Rung) -> Rung:
-    return rung if rung.batch else rung.but(batch=recipe.batch(rung, recipe.data.shape()))
 
 
 def _packs(
@@ -102,6 +98,7 @@ def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> No
         (launcher or Here())(left, store, *follow)
 
 
-def _tried(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:
+def tried_in(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:
+    """What the recorded runs of packs came to."""
     runs = [store.get(spec.key) for pack in packs for spec in pack.specs]
     return tuple(Tried(r.spec.hyperparameters[field], r.spec.seed, r.loss, r.message) for r in runs)

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from windtunnel.scaling.adopt import unwrapped
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, Started, axis_of, runs, seeded, start, train
 from windtunnel.scaling.checks.words import counted, lines_table, listed, loss_of, record, told
 from windtunnel.scaling.sites import readout_modules
-from windtunnel.scaling.slopes import Line, overall, slope_of
+from windtunnel.scaling.slopes import Line, line_of, overall
+from windtunnel.scaling.wrapped import unwrapped
 
 STEPS = 4
 # Exponents of width and depth rules come in halves, so a wrong one shows as 0.5 or more; half of that tells it from a
@@ -109,9 +109,9 @@ def coordinates(
     axis, values = axis_of(sizes)
     lost: list[Lost] = []
     watched = {each: _watched(setup, *each, steps, lost) for each in runs("coordinates", sizes, seeds, report)}
-    growing = listen.growing_stacks([watched[size, seeds[0]].stacks for size in sizes])
-    named = {each: listen.by_place(run.seen, run.stacks, growing) for each, run in watched.items()}
-    common = [name for name in named[sizes[0], seeds[0]] if all(name in names for names in named.values())]
+    growing, named, common = listen.aligned(
+        {each: run.seen for each, run in watched.items()}, {each: run.stacks for each, run in watched.items()}
+    )
     lines = []
     for name in common:
         readout = all(named[each][name] in run.readouts for each, run in watched.items())
@@ -171,10 +171,6 @@ def _readouts(run: Started) -> set[str]:
 def _line(
     name: str, quantity: str, step: int, values: list[int], found: list[list[float]], bar: float, may_shrink: bool
 ) -> Line:
-    means = tuple(sum(row) / len(row) for row in found)
-    slope = slope_of(values, found)
     still = all(value == 0 for row in found for value in row)  # an embedding of positions, a module not yet reached
-    return Line(
-        name=name, quantity=quantity, step=step, values=means, slope=slope, bar=bar,
-        may_shrink=may_shrink, judged=not still and step > 0,
-    )  # fmt: skip
+    judged = not still and step > 0
+    return line_of(name, quantity, step, values, found, bar=bar, may_shrink=may_shrink, judged=judged)

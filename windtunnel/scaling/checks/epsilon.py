@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from windtunnel.errors import InputError
-from windtunnel.scaling.adopt import unwrapped
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, Started, axis_of, runs, start, train
 from windtunnel.scaling.checks.updates import ROUNDING
 from windtunnel.scaling.checks.words import SHOWN, listed, loss_of, record, table, told
 from windtunnel.scaling.slopes import Slope, plain, slope_of
+from windtunnel.scaling.wrapped import unwrapped
 
 STEPS = 8
 SHARE = 0.1  # guess: a tenth of a tensor's entries may be damped before the step is another one
@@ -134,9 +134,10 @@ def epsilon_floor(
     axis, values = axis_of(sizes)
     lost: list[Lost] = []
     seen = {each: _seen(setup, *each, steps, share, lost) for each in runs("epsilon floor", sizes, seeds, report)}
-    growing = listen.growing_stacks([seen[size, seeds[0]].stacks for size in sizes])
-    named = {each: listen.by_place(run.tensors, run.stacks, growing) for each, run in seen.items() if run.tensors}
-    common = [name for name in next(iter(named.values()), {}) if all(name in names for names in named.values())]
+    _, named, common = listen.aligned(
+        {each: run.tensors for each, run in seen.items() if run.tensors},
+        {each: run.stacks for each, run in seen.items()},
+    )
     floors = []
     for name in common:
         rows = [[seen[s, seed].tensors[named[s, seed][name]] for seed in seeds if (s, seed) in named] for s in sizes]

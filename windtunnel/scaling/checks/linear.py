@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from windtunnel.errors import InputError
-from windtunnel.scaling.adopt import unwrapped
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.coordinates import BAR
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, seeded, start, train
 from windtunnel.scaling.checks.words import SHOWN, listed, loss_of, record, table, told
 from windtunnel.scaling.sizes import built
-from windtunnel.scaling.slopes import Line, overall, slope_of, worst_first
+from windtunnel.scaling.slopes import Line, line_of, overall, worst_first
+from windtunnel.scaling.wrapped import unwrapped
 
 STEPS = 4
 # The derivative is a central difference over this share of the way: any module has one, also those with fused attention
@@ -119,9 +119,7 @@ def linearisation_distance(
     lines = []
     for name in found[sizes[0], seeds[0]]:
         rows = [[found[size, seed].get(name, nan) for seed in seeds] for size in sizes]
-        means = tuple(sum(row) / len(row) for row in rows)
-        slope = slope_of(values, rows)
-        lines.append(Line(name=name, quantity="distance", step=steps, values=means, slope=slope, bar=bar))
+        lines.append(line_of(name, "distance", steps, values, rows, bar=bar))
     return Linearisation(
         axis=axis, sizes=tuple(sizes), seeds=tuple(seeds), steps=steps, lines=tuple(lines), lost=tuple(lost)
     )

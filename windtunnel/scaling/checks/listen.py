@@ -76,6 +76,16 @@ def growing_stacks(models: list[Mapping[str, int]]) -> set[str]:
     return {name for name in models[0] if len({model.get(name) for model in models}) > 1}
 
 
+def aligned(
+    seen: Mapping[Any, Mapping[str, Any]], stacks: Mapping[Any, Mapping[str, int]]
+) -> tuple[set[str], dict[Any, dict[str, str]], list[str]]:
+    """The stacks that grow over runs, by run its names by place, and the places that all runs have."""
+    growing = growing_stacks([*stacks.values()])
+    named = {run: by_place(names, stacks[run], growing) for run, names in seen.items()}
+    first = next(iter(named.values()), {})
+    return growing, named, [place for place in first if all(place in names for names in named.values())]
+
+
 def _placed(name: str, here: Mapping[str, int], growing: set[str]) -> str | None:
     for stack in sorted(growing):
         inside = name[len(stack) + 1 :] if stack else name

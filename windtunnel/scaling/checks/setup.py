@@ -117,9 +117,12 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def start(setup: Setup, size: Size, seed: int) -> Started:
-    """Build, initialise and scale the model of a size; vectors stay as built under the seed."""
-    scales = setup.scales(size)
+def start(setup: Setup, size: Size, seed: int, scales: Adopted | None = None) -> Started:
+    """Build, initialise and scale the model of a size; vectors stay as built under the seed.
+
+    `scales` are the size's, where they are known already; a learning rate does not change them.
+    """
+    scales = scales or setup.scales(size)
     torch.manual_seed(seed)
     model = setup.model(size)
     scales.initialize(model, seed=seed)

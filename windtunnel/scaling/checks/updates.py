@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from windtunnel.recipe import Site
-from windtunnel.scaling.adopt import unwrapped
 from windtunnel.scaling.branches import layers_of, stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.coordinates import BAR
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, start, train
 from windtunnel.scaling.checks.words import counted, lines_table, listed, loss_of, record, told
-from windtunnel.scaling.slopes import Line, overall, slope_of
+from windtunnel.scaling.slopes import Line, line_of, overall, slope_of
 from windtunnel.scaling.table import Scale
+from windtunnel.scaling.wrapped import unwrapped
 
 STEPS = 4
 # A gradient this much smaller than the model's largest (root mean squares) is float32's rounding: the bias of
@@ -108,9 +108,9 @@ def updates(
     axis, values = axis_of(sizes)
     lost: list[Lost] = []
     measured = {each: _measured(setup, *each, steps, lost) for each in runs("updates", sizes, seeds, report)}
-    growing = listen.growing_stacks([measured[size, seeds[0]].stacks for size in sizes])
-    named = {each: listen.by_place(run.tensors, run.stacks, growing) for each, run in measured.items()}
-    common = [name for name in named[sizes[0], seeds[0]] if all(name in names for names in named.values())]
+    _, named, common = listen.aligned(
+        {each: run.tensors for each, run in measured.items()}, {each: run.stacks for each, run in measured.items()}
+    )
     lines = []
     for name in common:
         rows = [[measured[s, seed].tensors[named[s, seed][name]] for seed in seeds] for s in sizes]
@@ -199,13 +199,7 @@ def _rms(tensor: Tensor) -> float:
 
 def _line(name: str, quantity: str, step: int, values: list[int], rows: list[list[_Found]], bar: float) -> Line:
     still = all(each.value == 0 for row in rows for each in row)
-    return Line(
-        name=name,
-        quantity=quantity,
-        step=step,
-        values=tuple(sum(each.value for each in row) / len(row) for row in rows),
-        slope=slope_of(values, [[each.value for each in row] for row in rows]),
-        bar=bar,
-        expected=slope_of(values, [[each.expected for each in row] for row in rows]).value,
-        judged=all(each.judged for row in rows for each in row) and not still,
-    )
+    expected = slope_of(values, [[each.expected for each in row] for row in rows]).value
+    judged = all(each.judged for row in rows for each in row) and not still
+    found = [[each.value for each in row] for row in rows]
+    return line_of(name, quantity, step, values, found, bar=bar, expected=expected, judged=judged)

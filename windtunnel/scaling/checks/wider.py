@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, isfinite, nan, sqrt
+from math import inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy import special
 from windtunnel.errors import InputError
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, start, train
 from windtunnel.scaling.checks.words import SHOWN, listed, loss_of, record, table, told
-from windtunnel.scaling.slopes import CANNOT_TELL, LEVEL, plain
+from windtunnel.scaling.slopes import CANNOT_TELL, LEVEL, plain, student
 
 SOURCE = "Yang et al. 2203.03466, section 8"
 LIMITS = (
@@ -129,7 +129,7 @@ def wider_is_better(
     pairs = []
     for narrow, wide in pairwise(sizes):
         for step in sorted(steps):
-            found = [(_loss(curves[narrow, seed], step), _loss(curves[wide, seed], step)) for seed in seeds]
+            found = [(loss_at(curves[narrow, seed], step), loss_at(curves[wide, seed], step)) for seed in seeds]
             pairs.append(_pair(narrow, wide, step, found))
     return WiderIsBetter(axis=axis, sizes=tuple(sizes), seeds=tuple(seeds), pairs=tuple(pairs), lost=tuple(lost))
 
@@ -143,7 +143,8 @@ def _curve(setup: Setup, size: Size, seed: int, steps: int, lost: list[Lost]) ->
     return losses + [inf] * (steps - len(losses))
 
 
-def _loss(curve: list[float], step: int) -> float:
+def loss_at(curve: Sequence[float], step: int) -> float:
+    """The loss at a step: the mean over the last tenth of the steps up to it."""
     window = max(1, round(WINDOW * step))
     return float(np.mean(curve[step - window : step]))
 
@@ -164,10 +165,8 @@ def _student(differences: list[float]) -> tuple[float, float, float, float]:
     """Mean, interval of the mean, probability that it is negative."""
     if not differences:
         return nan, -inf, inf, nan
-    mean, freedom = float(np.mean(differences)), len(differences) - 1
-    if freedom == 0:
+    mean, error, half = student(differences)
+    if len(differences) == 1:
         return mean, -inf, inf, nan
-    error = float(np.std(differences, ddof=1)) / sqrt(freedom + 1)
-    half = float(special.stdtrit(freedom, 0.5 + LEVEL / 2)) * error
     at = -mean / error if error > 0 else (inf if mean < 0 else -inf if mean > 0 else 0.0)
-    return mean, mean - half, mean + half, float(special.stdtr(freedom, at))
+    return mean, mean - half, mean + half, float(special.stdtr(len(differences) - 1, at))

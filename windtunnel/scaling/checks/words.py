@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from windtunnel.scaling.slopes import Line, worst_first
+from windtunnel.scaling.words import columns
 
 SHOWN = 6  # rows of a table; `to_json` has them all
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words as columns, indented."""
-    if not rows:
-        return ""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    padded = ("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {row.rstrip()}" for row in padded)
+    return "\n".join(f"  {line}" for line in columns(rows))
 
 
 def lines_table(lines: Sequence[Line]) -> str:
