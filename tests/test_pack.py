@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.one import execute
-from windtunnel.parts.models import CNN, GELU, MLP, Transformer
+from windtunnel.parts.models import CNN, GELU, MLP, Experts, Transformer
 from windtunnel.parts.objectives import CrossEntropy
-from windtunnel.parts.optimizers import SGD, AdamW, Lion, Muon
+from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
 from windtunnel.parts.schedules import WSD, Constant, Cosine
 from windtunnel.recipe import tuned
 from windtunnel.runs import Outcome
@@ -47,11 +47,16 @@ OPTIMIZERS = {
     "sgd": (SGD(weight_decay=0.01), (1e-3, 3e-3, 1e-2)),
     "lion": (Lion(), (1e-4, 3e-4, 1e-3)),
     "muon": (Muon(others_lr=0.01), (1e-3, 1e-2, 3e-2)),
+    "adam-atan2": (AdamAtan2(weight_decay=0.1), (1e-3, 1e-2, 3e-2)),
+    "lamb": (LAMB(weight_decay=0.01), (1e-3, 1e-2, 3e-2)),
+    "lars": (LARS(weight_decay=0.01), (1e-3, 3e-3, 1e-2)),
+    "shampoo": (Shampoo(others_lr=0.01), (1e-3, 1e-2, 3e-2)),
 }
 MODELS = {
     "swiglu": Transformer(),
     "gelu, LayerNorm with gains, tied": Transformer(norm=nn.LayerNorm, gains=True, mlp=GELU, tied=True),
     "RMSNorm with gains, grouped keys": Transformer(gains=True, kv_groups=2),
+    "experts": Transformer(mlp=Experts(count=4, active=2)),
 }
 
 

@@ -117,19 +117,23 @@ class Ladder:
         widths: tuple[int, ...],
         *,
         depth: int,
-        tokens: int,
+        tokens: int | tuple[int, ...],
         head_width: int = 16,
         seeds: int = 3,
         batch: int | None = None,
     ) -> Ladder:
-        """A ladder in width at one depth and one horizon (the protocol of Mu-scaling, 2304.06875)."""
-        return cls(
-            rungs=tuple(
-                Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(tokens), batch=batch)
-                for w in widths
-            ),
-            seeds=seeds,
-        )
+        """A ladder in width at one depth and one horizon (the protocol of Mu-scaling, 2304.06875), or several horizons.
+
+        Several, each at every width, cost little more than the longest where the schedule lets a decay branch off,
+        as WSD(warmup_tokens=...) and Constant do, and the batch is the same at all (FixedBatch).
+        """
+        horizons = tokens if isinstance(tokens, tuple) else (tokens,)
+        rungs = [
+            Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(t), batch=batch)
+            for w in widths
+            for t in horizons
+        ]
+        return cls(rungs=tuple(sorted(rungs, key=_cost_order) if len(horizons) > 1 else rungs), seeds=seeds)
 
     @classmethod
     def geometric(
@@ -243,8 +247,8 @@ def _shaped(params: float, tokens: float, depth: int | None, head_width: int) ->
     return Rung(width=heads * head_width, depth=layers, heads=heads, tokens=int(tokens))
 
 
-def _cost_order(rung: Rung) -> int:
-    return rung.width**2 * rung.depth * rung.tokens
+def _cost_order(rung: Rung) -> tuple[int, int]:
+    return rung.width**2 * rung.depth * rung.tokens, rung.width
 
 
 def _known(thing: Any, changes: dict[str, Any]) -> dict[str, Any]:

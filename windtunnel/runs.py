@@ -83,7 +83,8 @@ class RunSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run took. `seconds` is this run's share of its pack's wall time on one device."""
+    """What a run took. `flops` is what it would have taken alone, `seconds` its share of its pack's wall time on one
+    device. `spent_flops` is less than `flops` where runs of several horizons had one trunk, which is shared evenly."""
 
     flops: float
     seconds: float
@@ -91,6 +92,9 @@ class Cost:
     threads: int
     members: int  # runs trained together in its pack
     alone_because: str | None = None  # why a recipe could not be packed
+    spent_flops: float | None = None
+    compiled_steps: int = 0
+    eager_because: str | None = None  # why a long pack was not compiled
 
 
 @dataclass(frozen=True, kw_only=True)

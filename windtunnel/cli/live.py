@@ -27,7 +27,7 @@ class Follow:
         """A stage starts."""
         self.started = time.monotonic()
         self.packs = {pack.key: pack for pack in packs}
-        self.cost = {pack.key: _flops(pack) for pack in packs}
+        self.cost = {pack.key: pack.training_flops() for pack in packs}
         self.done: dict[str, float] = {}
         self.latest: dict[str, Any] = {}
 
@@ -146,7 +146,3 @@ class Live:
         bar = Table.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=1.0, completed=self.follow.share, width=60))
         return Group(Text(self.follow.head()), bar, *lines)
-
-
-def _flops(pack: Any) -> float:
-    return pack.size().training_flops(pack.rung.tokens) * len(pack.specs)

@@ -40,13 +40,14 @@ class PlanRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study's rows, the speed assumed and where it comes from."""
+    """A study's rows, what a shared trunk saves of them, the speed assumed and where it comes from."""
 
     study: str
     rows: tuple[PlanRow, ...]
     speed: float
     speed_source: str
     devices: int
+    saved_flops: float = 0.0
 
     @property
     def missing(self) -> int:
@@ -56,7 +57,7 @@ class Plan:
     @property
     def flops(self) -> float:
         """FLOPs still to be spent."""
-        return sum(row.flops for row in self.rows)
+        return sum(row.flops for row in self.rows) - self.saved_flops
 
     @property
     def minutes(self) -> float:
@@ -79,6 +80,7 @@ class Plan:
         ]  # fmt: skip
         return {
             "study": self.study, "rows": rows, "missing": self.missing, "flops": self.flops,
+            "saved_flops": self.saved_flops,
             "minutes": self.minutes, "speed_flops_per_second": self.speed, "speed_source": self.speed_source,
             "memory_bytes": self.memory_bytes,
         }  # fmt: skip
@@ -96,7 +98,9 @@ class Plan:
             f"{self.devices} device(s) at {compact(self.speed)}FLOP/s each ({self.speed_source}); weights and "
             f"optimizer state at most {self.memory_bytes / 2**20:.0f} MiB at once"
         )
-        return "\n".join([head, *lines, total])
+        saved = self.saved_flops / (self.flops + self.saved_flops) if self.saved_flops else 0.0
+        trunk = [f"one trunk for runs of several horizons saves {100 * saved:.0f} % of the FLOPs"] if saved else []
+        return "\n".join([head, *lines, *trunk, total])
 
 
 def plan(study: Study, store: Store, devices: int | None = None) -> Plan:
@@ -112,7 +116,14 @@ def plan(study: Study, store: Store, devices: int | None = None) -> Plan:
         speed=speed,
         speed_source=source,
         devices=devices or default_devices(),
+        saved_flops=sum(_saved(stages, name) for name in stages.recipes),
     )
+
+
+def _saved(stages: Stages, name: str) -> float:
+    values = stages.tuning(name).values
+    again = [ask for asks in stages.recheck(name, values).values() for ask in asks]
+    return stages.saved_flops([*stages.ladder(name, values), *again])
 
 
 def _rows(stages: Stages, name: str) -> list[PlanRow]:

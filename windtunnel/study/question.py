@@ -95,9 +95,17 @@ class Study:
         return [1000 * self.seed + i for i in range(count)]
 
     def recheck_index(self) -> int:
-        """The rung of the transfer check: the middle of the ladder unless the study says otherwise."""
-        index = self.tuning.recheck_rung
-        return len(self.ladder.rungs) // 2 if index is None else index
+        """The rung of the transfer check unless the study says otherwise: the middle one of those that are wider.
+
+        Of those, the ones with the base rung's horizon come first: that the optimum moves with the horizon is known.
+        """
+        if self.tuning.recheck_rung is not None:
+            return self.tuning.recheck_rung
+        base, above = self.ladder.base, list(enumerate(self.ladder.rungs))[1:]
+        wider = [i for i, rung in above if rung.width > base.width]
+        level = [i for i in wider if self.ladder.rungs[i].tokens == base.tokens]
+        tried = level or wider or [i for i, _ in above]
+        return tried[(len(tried) - 1) // 2]
 
     def size(self, recipe: Recipe, rung: Rung) -> Size:
         """Parameters and FLOPs of a recipe's model at a rung."""

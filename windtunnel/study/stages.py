@@ -19,6 +19,7 @@ from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.pack import Pack
+from windtunnel.train.rows import apart_tokens, trained_tokens
 from windtunnel.tune import Basin, Transfer, Tried, basin, coarse_values, fine_values, recheck_values, transfer
 
 # Members of a pack on one CPU core: past about 8 the throughput no longer rose (measured, width 16 to 32).
@@ -160,7 +161,8 @@ class Stages:
     # packs
 
     def packs(self, asks: Sequence[Ask]) -> list[Pack]:
-        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to PACK_MEMBERS.
+        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to PACK_MEMBERS rows; with
+        them go runs of other horizons that begin as they do, which are trained as one trunk with branches.
 
         A pack that was interrupted is formed again with the members it had: its checkpoint goes by them.
         """
@@ -170,12 +172,32 @@ class Stages:
             if any(key in left for key in members) and all(key in asked for key in members):
                 packs.append(self._packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
-        together: dict[tuple[str, Rung, str], list[Ask]] = {}
-        for ask in left.values():
-            shape = self.recipes[ask.name].shaped(ask.spec.hyperparameters)
-            together.setdefault((ask.name, ask.spec.rung, repr(shape)), []).append(ask)
-        packs += [self._packed(chunk) for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
-        return sorted(packs, key=_price, reverse=True)
+        together: dict[Any, list[list[Ask]]] = {}
+        for trunk in self._trunks(list(left.values())):
+            shape = self.recipes[trunk[0].name].shaped(trunk[0].spec.hyperparameters)
+            together.setdefault((trunk[0].name, *(ask.spec.rung for ask in trunk), repr(shape)), []).append(trunk)
+        chunks = [chunk for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
+        packs += [self._packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
+        return sorted(packs, key=Pack.training_flops, reverse=True)
+
+    def saved_flops(self, asks: Sequence[Ask]) -> float:
+        """FLOPs that the missing runs of asks do not take because runs of several horizons have one trunk."""
+        return sum(pack.size().training_flops(apart_tokens(pack) - trained_tokens(pack)) for pack in self.packs(asks))
+
+    def _trunks(self, asks: Sequence[Ask]) -> list[list[Ask]]:
+        """Asks that begin as one run together, by rising horizon; all others by themselves."""
+        alike: dict[Any, list[Ask]] = {}
+        for ask in sorted(asks, key=lambda a: a.spec.rung.tokens):
+            values = tuple(sorted(ask.spec.hyperparameters.items()))
+            alike.setdefault((ask.name, ask.spec.rung.but(tokens=1), ask.spec.seed, values), []).append(ask)
+        found: list[list[Ask]] = []
+        for group in alike.values():
+            found += [group] if len(group) > 1 and self._shares(group) else [[ask] for ask in group]
+        return found
+
+    def _shares(self, asks: Sequence[Ask]) -> bool:
+        pack = self._packed(asks)
+        return trained_tokens(pack) < apart_tokens(pack)
 
     def _packed(self, asks: Sequence[Ask]) -> Pack:
         recipe = self.recipes[asks[0].name].shaped(asks[0].spec.hyperparameters)
@@ -207,15 +229,11 @@ class Stages:
         return self._runs[key]
 
 
-def _evenly(asks: Sequence[Ask], most: int) -> list[list[Ask]]:
+def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:
     """Chunks of nearly equal length, none over `most`."""
-    count = math.ceil(len(asks) / most)
-    edges = [round(i * len(asks) / count) for i in range(count + 1)]
-    return [list(asks[a:b]) for a, b in pairwise(edges)]
-
-
-def _price(pack: Pack) -> float:
-    return pack.size().training_flops(pack.rung.tokens) * len(pack.specs)
+    count = math.ceil(len(trunks) / most)
+    edges = [round(i * len(trunks) / count) for i in range(count + 1)]
+    return [list(trunks[a:b]) for a, b in pairwise(edges)]
 
 
 def _three_digits(value: float) -> Any:

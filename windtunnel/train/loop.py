@@ -2,24 +2,26 @@
 
 The state is what a checkpoint holds: stacked parameters, optimizer states, curves and who is still alive. Everything
 else (data, schedules, initial values) is a pure function of the specs and the step, so a resumed pack continues with
-the same bits on a CPU. A member whose loss stops being finite is retired with its Outcome and its row is cut out; the
-others go on.
+the same bits on a CPU. A member whose loss stops being finite is retired with its Outcome, one that has reached its
+horizon leaves; a row that nobody needs is cut out, and the others go on.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from windtunnel.runs import Cost, Outcome, Run
+from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
 from windtunnel.train.data import judge_batches, pack_batch
 from windtunnel.train.pack import (
     Group,
@@ -34,8 +36,9 @@ from windtunnel.train.pack import (
     table_of,
 )
 from windtunnel.train.record import versions, written_sources
+from windtunnel.train.rows import first_rows, multiplier, parted, steps_of
 from windtunnel.train.state import State, restored, save
-from windtunnel.train.steps import first_states, gradient, judgement, update
+from windtunnel.train.steps import Tree, first_states, gradient, judgement, update
 
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
 
@@ -60,16 +63,18 @@ def train(
     checkpoint_seconds: float = 20.0,
     packed: bool = True,
     alone_because: str | None = None,
+    compile: bool | None = None,
 ) -> list[Run]:
     """Train all members and return their Runs, in the order of the specs.
 
     `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
-    False trains a single member without vmap, and `alone_because` says why in the record.
+    False trains a single member without vmap, and `alone_because` says why in the record. `compile` None compiles the
+    step of a pack that is long enough for it to pay.
     """
-    engine, members = Engine(pack, device, packed), [spec.key for spec in pack.specs]
+    engine, members = Engine(pack, device, packed, compile), [spec.key for spec in pack.specs]
     state = restored(members, len(engine.groups), device, folder) or engine.start()
     clock = saved = time.monotonic()
-    while state.step < engine.steps and state.alive:
+    while state.alive:
         engine.advance(state)
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
@@ -86,13 +91,13 @@ def train(
 class Engine:
     """Everything about a pack that does not change while it trains."""
 
-    def __init__(self, pack: Pack, device: torch.device, packed: bool) -> None:
-        self.pack, self.device, self.packed = pack, device, packed
+    def __init__(self, pack: Pack, device: torch.device, packed: bool, compile: bool | None = None) -> None:
+        self.pack, self.device, self.packed, self.compile = pack, device, packed, compile
         self.recipes = [pack.recipe_of(i) for i in range(len(pack.specs))]
         self.data, self.rung = pack.recipe.data, pack.rung
-        assert self.rung.batch is not None, "a planned rung has its batch settled"
-        self.tokens_per_step = self.rung.batch * self.data.shape().tokens_per_example
-        self.steps = math.ceil(self.rung.tokens / self.tokens_per_step)
+        self.tokens_per_step = pack.tokens_per_step()
+        self.steps_of = steps_of(pack, self.tokens_per_step)
+        self.steps = max(self.steps_of)
         self.table = table_of(pack.recipe, self.rung, pack.specs[0].base_rung)
         self.model: nn.Module = build_model(pack.recipe, self.rung).to(device)
         self.size = pack.size()
@@ -104,53 +109,119 @@ class Engine:
         self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed)
         self.update = update(self.groups, optimizer, packed)
         self.judgement = judgement(self.model, self.groups, packed)
+        self.eager_because = ""
+        self._faster: dict[int, Any] = {}  # number of rows -> compiled step
         chunk = max(1, JUDGE_CHUNK_TOKENS // pack.judge.data.shape().tokens_per_example)
         self.held_out = judge_batches(pack.judge, device, chunk)
-        self.judge_at = {
-            math.ceil(self.steps * (i + 1) / pack.judge.evaluations) for i in range(pack.judge.evaluations)
-        }
+        self.judge_at = [
+            {math.ceil(steps * (i + 1) / pack.judge.evaluations) for i in range(pack.judge.evaluations)}
+            for steps in self.steps_of
+        ]
 
     def start(self) -> State:
-        members = range(len(self.pack.specs))
-        params = initial_params(self.groups, [self.pack.specs[i].seed for i in members], self.device)
+        """Initial values; members that are the same run so far share a row."""
+        rows = first_rows(self.pack.alike())
+        params = initial_params(self.groups, [self.pack.specs[row[0]].seed for row in rows], self.device)
         states = first_states(self.groups, self.pack.recipe.optimizer, params, self.packed)
-        return State(alive=list(members), params=params, states=states, created=datetime.now(UTC).isoformat())
+        created, spent = datetime.now(UTC).isoformat(), np.zeros(len(self.pack.specs))
+        state = State(rows=rows, params=params, states=states, spent=spent, created=created)
+        self._choose(state)
+        return state
 
     def advance(self, state: State) -> None:
-        """One step of every living member, and a judgement when one is due."""
-        alive = state.alive
-        seeds = [self.pack.specs[i].seed for i in alive]
+        """One step of every living member, and a judgement of those for whom one is due."""
+        factors = {m: multiplier(self.pack, m, state.step, self.tokens_per_step) for m in state.alive}
+        if any(len(row) > 1 for row in state.rows) and state.regroup(*parted(state.rows, factors), self.groups):
+            self._choose(state)
+        seeds = [self.pack.specs[row[0]].seed for row in state.rows]
         inputs, targets = pack_batch(self.data, seeds, state.step, self.rung.batch or 1, self.device)
         if not self.packed:
             torch.manual_seed(hash((seeds[0], state.step)))  # a part that draws noise stays a function of seed and step
-        grads, losses = self.gradient(state.params, inputs, targets)
-        row = np.full(len(self.pack.specs), np.nan)
-        row[alive] = losses.detach().double().cpu().numpy()
-        state.train_loss.append(row)
-        bad = [i for i in alive if not math.isfinite(row[i])]
-        if bad:
-            why = f"the training loss was not finite at step {state.step + 1}"
-            grads = state.retire(bad, why, grads, self.groups)
-        if state.alive:
-            hps = self._scheduled(state)
-            state.params, state.states = self.update(state.params, grads, state.states, hps)
-        state.step += 1
-        if state.step in self.judge_at and state.alive:
+        faster = self._compiled(state, inputs, targets) if state.compiled else None
+        if faster is None or not self._at_once(faster, state, factors, inputs, targets):
+            self._as_written(state, factors, inputs, targets)
+        if any(state.step in self.judge_at[m] for m in state.alive):
             self._judge(state)
+        if any(self.steps_of[m] == state.step for m in state.alive):
+            self._leave(state, [m for m in state.alive if self.steps_of[m] == state.step])
 
     def progress(self, state: State) -> Progress:
-        keys = [spec.key for spec in self.pack.specs]
-        latest = {keys[i]: float(state.train_loss[-1][i]) for i in state.alive}
+        """The latest losses of the members that still train."""
+        latest = {self.pack.specs[i].key: float(state.train_loss[-1][i]) for i in state.alive}
         return Progress(self.pack.key, state.step, self.steps, latest, state.seconds)
 
-    def _scheduled(self, state: State) -> list[dict[str, Tensor]]:
-        alive = tuple(state.alive)
-        if getattr(self, "_hp_members", None) != alive:
-            self._hp_members = alive
-            self._hp = stacked_hyperparameters(self.groups, [self.recipes[i].optimizer for i in alive], self.device)
-        # the step that is about to be taken ends at (step + 1) x tokens
-        tokens = min(self.rung.tokens, (state.step + 1) * self.tokens_per_step)
-        factors = [self.recipes[i].schedule(tokens - self.tokens_per_step / 2, self.rung.tokens) for i in alive]
+    def _at_once(
+        self, faster: Any, state: State, factors: Mapping[int, float], inputs: Tensor, targets: Tensor
+    ) -> bool:
+        """A compiled step; False, and nothing has changed, where an update could not bear a loss that is not finite."""
+        try:
+            done = faster(state.params, state.states, self._scheduled(state, factors), inputs, targets)
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  (documented, not exported)
+            return False
+        state.params, state.states, losses = done
+        state.compiled_steps += 1
+        self._count(state, losses)
+        return True
+
+    def _as_written(self, state: State, factors: Mapping[int, float], inputs: Tensor, targets: Tensor) -> None:
+        """Gradient, then update of the rows whose loss is finite: an update need not bear what is not."""
+        grads, losses = self.gradient(state.params, inputs, targets)
+        finite = torch.isfinite(losses).nonzero().flatten()
+        self._count(state, losses)
+        if len(finite) < len(losses):
+            grads = [g.index_select(0, finite) for g in grads]
+        if state.alive:
+            hps = self._scheduled(state, factors)
+            state.params, state.states = self.update(state.params, grads, state.states, hps)
+
+    def _count(self, state: State, losses: Tensor) -> None:
+        found, row = losses.detach().double().cpu().numpy(), np.full(len(self.pack.specs), np.nan)
+        for members, loss in zip(state.rows, found, strict=True):
+            row[list(members)] = loss
+            state.spent[list(members)] += 1 / len(members)
+        state.train_loss.append(row)
+        state.step += 1
+        bad = [m for m in state.alive if not math.isfinite(row[m])]
+        self._retire(state, bad, f"the training loss was not finite at step {state.step}")
+
+    def _retire(self, state: State, bad: Sequence[int], why: str) -> None:
+        if bad:
+            state.retired |= dict.fromkeys(bad, why)
+            self._leave(state, bad)
+
+    def _leave(self, state: State, gone: Sequence[int]) -> None:
+        if state.leave(gone, self.groups):
+            self._choose(state)
+
+    def _choose(self, state: State) -> None:
+        """Whether the rows as they are now are trained by a compiled step: decided when they change, and kept."""
+        left = min((self.steps_of[m] for m in state.alive), default=state.step) - state.step
+        flops = self.size.training_flops(left * self.tokens_per_step) * len(state.rows)
+        state.compiled = self.packed and (flops >= PAYS_FROM_FLOPS if self.compile is None else self.compile)
+
+    def _compiled(self, state: State, inputs: Tensor, targets: Tensor) -> Any:
+        """The compiled step for this number of rows, None where there is none."""
+        count = len(state.rows)
+        if count not in self._faster:
+            hps = self._scheduled(state, dict.fromkeys(state.alive, 1.0))
+            arguments = (state.params, state.states, hps, inputs, targets)
+            self._faster[count], because = compiled(self._whole_step, arguments)
+            self.eager_because = self.eager_because or because
+        return self._faster[count]
+
+    def _whole_step(
+        self, params: list[Tensor], states: list[Tree], hps: list[Tree], inputs: Tensor, targets: Tensor
+    ) -> tuple[list[Tensor], list[Tree], Tensor]:
+        grads, losses = self.gradient(params, inputs, targets)
+        params, states = self.update(params, grads, states, hps)
+        return params, states, losses
+
+    def _scheduled(self, state: State, factor_of: Mapping[int, float]) -> list[dict[str, Tensor]]:
+        rows = tuple(row[0] for row in state.rows)
+        if getattr(self, "_hp_rows", None) != rows:
+            self._hp_rows = rows
+            self._hp = stacked_hyperparameters(self.groups, [self.recipes[i].optimizer for i in rows], self.device)
+        factors = [factor_of[member] for member in rows]
         if len(set(factors)) == 1:
             return [hp | {n: hp[n] * factors[0] for n in hp if is_rate(n)} for hp in self._hp]
         factor = torch.tensor(factors, dtype=torch.float64, device=self.device)
@@ -160,28 +231,34 @@ class Engine:
         ]
 
     def _judge(self, state: State) -> None:
-        members = len(self.pack.specs)
-        loss, accuracy = np.full(members, np.nan), np.full(members, np.nan)
+        """Judge the rows that have a member for whom it is due; the others' numbers stay NaN."""
+        due = [i for i, row in enumerate(state.rows) if any(state.step in self.judge_at[m] for m in row)]
+        index = torch.tensor(due, dtype=torch.long, device=self.device)
+        params = [p.index_select(0, index) for p in state.params] if len(due) < len(state.rows) else state.params
         self.model.eval()
         with torch.no_grad():
-            sums = [self.judgement(state.params, x, y) for x, y in self.held_out]
+            sums = [self.judgement(params, x, y) for x, y in self.held_out]
         self.model.train()
         count = sum(y.numel() for _, y in self.held_out)
-        loss[state.alive] = torch.stack([s for s, _ in sums]).double().sum(0).cpu().numpy() / count
-        accuracy[state.alive] = torch.stack([h for _, h in sums]).double().sum(0).cpu().numpy() / count
+        both = [torch.stack(values).double().sum(0).cpu().numpy() / count for values in zip(*sums, strict=True)]
+        loss, accuracy = (np.full(len(self.pack.specs), np.nan) for _ in both)
+        for place, i in enumerate(due):
+            members = [m for m in state.rows[i] if state.step in self.judge_at[m]]
+            loss[members], accuracy[members] = both[0][place], both[1][place]
         state.judged.append((state.step, loss, accuracy))
-        bad = [i for i in state.alive if not math.isfinite(loss[i])]
-        if bad:
-            state.retire(bad, f"the judged loss was not finite at step {state.step}", [], self.groups)
+        bad = [m for i in due for m in state.rows[i] if state.step in self.judge_at[m] and not math.isfinite(loss[m])]
+        self._retire(state, bad, f"the judged loss was not finite at step {state.step}")
 
 
 def _record(engine: Engine, state: State, member: int, alone_because: str | None) -> Run:
     pack, spec = engine.pack, engine.pack.specs[member]
     why = state.retired.get(member)
-    trained = np.array([row[member] for row in state.train_loss])
+    trained = np.array([row[member] for row in state.train_loss[: engine.steps_of[member]]])
     steps = np.arange(1, len(trained) + 1)
     judged = [(step, loss[member], hits[member]) for step, loss, hits in state.judged if math.isfinite(loss[member])]
-    tokens_done = min(int(np.isfinite(trained).sum()) * engine.tokens_per_step, engine.rung.tokens)
+    horizon = spec.rung.tokens
+    tokens_done = min(int(np.isfinite(trained).sum()) * engine.tokens_per_step, horizon)
+    spent = state.spent[member] * engine.tokens_per_step
     return Run(
         key=spec.key,
         spec=spec,
@@ -192,17 +269,20 @@ def _record(engine: Engine, state: State, member: int, alone_because: str | None
         size=engine.size,
         cost=Cost(
             flops=engine.size.training_flops(tokens_done),
-            seconds=state.seconds / len(pack.specs),
+            seconds=float(state.seconds * state.spent[member] / state.spent.sum()),
             device=_device_name(engine.device),
             threads=torch.get_num_threads(),
             members=len(pack.specs),
             alone_because=alone_because,
+            spent_flops=engine.size.training_flops(min(spent, tokens_done)),
+            compiled_steps=state.compiled_steps,
+            eager_because=engine.eager_because or None,
         ),
         curve={
             "step": steps,
-            "tokens": np.minimum(steps * engine.tokens_per_step, engine.rung.tokens),
+            "tokens": np.minimum(steps * engine.tokens_per_step, horizon),
             "train_loss": trained,
-            "judged_tokens": np.array([min(s * engine.tokens_per_step, engine.rung.tokens) for s, _, _ in judged]),
+            "judged_tokens": np.array([min(s * engine.tokens_per_step, horizon) for s, _, _ in judged]),
             "judged_loss": np.array([loss for _, loss, _ in judged]),
         },
         created=state.created,

@@ -1,9 +1,9 @@
 """A pack: runs of one shape trained together on one device, and the stacked tensors they are trained in.
 
-Members share a rung, a batch size and every part of the recipe but its hyperparameters; learning rates, schedules,
-seeds and data orders differ. Tensors of equal site and scale are stacked too, so an optimizer written for one tensor is
-called once for all of them. A newcomer would expect members to influence each other: no operation crosses the member
-axis, so a pack's row is the run trained alone.
+Members share a shape, a batch size and every part of the recipe but its hyperparameters; learning rates, schedules,
+seeds, data orders and horizons differ. Tensors of equal site and scale are stacked too, so an optimizer written for one
+tensor is called once for all of them. A newcomer would expect members to influence each other: no operation crosses the
+member axis, so a pack's row is the run trained alone.
 
 Legend: m members, g tensors of a group; a group's parameters are one tensor (m, g, *shape).
 """
@@ -11,7 +11,7 @@ Legend: m members, g tensors of a group; a group's parameters are one tensor (m,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.sizes import scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
+from windtunnel.train.rows import trained_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +44,37 @@ class Pack:
 
     @property
     def rung(self) -> Rung:
-        """The rung all members share."""
-        return self.specs[0].rung
+        """The rung all members share, with the longest of their horizons."""
+        return self.specs[0].rung.but(tokens=max(spec.rung.tokens for spec in self.specs))
 
     def recipe_of(self, member: int) -> Recipe:
         """The recipe of one member, its hyperparameters filled in."""
-        spec = self.specs[member]
+        return self._recipes[member]
+
+    @cached_property
+    def _recipes(self) -> list[Recipe]:
+        return [self._filled(spec) for spec in self.specs]
+
+    def _filled(self, spec: RunSpec) -> Recipe:
         filled = self.recipe.fill({name: spec.hyperparameters[name] for name in self.recipe.tuned_fields()})
         return carried(filled, spec.rung, spec.base_rung)
+
+    def alike(self) -> list[Hashable]:
+        """What two members must have in common to be one run but for their horizons: seed and numbers."""
+        return [
+            (spec.seed, tuple(sorted(numbers_of(recipe.optimizer).items())))
+            for spec, recipe in zip(self.specs, self._recipes, strict=True)
+        ]
+
+    def tokens_per_step(self) -> int:
+        """Tokens of a batch."""
+        batch = self.specs[0].rung.batch
+        assert batch is not None, "a planned rung has its batch settled"
+        return batch * self.recipe.data.shape().tokens_per_example
+
+    def training_flops(self) -> float:
+        """FLOPs that training it takes, what members share counted once."""
+        return self.size().training_flops(trained_tokens(self))
 
     def size(self) -> Size:
         """Parameters and FLOPs of one member."""

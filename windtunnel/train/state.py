@@ -12,34 +12,52 @@ from torch import Tensor
 
 from windtunnel.train import checkpoint
 from windtunnel.train.pack import Group
+from windtunnel.train.rows import Row, without
 
 
 @dataclass
 class State:
-    """Stacked parameters, optimizer states, curves and who is still alive."""
+    """Stacked parameters and optimizer states, whose rows they are, and curves.
 
-    alive: list[int]
+    `spent` counts a member's steps, a step that k members shared as 1/k. `compiled` says how the rows are trained from
+    here on, so that a resumed pack goes on with the same arithmetic.
+    """
+
+    rows: list[Row]
     params: list[Tensor]
     states: list[dict[str, Tensor]]
+    spent: np.ndarray
     step: int = 0
     seconds: float = 0.0
     created: str = ""
-    train_loss: list[np.ndarray] = field(default_factory=list)  # one row a step, one column a member; NaN when retired
+    compiled: bool = False
+    compiled_steps: int = 0
+    train_loss: list[np.ndarray] = field(default_factory=list)  # one row a step, one column a member; NaN when gone
     judged: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)  # step, loss and accuracy by member
     retired: dict[int, str] = field(default_factory=dict)  # member -> why
 
-    def retire(self, bad: Sequence[int], why: str, grads: list[Tensor], groups: Sequence[Group]) -> list[Tensor]:
-        """Cut the rows of diverged members out; returns the gradients of those that stay."""
-        stays = [row for row, member in enumerate(self.alive) if member not in bad]
-        index = torch.tensor(stays, dtype=torch.long, device=self.params[0].device)
+    @property
+    def alive(self) -> list[int]:
+        """Members that still train, in the order of their rows."""
+        return [member for row in self.rows for member in row]
+
+    def regroup(self, rows: list[Row], source: Sequence[int], groups: Sequence[Group]) -> bool:
+        """Let row i be a copy of what row `source[i]` was; False if that changes nothing."""
+        same = list(source) == list(range(len(self.rows)))
+        self.rows = rows
+        if same:
+            return False
+        index = torch.tensor(source, dtype=torch.long, device=self.params[0].device)
+        self.params = [p.index_select(0, index) for p in self.params]
         self.states = [
-            {name: _cut(t, index, len(group.names)) for name, t in tree.items()}
+            {name: _picked(t, index, len(group.names)) for name, t in tree.items()}
             for tree, group in zip(self.states, groups, strict=True)
         ]
-        self.params = [p.index_select(0, index) for p in self.params]
-        self.retired |= {member: why for member in bad}
-        self.alive = [member for member in self.alive if member not in bad]
-        return [g.index_select(0, index) for g in grads]
+        return True
+
+    def leave(self, gone: Sequence[int], groups: Sequence[Group]) -> bool:
+        """Let members go, with every row that only they had; False if no row went."""
+        return self.regroup(*without(self.rows, set(gone)), groups)
 
 
 def save(state: State, members: Sequence[str], folder: Path) -> None:
@@ -52,7 +70,10 @@ def save(state: State, members: Sequence[str], folder: Path) -> None:
         tensors[f"judged.{i}"] = torch.from_numpy(np.stack([loss, accuracy]))
     facts = {
         "members": list(members),
-        "alive": state.alive,
+        "rows": [list(row) for row in state.rows],
+        "spent": state.spent.tolist(),
+        "compiled": state.compiled,
+        "compiled_steps": state.compiled_steps,
         "retired": {str(member): why for member, why in state.retired.items()},
         "judged_steps": [step for step, _, _ in state.judged],
         "seconds": state.seconds,
@@ -74,18 +95,21 @@ def restored(members: Sequence[str], groups: int, device: torch.device, folder: 
             states[int(index)][leaf] = tensor.to(device)
     judged = [tensors[f"judged.{i}"].numpy() for i in range(len(facts["judged_steps"]))]
     return State(
-        alive=facts["alive"],
+        rows=[tuple(row) for row in facts["rows"]],
         params=[tensors[f"param.{i}"].to(device) for i in range(groups)],
         states=states,
+        spent=np.array(facts["spent"]),
         step=facts["step"],
         seconds=facts["seconds"],
         created=facts["created"],
+        compiled=facts["compiled"],
+        compiled_steps=facts["compiled_steps"],
         train_loss=list(tensors["train_loss"].numpy()) if "train_loss" in tensors else [],
         judged=[(step, both[0], both[1]) for step, both in zip(facts["judged_steps"], judged, strict=True)],
         retired={int(member): why for member, why in facts["retired"].items()},
     )
 
 
-def _cut(tensor: Tensor, rows: Tensor, repeated: int) -> Tensor:
-    """Select members of a (m * g, ...) tensor."""
+def _picked(tensor: Tensor, rows: Tensor, repeated: int) -> Tensor:
+    """Rows of a (rows * tensors of a group, ...) tensor."""
     return tensor.unflatten(0, (-1, repeated)).index_select(0, rows).flatten(0, 1)

@@ -90,7 +90,7 @@ def _packs(
 
 def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> None:
     left = [pack for pack in packs if any(spec.key not in store for spec in pack.specs)]
-    left.sort(key=lambda pack: -pack.size().training_flops(pack.rung.tokens))
+    left.sort(key=Pack.training_flops, reverse=True)
     if left and watch is not None:
         watch.stage("transfer", left)
     follow: tuple[Callable[..., None], ...] = () if watch is None else (watch.progress, watch.finished)

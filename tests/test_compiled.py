@@ -1,0 +1,71 @@
+"""A long pack's step is compiled: the same numbers to rounding, said in the record, never the cause of a failure."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.runs import Outcome
+from windtunnel.train import compiled as compiling
+from windtunnel.train import loop
+from windtunnel.train.loop import Engine, train
+from windtunnel.train.state import save
+
+needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+
+
+def pack(corpus, *values):
+    return tiny.pack(tiny.recipe(corpus, optimizer=AdamW(eps=1e-6)), [{"lr": v} for v in values])
+
+
+@pytest.mark.slow
+@needs_a_compiler
+def test_a_compiled_pack_is_the_pack_as_written(corpus, tmp_path):
+    """Half a minute, for the compiler: buys that what long packs run is what every other test tests."""
+    whole = pack(corpus, 1e-3, 1e-2)
+    faster, written = (train(whole, device=tiny.CPU, compile=c) for c in (True, False))
+    for a, b in zip(faster, written, strict=True):
+        assert a.cost.compiled_steps == tiny.STEPS and b.cost.compiled_steps == 0, a.cost.eager_because
+        np.testing.assert_allclose(a.curve["train_loss"], b.curve["train_loss"], rtol=1e-6)
+        np.testing.assert_allclose(a.curve["judged_loss"], b.curve["judged_loss"], rtol=1e-6)
+    engine = Engine(whole, tiny.CPU, True, True)
+    state = engine.start()
+    for _ in range(5):
+        engine.advance(state)
+    save(state, [spec.key for spec in whole.specs], tmp_path)
+    # resumed by a process that would not compile by itself: what the rows were trained by goes on
+    resumed = train(whole, device=tiny.CPU, folder=tmp_path)
+    assert [tiny.numbers(r) for r in resumed] == [tiny.numbers(r) for r in faster]
+
+
+def test_a_step_that_cannot_be_compiled_is_trained_as_written_with_the_reason(corpus, monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("no compiler here\nsecond line")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    whole = pack(corpus, 1e-2)
+    (run,), (written,) = train(whole, device=tiny.CPU, compile=True), train(whole, device=tiny.CPU)
+    assert run.outcome is Outcome.FINISHED and tiny.numbers(run) == tiny.numbers(written)
+    assert "no compiler here" in run.cost.eager_because and "second line" not in run.cost.eager_because
+
+
+def test_a_compiled_step_with_other_losses_is_not_used(corpus, monkeypatch):
+    monkeypatch.setattr(compiling, "_graph", lambda step, arguments: lambda *a: (a[0], a[1], step(*a)[2] * 1.001))
+    (run,) = train(pack(corpus, 1e-2), device=tiny.CPU, compile=True)
+    assert run.cost.compiled_steps == 0 and "other losses" in run.cost.eager_because
+
+
+def test_only_long_stretches_are_compiled(corpus, monkeypatch):
+    whole = pack(corpus, 1e-3, 1e-2)
+    flops = whole.training_flops()
+    for bar, chosen in ((flops, True), (1.01 * flops, False)):
+        monkeypatch.setattr(loop, "PAYS_FROM_FLOPS", bar)
+        assert Engine(whole, tiny.CPU, True).start().compiled is chosen
+    monkeypatch.setattr(loop, "PAYS_FROM_FLOPS", 0.0)
+    assert not Engine(whole, tiny.CPU, True, False).start().compiled, "who forbids it is heard"
+    assert not Engine(whole, tiny.CPU, False, True).start().compiled, "what is trained alone is not recorded as a pack"

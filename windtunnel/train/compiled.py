@@ -1,0 +1,65 @@
+"""A pack's whole step as one compiled graph: where it pays, checked against the step as written, with a way back.
+
+The step (forward, backward, update of all rows) is recorded once as a flat graph and given to torch's compiler, which
+joins the many passes over memory that dominate small models (measured: `benchmarks/engine.py`). Compiling takes tens of
+seconds and holds for one number of rows, so it is for long stretches. Whether a stretch is long is decided from its
+FLOPs, not by a clock: a pack that is killed and resumed must go on with the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# FLOPs of a stretch from which compiling pays. It costs some 40 seconds of one core, 7 once the compiler's own cache
+# knows the shape, and makes steps 1.5 to 1.7 times as fast (measured, one core, 14 thousand to 1 million parameters);
+# at 1e10 FLOP/s this is 200 seconds, of which some 70 are saved.
+PAYS_FROM_FLOPS = 2e12
+# Largest relative difference of the first losses that rounding explains (guess: float32 has 1e-7, sums of thousands
+# of terms in another order a hundred times that).
+ROUNDING = 1e-4
+
+Step = Callable[..., tuple[list[Tensor], list[dict[str, Tensor]], Tensor]]
+
+
+def compiled(step: Step, arguments: tuple[Any, ...]) -> tuple[Step | None, str]:
+    """The step compiled for arguments of these shapes; or None and why not, in a sentence.
+
+    It is tried on `arguments` and must give the same losses as the step itself, to rounding.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's advice is not about the user's model
+            faster = _graph(step, arguments)
+            losses = faster(*arguments)[2]
+    except Exception as error:  # a compiler is missing, or cannot do this graph: both are a reason, not a failure
+        return None, f"it could not be compiled ({type(error).__name__}: {_first_line(error)})"
+    wanted = step(*arguments)[2]
+    apart = float(((losses - wanted).abs() / wanted.abs().clamp(min=1e-12)).max())
+    if not apart <= ROUNDING:
+        return None, f"the compiled step gave other losses (by {apart:.1e} of them)"
+    return faster, ""
+
+
+def _graph(step: Step, arguments: tuple[Any, ...]) -> Step:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def plain(params: Any, states: Any, hps: Any, inputs: Any, targets: Any) -> Any:
+        return step(params, states, hps, inputs, targets)  # make_fx counts the arguments of a method wrongly
+
+    # recorded here, so that the compiler sees neither vmap nor autograd, which it follows only in part
+    recorded = torch.compile(make_fx(plain)(*arguments), dynamic=False)
+
+    def run(*given: Any) -> Any:
+        with torch.no_grad():  # the backward pass is part of the graph
+            return recorded(*given)
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
