@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from windtunnel.errors import Stopped
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.train.data import judge_batches, pack_batch
 from windtunnel.train.pack import (
@@ -60,11 +61,13 @@ def train(
     checkpoint_seconds: float = 20.0,
     packed: bool = True,
     alone_because: str | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[Run]:
     """Train all members and return their Runs, in the order of the specs.
 
     `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
-    False trains a single member without vmap, and `alone_because` says why in the record.
+    False trains a single member without vmap, and `alone_because` says why in the record. `stop` is asked after every
+    step; when it says True the state is checkpointed and Stopped raised.
     """
     engine, members = Engine(pack, device, packed), [spec.key for spec in pack.specs]
     state = restored(members, len(engine.groups), device, folder) or engine.start()
@@ -78,6 +81,10 @@ def train(
         if folder is not None and now - saved > checkpoint_seconds:
             save(state, members, folder)
             saved = time.monotonic()
+        if stop is not None and stop() and state.step < engine.steps:
+            if folder is not None:
+                save(state, members, folder)
+            raise Stopped
     if folder is not None:
         save(state, members, folder)
     return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
