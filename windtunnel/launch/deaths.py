@@ -1,4 +1,4 @@
-"""When to try a pack again whose worker died, and when to stop.
+"""When to try a pack again whose worker died, when to stop, and the sentences for it.
 
 A worker may die because its machine does: the pack goes on from its checkpoint, as often as that happens. Or the pack
 kills every worker that trains it, for want of memory: then trying again for ever would hide it. The two differ in
@@ -39,4 +39,22 @@ def gave_up(pack: str, how: str) -> str:
     return (
         f"{MOST} workers in a row died while training {pack}, without getting any further ({how}). The usual cause is "
         f"lack of memory. Finished runs are kept; run again to go on."
+    )
+
+
+def not_connected(address: str | None, how: str) -> str:
+    """The sentence for a Ray cluster that does not answer or cannot be started."""
+    if address is None:
+        return f"Ray could not start a cluster on this machine ({how}); --on here needs none."
+    return (
+        f"No Ray cluster answers at {address} ({how}). RAY_ADDRESS names the cluster; if that asks for a token, "
+        f"RAY_AUTH_TOKEN holds it. Without RAY_ADDRESS a cluster is started on this machine."
+    )
+
+
+def lost(log: Path) -> str:
+    """The sentence for a Ray cluster that was there and is not."""
+    return (
+        f"The Ray cluster was lost: its head, or the connection to it, ended (Ray's own words are in {log}). Finished "
+        f"runs and checkpoints are kept; run again to go on."
     )

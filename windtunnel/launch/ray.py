@@ -10,14 +10,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
+from windtunnel.launch.deaths import lost, not_connected
 from windtunnel.launch.errand import errands
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
@@ -41,7 +45,8 @@ class Ray:
     def __init__(self, *, devices: int | None = None, address: str | None = None) -> None:
         self.devices, self.address = devices, address
         self._process: subprocess.Popen[bytes] | None = None
-        self._kept = False
+        self._folder = ""  # of the files of a cluster of our own
+        self._kept = self._connected = False
 
     def __enter__(self) -> Ray:
         self._kept = True
@@ -76,20 +81,48 @@ class Ray:
             self._leave()
 
     def _train(self, packs: Sequence[Pack], store: Store, report: Any, finished: Any) -> None:
-        log = store.packs().parent / "logs" / "ray.log"
-        self._process = process = self._process or _driver(log)
+        log, left = store.packs().parent / "logs" / "ray.log", {pack.key: pack for pack in packs}
+        if self._process is None:
+            self._folder, self._connected = tempfile.mkdtemp(prefix="wt-ray-"), False
+            self._process = _driver(log, self._address(), self._folder)
         with suppress(BrokenPipeError):  # it died: following it says so
-            _send(process.stdin, self._asked(packs, store))  # type: ignore[arg-type]
-        _follow(process, {pack.key: pack for pack in packs}, log, report, finished)
+            _send(self._process.stdin, self._asked(packs, store))  # type: ignore[arg-type]
+        for event in self._events(log):
+            if "progress" in event and report is not None:
+                report(Progress(**event["progress"]))
+            elif "finished" in event:
+                pack = left.pop(event["finished"])
+                if finished is not None:
+                    finished(pack)
+                if not left:
+                    return
+
+    def _events(self, log: Path) -> Iterator[dict[str, Any]]:
+        """What the driver says; raises what stopped it."""
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            event = json.loads(line)
+            if "input error" in event:
+                raise InputError(event["input error"])
+            if "error" in event:
+                raise RuntimeError(event["error"])
+            self._connected |= "connected" in event
+            yield event
+        # Ray ends a process whose cluster is gone, whatever it is doing
+        raise InputError(lost(log) if self._connected else not_connected(self._address(), f"its words are in {log}"))
+
+    def _address(self) -> str | None:
+        return self.address or os.environ.get("RAY_ADDRESS") or None
 
     def _leave(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             _dismiss(process)
+            shutil.rmtree(self._folder, ignore_errors=True)  # the driver does so too, unless it was killed
 
     def _asked(self, packs: Sequence[Pack], store: Store) -> dict[str, Any]:
         return {
-            "address": self.address or os.environ.get("RAY_ADDRESS") or None,
+            "address": self._address(),
             "devices": self.devices,
             "path": sys.path,
             "packs": str(store.packs().resolve()),
@@ -111,38 +144,9 @@ def check_installed(module: str, extra: str) -> None:
         raise InputError(f"--on {extra} needs {module}, which is not installed: pip install 'windtunnel[{extra}]'")
 
 
-def _follow(
-    process: subprocess.Popen[bytes],
-    packs: dict[str, Pack],
-    log: Path,
-    report: Report | None,
-    finished: Callable[[Pack], None] | None,
-) -> None:
-    """Hand on what the driver says until all packs are recorded; raise what stopped it."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if "progress" in event and report is not None:
-            report(Progress(**event["progress"]))
-        elif "finished" in event:
-            pack = packs.pop(event["finished"])
-            if finished is not None:
-                finished(pack)
-            if not packs:
-                return
-        elif "input error" in event:
-            raise InputError(event["input error"])
-        elif "error" in event:
-            raise RuntimeError(event["error"])
-    raise InputError(
-        f"The Ray cluster was lost: its head, or the connection to it, ended (Ray's own words are in {log}). Finished "
-        f"runs and checkpoints are kept; run again to go on."
-    )
-
-
-def _driver(log: Path) -> subprocess.Popen[bytes]:
+def _driver(log: Path, address: str | None, folder: str) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
-    quiet = {
+    environment = {
         "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task without a GPU sees none; said so that Ray need not warn
         "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # a lost head is noticed after this, not after a minute
@@ -152,13 +156,24 @@ def _driver(log: Path) -> subprocess.Popen[bytes]:
     }
     with open(log, "wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "windtunnel.launch.ray_driver"],
+            [sys.executable, "-m", "windtunnel.launch.ray_driver", folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
             start_new_session=True,  # a ctrl-C reaches this process only, which stops the driver itself
-            env=os.environ | quiet,
+            env=os.environ | environment | _token(address),
         )
+
+
+def _token(address: str | None) -> dict[str, str]:
+    """Ray's ports listen on all interfaces, so a cluster of our own asks for a token that only its processes know.
+
+    A driver sends the token of a running cluster only if told to, though the cluster may refuse it without.
+    """
+    if address is None:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    known = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or (Path.home() / ".ray/auth_token").exists()
+    return {"RAY_AUTH_MODE": "token"} if known and "RAY_AUTH_MODE" not in os.environ else {}
 
 
 def _dismiss(process: subprocess.Popen[bytes]) -> None:

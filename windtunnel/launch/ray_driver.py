@@ -13,7 +13,6 @@ import pickle
 import queue
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from windtunnel.errors import InputError
-from windtunnel.launch.deaths import Deaths, gave_up
+from windtunnel.launch.deaths import Deaths, gave_up, not_connected
 from windtunnel.launch.errand import told
 
 POLL_SECONDS = 0.3
@@ -129,23 +128,19 @@ def _last_line(error: Exception) -> str:
 
 
 def _connect(address: str | None, folder: str) -> None:
+    """Connect to a running cluster, or start one whose files are in `folder`."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    asked: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        cores = len(os.sched_getaffinity(0))
-        ray.init(
-            address="local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=folder, **quiet,
-        )  # fmt: skip
-        return
+        asked |= {
+            "address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder,
+        }  # fmt: skip
     try:
-        ray.init(address=address, **quiet)
+        ray.init(**asked)
     except Exception as error:
-        raise InputError(
-            f"No Ray cluster answers at {address} ({type(error).__name__}: {_last_line(error)}). RAY_ADDRESS names the "
-            f"cluster; without it one is started on this machine."
-        ) from error
+        raise InputError(not_connected(address, f"{type(error).__name__}: {_last_line(error)}")) from error
 
 
 def tell(events: IO[str], **event: Any) -> None:
@@ -164,19 +159,21 @@ def _read(pipe: IO[bytes], launches: queue.Queue[Any], gone: threading.Event) ->
 
 
 def _serve(launches: queue.Queue[Any], events: IO[str], gone: threading.Event, folder: str) -> None:
+    """Connect at the first launch; the connection is kept for those that follow."""
     import ray
 
     while (asked := launches.get()) is not None:
         if not ray.is_initialized():
             _connect(asked["address"], folder)
+            tell(events, connected=True)
         Tasks(asked, events, gone).run()
 
 
 def main() -> None:
-    """Serve launches until the pipe closes."""
+    """Serve launches until the pipe closes; the argument is a folder for the files of a cluster of our own."""
     pipe, events = sys.stdin.buffer, os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Ray's own words go to the log, not among the events
-    launches, gone, folder = queue.Queue(), threading.Event(), tempfile.mkdtemp(prefix="wt-ray-")
+    launches, gone, folder = queue.Queue(), threading.Event(), sys.argv[1]
     threading.Thread(target=_read, args=(pipe, launches, gone), daemon=True).start()
     try:
         _serve(launches, events, gone, folder)
