@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 import tiny
 
 import windtunnel as wt
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.here import Here
 from windtunnel.launch.one import execute
 from windtunnel.parts.optimizers import AdamW
@@ -43,6 +44,15 @@ class Deadly(AdamW):
 
     def update(self, grad, state, param, hp, site):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Slow(AdamW):
+    """Takes its time, so that a signal finds it at work."""
+
+    def update(self, grad, state, param, hp, site):
+        time.sleep(0.02)
+        return AdamW.update(self, grad, state, param, hp, site)
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,28 @@ def test_an_interrupt_stops_the_workers(corpus, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         Here(devices=2)(packs(corpus), wt.Store(tmp_path / "store"), interrupt)
+
+
+@pytest.mark.usefixtures("no_new_children")
+@pytest.mark.parametrize("devices", [1, 2])
+def test_sigterm_checkpoints_what_is_in_flight_and_run_again_goes_on_with_the_same_bits(corpus, tmp_path, devices):
+    store, handler = wt.Store(tmp_path / "store"), signal.getsignal(signal.SIGTERM)
+    some = packs(corpus, Slow(), seeds=((0,), (1,)))
+
+    def ask_to_leave(progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        Here(devices=devices)(some, store, ask_to_leave)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    saved = {p.parent.name: int(p.name[-9:]) for p in (store.path / "packs").glob("*/step-*")}
+    assert saved and all(0 < step < tiny.STEPS for step in saved.values())
+    steps: list[tuple[str, int]] = []
+    Here(devices=1)(some, store, lambda progress: steps.append((progress.pack, progress.step)))
+    for pack in some:
+        first = min(step for key, step in steps if key == pack.key)
+        assert first == saved.get(pack.key, 0) + 1
+        assert tiny.numbers(store.get(pack.specs[0].key)) == tiny.numbers(tiny.alone(pack, 0))
 
 
 def test_no_packs_start_no_worker(tmp_path, monkeypatch):

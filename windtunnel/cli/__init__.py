@@ -1,5 +1,5 @@
 """The command line: verbs, no science. Exit codes: 0 done, 1 our bug, 2 bad input, 3 done but a forecast fails its own
-backtest; 130 interrupted (run again to go on).
+backtest; 130 interrupted, 143 asked to leave by SIGTERM (both: run again to go on).
 
 Flags say where and how, never science; a test freezes them.
 """
@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 
 VERBS = {
     "check": "conformance of an idea in seconds: loads, packs, repeats, learns, is width-stable, saves",
@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("windtunnel: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
         return 130
+    except Stopped:
+        print("windtunnel: asked to leave (SIGTERM); what was in flight is checkpointed, the same command goes on from "
+              "here", file=sys.stderr)  # fmt: skip
+        return 143
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does
         return 0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from windtunnel.cli.live import Live, Plain
-from windtunnel.cli.shared import add_study, add_where, load_study, open_store, print_json
+from windtunnel.cli.shared import add_study, add_where, launcher_of, load_study, open_store, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Train what is missing, print the answer; 3 if a forecast fails its own backtest."""
-    from windtunnel.launch.here import Here
     from windtunnel.study.words import caveat_lines
 
     study, store = load_study(args.study), open_store(args)
     watch = Live() if sys.stderr.isatty() else Plain()
-    with watch:
-        result = study.run(store, launcher=Here(devices=args.devices), watch=watch)
+    with watch, launcher_of(args) as launcher:
+        result = study.run(store, launcher=launcher, watch=watch)
     command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
     page = Path(args.store) / f"{study.name.replace(' ', '-')}.html"
     result.report(page, command=command, study_file=args.study)

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,10 +38,34 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 def add_where(parser: argparse.ArgumentParser) -> None:
     """--on and --devices."""
-    parser.add_argument("--on", choices=("here",), default="here", help="where packs are trained")
+    parser.add_argument("--on", choices=tuple(LAUNCHERS), default="here", help="where packs are trained (here)")
     parser.add_argument(
-        "--devices", type=_positive, metavar="N", help="packs trained at once (default: one a GPU, else one a CPU core)"
-    )
+        "--devices", type=_positive, metavar="N",
+        help="packs trained at once (default: here one a GPU, else one a CPU core; on a cluster all it has room for)",
+    )  # fmt: skip
+
+
+@contextmanager
+def launcher_of(args: Any) -> Iterator[Any]:
+    """What --on and --devices name, for as long as a study lasts; its libraries are imported only now."""
+    launcher = LAUNCHERS[args.on](args)
+    with launcher if hasattr(launcher, "__enter__") else nullcontext():
+        yield launcher
+
+
+def _here(args: Any) -> Any:
+    from windtunnel.launch.here import Here
+
+    return Here(devices=args.devices)
+
+
+def _ray(args: Any) -> Any:
+    from windtunnel.launch.ray import Ray
+
+    return Ray(devices=args.devices)
+
+
+LAUNCHERS = {"here": _here, "ray": _ray}
 
 
 def load_study(path: str) -> Study:

@@ -2,7 +2,7 @@
 
 One thread a worker, because these packs are many small operations: two threads on one small operation are slower than
 one, and a fixed count gives the same bits on every machine. Workers are fresh interpreters that get packs through a
-pipe; when this process dies, however, their pipe closes and they stop.
+pipe; when this process dies, however, their pipe closes and they stop. SIGTERM makes them checkpoint before they leave.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from typing import IO, Any
 
 import torch
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
+from windtunnel.launch.leave import GRACE_SECONDS, asked_to_leave, stopped_by_sigterm
 from windtunnel.launch.one import Report, execute, sweep
+from windtunnel.launch.worker import LEFT
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
 from windtunnel.train.pack import Pack
@@ -41,7 +44,10 @@ class Here:
         report: Report | None = None,
         finished: Callable[[Pack], None] | None = None,
     ) -> None:
-        """Train and record all packs; `report` hears of steps and `finished` of packs, in this process."""
+        """Train and record all packs; `report` hears of steps and `finished` of packs, in this process.
+
+        Raises Stopped on SIGTERM, after a checkpoint of every pack in flight.
+        """
         sweep(store)
         workers = min(self.devices or default_devices(), len(packs))
         if workers < 1:
@@ -67,9 +73,11 @@ def device_of(worker: int) -> torch.device:
 def _in_process(
     packs: Sequence[Pack], store: Store, report: Report | None, finished: Callable[[Pack], None] | None
 ) -> None:
-    with _one_thread():
+    with _one_thread(), asked_to_leave() as stop:
         for pack in packs:
-            execute(pack, store, device=device_of(0), report=report)
+            execute(pack, store, device=device_of(0), report=report, stop=stop)
+            if stop():
+                raise Stopped
             if finished is not None:
                 finished(pack)
 
@@ -101,9 +109,13 @@ class _Workers:
             self.waiting.put(pack)
         threads = [threading.Thread(target=self._feed, args=(i,), daemon=True) for i in range(len(self.processes))]
         try:
-            for thread in threads:
-                thread.start()
-            self._listen(len(packs))
+            with stopped_by_sigterm():
+                for thread in threads:
+                    thread.start()
+                self._listen(len(packs))
+        except Stopped:
+            self._let_leave()
+            raise
         finally:
             for process in self.processes:
                 process.kill()
@@ -112,6 +124,14 @@ class _Workers:
                 thread.join()
             for process in self.processes:
                 _close(process)
+
+    def _let_leave(self) -> None:
+        for process in self.processes:
+            process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self.processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
 
     def _listen(self, left: int) -> None:
         while left:
@@ -154,7 +174,9 @@ class _Workers:
                 raise InputError(event["input error"])
             else:
                 raise RuntimeError(event["error"])
-        raise InputError(_death(process.wait(), pack))
+        if process.wait() == LEFT:
+            raise Stopped
+        raise InputError(_death(process.returncode, pack))
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

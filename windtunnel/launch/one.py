@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 from windtunnel.meaning import identity
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
@@ -29,22 +30,44 @@ from windtunnel.train.pack import Pack
 from windtunnel.train.record import versions, written_sources
 
 Report = Callable[[Progress], None]
+Stop = Callable[[], bool] | None
+LOCK_SECONDS = 0.2  # between two looks at a lock that another process holds (guess)
 # Errors of the machine or the question, not of a run: nothing is recorded. An AcceleratorError is a device fault.
 _FAULT = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # newer than the oldest torch we allow
-NOT_THE_RUNS = (InputError, ImportError, MemoryError, OSError, torch.OutOfMemoryError, _FAULT)
+NOT_THE_RUNS = (InputError, Stopped, ImportError, MemoryError, OSError, torch.OutOfMemoryError, _FAULT)
 _TORCH = str(Path(torch.__file__).parent)
 
 
-def execute(pack: Pack, store: Store, *, device: torch.device, report: Report | None = None) -> None:
-    """Train what the store misses of a pack; waits while another process trains the same pack."""
-    with _locked(store.packs() / f"{pack.key}.lock"):
-        if all(spec.key in store for spec in pack.specs):
+def execute(
+    pack: Pack,
+    store: Store,
+    *,
+    device: torch.device,
+    report: Report | None = None,
+    stop: Stop = None,
+) -> None:
+    """Train what the store misses of a pack; waits while another process trains the same pack.
+
+    When `stop` says True, the pack is checkpointed and Stopped raised; a wait ends too.
+    """
+    with _locked(store.packs() / f"{pack.key}.lock", stop):
+        if _recorded(pack, store):
             return
         _check_unchanged(pack)
         folder = store.packs() / pack.key
-        for run in _runs(pack, device, folder, report):
+        try:
+            runs = _runs(pack, device, folder, report, stop)
+        except OSError:
+            if _recorded(pack, store):  # where no lock holds over nodes: another finished it and removed this folder
+                return
+            raise
+        for run in runs:
             store.add(run)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _recorded(pack: Pack, store: Store) -> bool:
+    return all(spec.key in store for spec in pack.specs)
 
 
 def _check_unchanged(pack: Pack) -> None:
@@ -68,21 +91,24 @@ def sweep(store: Store) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None) -> list[Run]:
+def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None, stop: Stop) -> list[Run]:
     try:
-        return train(pack, device=device, folder=folder, report=report)
+        return train(pack, device=device, folder=folder, report=report, stop=stop)
     except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
         because = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_alone(pack, i, device, folder, report, because) for i in range(len(pack.specs))]
+    return [_alone(pack, i, device, folder, report, stop, because) for i in range(len(pack.specs))]
 
 
-def _alone(pack: Pack, member: int, device: torch.device, folder: Path, report: Report | None, because: str) -> Run:
+def _alone(
+    pack: Pack, member: int, device: torch.device, folder: Path, report: Report | None, stop: Stop, because: str
+) -> Run:
     single = replace(pack, specs=(pack.specs[member],), labels=pack.labels[member : member + 1])
+    folder = folder / f"alone-{member}"
     try:
         return train(
-            single, device=device, folder=folder / f"alone-{member}", report=report, packed=False, alone_because=because
+            single, device=device, folder=folder, report=report, stop=stop, packed=False, alone_because=because
         )[0]
     except NOT_THE_RUNS:
         raise
@@ -112,11 +138,17 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, stop: Stop = None) -> Iterator[None]:
     """Hold a lock file; the system releases it when this process ends, however it ends."""
     while True:
         with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if stop is not None and stop():
+                    raise Stopped from None
+                time.sleep(LOCK_SECONDS)
+                continue
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue  # whoever held it removed it while this process waited: lock the new one
             try:

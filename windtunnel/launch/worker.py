@@ -1,7 +1,8 @@
 """A worker process: packs come in on standard input, events go out on standard output as JSON lines.
 
 Started by `here.py` only. Reading happens on a thread of its own, so that a closed pipe (the study was killed) ends the
-worker at once even in the middle of a pack; the pack's checkpoint is then what the next run goes on from.
+worker at once even in the middle of a pack; the pack's checkpoint is then what the next run goes on from. On SIGTERM a
+worker checkpoints its pack and leaves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import pickle
 import queue
+import signal
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 PROGRESS_SECONDS = 0.5
+LEFT = 128 + signal.SIGTERM  # the exit code of a worker that was asked to leave and has checkpointed
 
 
 def main() -> None:
@@ -34,8 +37,9 @@ def main() -> None:
 def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) -> None:
     import torch
 
-    from windtunnel.errors import InputError
+    from windtunnel.errors import InputError, Stopped
     from windtunnel.launch.here import device_of
+    from windtunnel.launch.leave import asked_to_leave
     from windtunnel.launch.one import execute
     from windtunnel.store import Store
 
@@ -49,9 +53,14 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
 
     while True:
         try:
-            pack = pickle.loads(packs.get())  # written by the process that started this one
-            execute(pack, store, device=device_of(setup["worker"]), report=report)
+            pack = pickle.loads(packs.get())  # written by the process that started this one; SIGTERM may end the wait
+            with asked_to_leave() as stop:
+                execute(pack, store, device=device_of(setup["worker"]), report=report, stop=stop)
             _tell(events, finished=pack.key)
+            if stop():
+                raise Stopped
+        except Stopped:
+            sys.exit(LEFT)
         except InputError as error:
             _tell(events, **{"input error": str(error)})
         except Exception:

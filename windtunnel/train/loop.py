@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from windtunnel.errors import Stopped
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
 from windtunnel.train.data import judge_batches, pack_batch
@@ -64,12 +65,14 @@ def train(
     packed: bool = True,
     alone_because: str | None = None,
     compile: bool | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[Run]:
     """Train all members and return their Runs, in the order of the specs.
 
     `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record. `compile` None compiles the
-    step of a pack that is long enough for it to pay.
+    step of a pack that is long enough for it to pay. `stop` is asked after every step; when it says True the state is
+    checkpointed and Stopped raised.
     """
     engine, members = Engine(pack, device, packed, compile), [spec.key for spec in pack.specs]
     state = restored(members, len(engine.groups), device, folder) or engine.start()
@@ -83,6 +86,10 @@ def train(
         if folder is not None and now - saved > checkpoint_seconds:
             save(state, members, folder)
             saved = time.monotonic()
+        if stop is not None and stop() and state.step < engine.steps:
+            if folder is not None:
+                save(state, members, folder)
+            raise Stopped
     if folder is not None:
         save(state, members, folder)
     return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]

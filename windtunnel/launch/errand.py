@@ -1,0 +1,160 @@
+"""One pack sent to another machine: all it needs to be trained there, and how it says how far it is.
+
+The other machine shares the store's folder and has windtunnel; the study's own modules travel along as text, used where
+their files are not, or have changed since. How far a pack is, is a small file beside its checkpoints: whoever waits for
+the pack reads it, so that neither a worker's death nor the waiting process's own loses more than a line of display.
+Importing this file must not import torch: the processes that only wait stay small.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import site
+import socket
+import sys
+import sysconfig
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.errors import InputError, Stopped
+from windtunnel.runs import ENGINE
+
+if TYPE_CHECKING:
+    from windtunnel.store import Store
+    from windtunnel.train.pack import Pack
+
+TOLD_SECONDS = 1.0  # between two writings of how far a pack is: a small file on what may be NFS (guess)
+_TOLD = "progress.json"
+# The disk's errors that the user can mend; the same codes end the command line with 2.
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def errands(packs: Sequence[Pack], store: Store) -> list[dict[str, Any]]:
+    """Packs as plain data: their bytes, the store's folder, and what their parts are imported from."""
+    import cloudpickle
+
+    shared = {
+        "store": str(store.path.resolve()),
+        "engine": ENGINE,
+        "folder": os.getcwd(),
+        "sources": own_sources(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith("WINDTUNNEL_")},
+    }
+    return [{"key": pack.key, "pack": cloudpickle.dumps(pack), **shared} for pack in packs]
+
+
+def perform(sent: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, Any]:
+    """Train an errand's pack here and say how that ended: `finished`, `input error`, `stopped` or `error`."""
+    try:
+        return {"finished": _train(sent, stop)}
+    except Stopped:
+        return {"stopped": True}
+    except InputError as error:
+        return {"input error": str(error)}
+    except MemoryError:
+        where = socket.gethostname()
+        return {"input error": f"Out of memory on {where}; finished runs are kept. Train fewer packs at once there."}
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            return {"error": traceback.format_exc()}
+        return {"input error": f"{error} on {socket.gethostname()}; finished runs are kept, mend it and run again."}
+    except Exception:
+        return {"error": traceback.format_exc()}
+
+
+def told(packs: Path, key: str) -> dict[str, Any] | None:
+    """How far the pack of a key last said it is, as the fields of Progress; None if it has said nothing yet."""
+    try:
+        return json.loads((packs / key / _TOLD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def own_sources() -> dict[str, tuple[str, str]]:
+    """Name to file and text of every imported module that is neither Python's, nor installed, nor windtunnel's."""
+    places = [sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages(), sys.prefix]
+    installed = tuple(str(Path(place).resolve()) + os.sep for place in places)
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or not file.endswith(".py") or name.split(".")[0] in ("windtunnel", "__main__", "__mp_main__"):
+            continue
+        with suppress(OSError, UnicodeDecodeError):
+            if not str(Path(file).resolve()).startswith(installed):
+                found[name] = (str(Path(file).resolve()), Path(file).read_text("utf-8"))
+    return found
+
+
+def _train(sent: Mapping[str, Any], stop: Callable[[], bool] | None) -> dict[str, Any] | None:
+    os.environ.update(sent["environment"])
+    with suppress(OSError):  # paths of the study may be relative to where it was started
+        os.chdir(sent["folder"])
+    _arrive(sent["sources"])
+    import torch
+
+    from windtunnel.launch.here import device_of
+    from windtunnel.launch.one import execute
+    from windtunnel.store import Store
+
+    if sent["engine"] != ENGINE:
+        raise InputError(
+            f"windtunnel on {socket.gethostname()} trains by engine {ENGINE}, the study asked for engine "
+            f"{sent['engine']}; install the same version on both."
+        )
+    torch.set_num_threads(1)  # as in every worker: the same bits
+    store, pack = Store(sent["store"]), pickle.loads(sent["pack"])  # written by the process that runs the study
+    said = _Said(store.packs() / sent["key"], sent["key"])
+    execute(pack, store, device=device_of(0), report=said, stop=stop)
+    return said.last
+
+
+class _Said:
+    """Writes how far a pack is, at most once a second."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key, self.when = folder, key, 0.0
+        self.last: dict[str, Any] | None = None
+
+    def __call__(self, progress: Any) -> None:
+        self.last = asdict(progress) | {"pack": self.key}
+        if time.monotonic() - self.when < TOLD_SECONDS:
+            return
+        self.when = time.monotonic()
+        with suppress(OSError):  # of no consequence: a checkpoint that cannot be written says so
+            self.folder.mkdir(exist_ok=True)
+            temporary = self.folder / f".{_TOLD}.{socket.gethostname()}.{os.getpid()}"
+            temporary.write_text(json.dumps(self.last), "utf-8")
+            os.replace(temporary, self.folder / _TOLD)
+
+
+def _arrive(sources: Mapping[str, tuple[str, str]]) -> None:
+    """Make the study's modules importable: from their own files if these say the same here, else from what was sent."""
+    other = {name: sent for name, sent in sources.items() if not _same(*sent)}
+    if not other:
+        return
+    digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:20]
+    root = Path(tempfile.gettempdir()) / f"windtunnel-sources-{os.getuid()}-{os.getpid()}-{digest}"
+    for name, (file, text) in other.items():
+        at = root.joinpath(*name.split("."))
+        at = at / "__init__.py" if Path(file).name == "__init__.py" else at.with_suffix(".py")
+        at.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        at.write_text(text, "utf-8")
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+
+
+def _same(file: str, text: str) -> bool:
+    try:
+        return Path(file).read_text("utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
