@@ -129,7 +129,7 @@ class _Workers:
         process = self.processes[index]
         assert process.stdin is not None and process.stdout is not None
         try:
-            _send(process.stdin, {"sys.path": sys.path, "store": str(self.store.path), "worker": index})
+            _send(process.stdin, {"sys.path": sys.path, "store": self.store.where, "worker": index})
             while True:
                 try:
                     pack = self.waiting.get_nowait()

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from windtunnel.errors import InputError
 from windtunnel.meaning import identity
+from windtunnel.places import Place
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -36,15 +37,26 @@ _TORCH = str(Path(torch.__file__).parent)
 
 
 def execute(pack: Pack, store: Store, *, device: torch.device, report: Report | None = None) -> None:
-    """Train what the store misses of a pack; waits while another process trains the same pack."""
-    with _locked(store.packs() / f"{pack.key}.lock"):
+    """Train what the store misses of a pack; waits while another process of this machine trains the same pack."""
+    with locked(store.packs() / f"{pack.key}.lock"):
         if all(spec.key in store for spec in pack.specs):
             return
         _check_unchanged(pack)
-        folder = store.packs() / pack.key
-        for run in _runs(pack, device, folder, report):
+        place = store.flight(pack.key)
+        for run in _runs(pack, device, place, report, store.moment()):
             store.add(run)
-        shutil.rmtree(folder, ignore_errors=True)
+        place.remove()
+
+
+def spoken(watch: Any) -> Report:
+    """What a launcher reports, passed on to a watch: sentences to its `say`, then how far the pack is."""
+
+    def report(progress: Progress) -> None:
+        for sentence in progress.said:
+            watch.say(sentence)
+        watch.progress(progress)
+
+    return report
 
 
 def _check_unchanged(pack: Pack) -> None:
@@ -61,29 +73,36 @@ def _check_unchanged(pack: Pack) -> None:
 def sweep(store: Store) -> None:
     """Remove what dead processes left: half-written records, and checkpoints of packs whose runs are all recorded."""
     store.sweep()
-    for folder in store.packs().glob("*/"):
-        found = checkpoint.newest(folder)
-        if found is not None and all(key in store for key in found[0]["members"]):
-            with _locked(folder.with_suffix(".lock")):
-                shutil.rmtree(folder, ignore_errors=True)
+    for path in store.packs().glob("*.lock"):
+        with suppress(BlockingIOError), locked(path, wait=False):
+            pass  # nobody holds it: letting go removes it
+    packs = store.place.below("packs")
+    for name in packs.names():
+        members = [] if name.endswith(".lock") else checkpoint.members(packs.below(name))
+        if members and all(key in store for key in members):
+            with suppress(BlockingIOError), locked(store.packs() / f"{name}.lock", wait=False):
+                packs.remove(name)
 
 
-def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None) -> list[Run]:
+def _runs(pack: Pack, device: torch.device, place: Place, report: Report | None, created: str) -> list[Run]:
     try:
-        return train(pack, device=device, folder=folder, report=report)
+        return train(pack, device=device, folder=place, report=report, created=created)
     except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
         because = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_alone(pack, i, device, folder, report, because) for i in range(len(pack.specs))]
+    return [_alone(pack, i, device, place, report, created, because) for i in range(len(pack.specs))]
 
 
-def _alone(pack: Pack, member: int, device: torch.device, folder: Path, report: Report | None, because: str) -> Run:
+def _alone(
+    pack: Pack, member: int, device: torch.device, place: Place, report: Report | None, created: str, because: str
+) -> Run:
     single = replace(pack, specs=(pack.specs[member],), labels=pack.labels[member : member + 1])
     try:
         return train(
-            single, device=device, folder=folder / f"alone-{member}", report=report, packed=False, alone_because=because
-        )[0]
+            single, device=device, folder=place.below(f"alone-{member}"), report=report, created=created, packed=False,
+            alone_because=because,
+        )[0]  # fmt: skip
     except NOT_THE_RUNS:
         raise
     except Exception as error:
@@ -112,11 +131,14 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system releases it when this process ends, however it ends."""
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; the system releases it when this process ends, however it ends.
+
+    Raises BlockingIOError if another process holds it and `wait` is False.
+    """
     while True:
         with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue  # whoever held it removed it while this process waited: lock the new one
             try:

@@ -43,7 +43,7 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
     store, said = Store(setup["store"]), [0.0]
 
     def report(progress: Any) -> None:
-        if time.monotonic() - said[0] > PROGRESS_SECONDS or progress.step == progress.steps:
+        if time.monotonic() - said[0] > PROGRESS_SECONDS or progress.step == progress.steps or progress.said:
             said[0] = time.monotonic()
             _tell(events, progress=asdict(progress))
 

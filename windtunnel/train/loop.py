@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from windtunnel.places import Place
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.train.data import judge_batches, pack_batch
 from windtunnel.train.pack import (
@@ -34,7 +35,8 @@ from windtunnel.train.pack import (
     table_of,
 )
 from windtunnel.train.record import versions, written_sources
-from windtunnel.train.state import State, restored, save
+from windtunnel.train.saving import Saving
+from windtunnel.train.state import State
 from windtunnel.train.steps import first_states, gradient, judgement, update
 
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
@@ -42,44 +44,47 @@ JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (gues
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pack is: `losses` are the latest training losses by member key."""
+    """How far a pack is: `losses` are the latest training losses by member key, `said` sentences for who watches."""
 
     pack: str
     step: int
     steps: int
     losses: dict[str, float]
     seconds: float
+    said: Sequence[str] = ()
 
 
 def train(
     pack: Pack,
     *,
     device: torch.device,
-    folder: Path | None = None,
+    folder: Path | Place | None = None,
     report: Callable[[Progress], None] | None = None,
-    checkpoint_seconds: float = 20.0,
+    checkpoint_seconds: float | None = None,
+    created: str | None = None,
     packed: bool = True,
     alone_because: str | None = None,
 ) -> list[Run]:
     """Train all members and return their Runs, in the order of the specs.
 
-    `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
+    `folder` holds checkpoints (None: none are written), every `checkpoint_seconds` (None: as often as their measured
+    cost allows); the caller removes it once the runs are recorded. `created` is when they are said to begin. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record.
     """
-    engine, members = Engine(pack, device, packed), [spec.key for spec in pack.specs]
-    state = restored(members, len(engine.groups), device, folder) or engine.start()
-    clock = saved = time.monotonic()
+    engine = Engine(pack, device, packed)
+    saving = Saving(folder, [spec.key for spec in pack.specs], checkpoint_seconds)
+    state = saving.restored(len(engine.groups), device) or engine.start(created)
+    clock = time.monotonic()
     while state.step < engine.steps and state.alive:
         engine.advance(state)
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
         if report is not None:
-            report(engine.progress(state))
-        if folder is not None and now - saved > checkpoint_seconds:
-            save(state, members, folder)
-            saved = time.monotonic()
-    if folder is not None:
-        save(state, members, folder)
+            report(replace(engine.progress(state), said=saving.said()))
+        saving.offer(state)
+    left = saving.said()
+    if left and report is not None:
+        report(replace(engine.progress(state), said=left))
     return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
 
 
@@ -110,11 +115,13 @@ class Engine:
             math.ceil(self.steps * (i + 1) / pack.judge.evaluations) for i in range(pack.judge.evaluations)
         }
 
-    def start(self) -> State:
+    def start(self, created: str | None = None) -> State:
         members = range(len(self.pack.specs))
         params = initial_params(self.groups, [self.pack.specs[i].seed for i in members], self.device)
         states = first_states(self.groups, self.pack.recipe.optimizer, params, self.packed)
-        return State(alive=list(members), params=params, states=states, created=datetime.now(UTC).isoformat())
+        return State(
+            alive=list(members), params=params, states=states, created=created or datetime.now(UTC).isoformat()
+        )
 
     def advance(self, state: State) -> None:
         """One step of every living member, and a judgement when one is due."""

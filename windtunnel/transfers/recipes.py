@@ -17,6 +17,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.launch.here import Here
+from windtunnel.launch.one import spoken
 from windtunnel.recipe import Judge, Parametrization, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.store import Store
@@ -93,7 +94,7 @@ def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> No
     left.sort(key=lambda pack: -pack.size().training_flops(pack.rung.tokens))
     if left and watch is not None:
         watch.stage("transfer", left)
-    follow: tuple[Callable[..., None], ...] = () if watch is None else (watch.progress, watch.finished)
+    follow: tuple[Callable[..., None], ...] = () if watch is None else (spoken(watch), watch.finished)
     if left:
         (launcher or Here())(left, store, *follow)
 
