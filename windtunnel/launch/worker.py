@@ -52,8 +52,10 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
             pack = pickle.loads(packs.get())  # written by the process that started this one
             execute(pack, store, device=device_of(setup["worker"]), report=report)
             _tell(events, finished=pack.key)
-        except InputError as error:
-            _tell(events, **{"input error": str(error)})
+        except (InputError, MemoryError) as error:
+            _tell(events, **{"input error": str(error) or "A worker is out of memory; train fewer packs at once."})
+        except OSError as error:
+            _tell(events, **{"input error": f"{error}. Finished runs are kept; mend it and run again."})
         except Exception:
             _tell(events, error=traceback.format_exc())
 
