@@ -126,8 +126,12 @@ class Local:
             os.rename(self.path(folder), self.path(name))
 
     def remove(self, folder: str = "") -> None:
-        """Remove a folder and all in it; what cannot be removed stays."""
-        shutil.rmtree(self.path(folder), ignore_errors=True)
+        """Remove a folder and all in it, at one stroke for who looks; what cannot be removed stays, hidden."""
+        path = self.path(folder)
+        gone = path.with_name(f".{path.name}.gone.{os.getpid()}.{time.monotonic_ns()}")
+        with suppress(OSError):
+            os.rename(path, gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def sweep(self, folder: str = "", beginning: str = ".") -> None:
         """Remove what dead processes left half-written; what is being written now is locked and stays."""

@@ -166,7 +166,7 @@ class Store:
     def sweep(self) -> None:
         """Remove records that a killed process left half-written; one that is being written now is locked and stays."""
         self.place.sweep(beginning=".store.json.")
-        for name in ("runs", "checks", "forecasts"):
+        for name in ("runs", "checks", "forecasts", "packs"):
             self.place.sweep(name)
 
     # inside

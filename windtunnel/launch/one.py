@@ -21,7 +21,7 @@ import torch
 
 from windtunnel.errors import InputError
 from windtunnel.meaning import identity
-from windtunnel.places import Place
+from windtunnel.places import Place, writing
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -78,10 +78,16 @@ def sweep(store: Store) -> None:
             pass  # nobody holds it: letting go removes it
     packs = store.place.below("packs")
     for name in packs.names():
-        members = [] if name.endswith(".lock") else checkpoint.members(packs.below(name))
+        members = [] if name.endswith(".lock") else _trained_in(packs.below(name))
         if members and all(key in store for key in members):
             with suppress(BlockingIOError), locked(store.packs() / f"{name}.lock", wait=False):
                 packs.remove(name)
+
+
+def _trained_in(place: Place) -> list[str]:
+    """The run keys that a pack's folder has checkpoints of, together or alone."""
+    alone = [name for name in place.names() if name.startswith("alone-")]
+    return checkpoint.members(place) or [key for name in alone for key in checkpoint.members(place.below(name))]
 
 
 def _runs(pack: Pack, device: torch.device, place: Place, report: Report | None, created: str) -> list[Run]:
@@ -137,12 +143,15 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     Raises BlockingIOError if another process holds it and `wait` is False.
     """
     while True:
-        with open(path, "w") as file:
+        with writing(str(path), 0):
+            opened = open(path, "w")  # noqa: SIM115
+        with opened as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue  # whoever held it removed it while this process waited: lock the new one
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a lock that stays is empty, and is removed by the next sweep
+                    path.unlink()
             return
