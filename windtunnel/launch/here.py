@@ -53,6 +53,7 @@ class Here:
             _in_process(packs, store, report, finished)
         else:
             _Workers(workers, store, report, finished).train(packs)
+            sweep(store)  # what a worker that was replaced left half-written
 
 
 def default_devices() -> int:
