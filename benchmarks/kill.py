@@ -1,10 +1,10 @@
-"""Kill a study with SIGKILL at random moments, run it again each time, and compare it with an undisturbed one.
+"""Kill a study, or one of its workers, with SIGKILL at random moments, and compare it with an undisturbed one.
 
-Only the study's own process is killed: its workers must notice by themselves. The study checkpoints ten times a second,
-so that kills also land between checkpoints. A newcomer would compare losses within a tolerance; here every recorded
-number must have the same bits.
+A study that is killed is run again, and its workers must notice by themselves; a worker that is killed must be replaced
+while the study goes on. The study checkpoints ten times a second, so that kills also land inside checkpoints. A
+newcomer would compare losses within a tolerance; here every recorded number must have the same bits.
 
-    python -m benchmarks.kill --kills 20 --seed 0 --out benchmarks/results/kill.json
+    python -m benchmarks.kill --kills 200 --seed 0 --out benchmarks/results/kill.json
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,15 @@ class Tally:
     """What the kills did. `differences` is empty when every killed study ended as the undisturbed one."""
 
     kills: int = 0
+    of_studies: int = 0
+    of_workers: int = 0
     studies: int = 0
     runs: int = 0
     seconds_undisturbed: float = 0.0
-    killed_at: list[float] = field(default_factory=list)
-    records_when_killed: list[int] = field(default_factory=list)
-    checkpoints_when_killed: list[int] = field(default_factory=list)
+    with_a_checkpoint: int = 0  # kills while a pack in flight had one
+    inside_a_write: int = 0  # kills that left a record or checkpoint half-written
+    after_records: list[int] = field(default_factory=list)  # runs recorded when a study was killed
+    given_up: int = 0  # times that a study stopped with its sentence after three deaths of workers on one pack
     workers_seen: int = 0
     workers_left: int = 0
     differences: list[str] = field(default_factory=list)
@@ -91,7 +95,7 @@ def torment(folder: Path, *, kills: int, seed: int, corpus: str | None = None, t
     tally.runs = len(truth)
     while tally.kills < kills:
         store = folder / f"disturbed-{tally.studies}"
-        while tally.kills < kills and _killed(file, store, draw, tally):
+        while tally.kills < kills and _killed(file, store, draw, tally, kills):
             pass
         _to_the_end(file, store, devices=draw.choice((1, 2)))
         tally.studies += 1
@@ -115,6 +119,7 @@ def compared(truth: dict[str, Any], store: Path) -> list[str]:
     wrong += [f"{key} is not in the undisturbed study" for key in found.keys() - truth.keys()]
     wrong += [f"{key} has other numbers" for key in truth.keys() & found.keys() if truth[key] != found[key]]
     wrong += [f"{path.name} was left in {path.parent.name}/" for path in _hidden(store)]
+    wrong += [f"{path.name} was left of a pack" for path in (store / "packs").glob("*")]
     forecasts = wt.Store(store).forecasts()
     if len(forecasts) != 2:
         wrong.append(f"{len(forecasts)} forecasts instead of 2")
@@ -122,7 +127,7 @@ def compared(truth: dict[str, Any], store: Path) -> list[str]:
 
 
 def _hidden(store: Path) -> list[Path]:
-    folders = [store / name for name in ("runs", "checks", "packs")]
+    folders = [store, *(store / name for name in ("runs", "checks", "forecasts", "packs")), *store.glob("packs/*/")]
     return [path for folder in folders for path in folder.glob(".*")]
 
 
@@ -140,27 +145,44 @@ def _to_the_end(file: Path, store: Path, devices: int) -> None:
         raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
 
 
-def _killed(file: Path, store: Path, draw: random.Random, tally: Tally) -> bool:
-    """Start the study and kill it at a random moment; False if it had ended before."""
-    moment = draw.uniform(0.1, 0.9) * tally.seconds_undisturbed
-    process = _start(file, store, devices=draw.choice((1, 2)))
-    try:
-        code = process.wait(timeout=moment)
-        if code not in (0, 3):
-            raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
+def _killed(file: Path, store: Path, draw: random.Random, tally: Tally, kills: int) -> bool:
+    """Start the study and kill workers and at last the study at random moments; False if it ended by itself."""
+    process = _start(file, store, devices=draw.choice((1, 2, 2)))
+    moment = draw.uniform(0.1, 0.6) * tally.seconds_undisturbed
+    while True:
+        try:
+            code = process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            return _gave_up(code, file, tally)
+        workers = _children(process.pid)
+        last = not workers or draw.random() < 0.4 or tally.kills + 1 >= kills
+        victim = process.pid if last else draw.choice(sorted(workers))
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+        tally.kills += 1
+        tally.inside_a_write += bool(_hidden(store))
+        tally.with_a_checkpoint += any(store.glob("packs/*/step-*"))
+        if last:
+            process.wait()
+            tally.of_studies += 1
+            tally.after_records.append(len(list((store / "runs").glob("[0-9a-f]*"))))
+            tally.workers_seen += len(workers)
+            tally.workers_left += len(_outlived(workers))
+            return True
+        tally.of_workers += 1
+        moment = draw.uniform(0.5, 4.0)
+
+
+def _gave_up(code: int, file: Path, tally: Tally) -> bool:
+    """Whether a study that ended has more to do: it stops with a sentence when workers die again and again."""
+    if code in (0, 3):
         return False
-    except subprocess.TimeoutExpired:
-        pass
-    workers = _children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    tally.kills += 1
-    tally.killed_at.append(round(moment, 2))
-    tally.records_when_killed.append(len(list((store / "runs").glob("[0-9a-f]*"))))
-    tally.checkpoints_when_killed.append(len(list((store / "packs").glob("*/step-*"))))
-    tally.workers_seen += len(workers)
-    tally.workers_left += len(_outlived(workers))
-    return True
+    if code == 2 and "3 times" in file.with_suffix(".log").read_text()[-600:]:
+        tally.given_up += 1
+        return True
+    raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
 
 
 def _children(pid: int) -> dict[int, str]:
@@ -196,18 +218,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="kill a study at random moments and compare it with an undisturbed one"
     )
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--corpus", help="folder of text to train on (default: the standard library's source)")
     parser.add_argument("--out", metavar="RESULT.json", help="where the counts are written")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally = torment(Path(folder), kills=args.kills, seed=args.seed)
+        tally = torment(Path(folder), kills=args.kills, seed=args.seed, corpus=args.corpus)
     result = {"seed": args.seed, **asdict(tally)}
     if args.out:
         Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
     print(
-        f"{tally.kills} kills over {tally.studies} studies of {tally.runs} runs, "
-        f"{sum(n > 0 for n in tally.checkpoints_when_killed)} with a pack in flight; {tally.workers_left} of "
+        f"{tally.kills} kills ({tally.of_workers} of workers) over {tally.studies} studies of {tally.runs} runs, "
+        f"{tally.with_a_checkpoint} with a checkpoint, {tally.inside_a_write} inside a write; {tally.workers_left} of "
         f"{tally.workers_seen} workers outlived their study; {len(tally.differences)} differences"
     )
     print("\n".join(tally.differences))

@@ -10,6 +10,7 @@ from windtunnel.launch import one
 from windtunnel.launch.here import Here
 from windtunnel.parts.models import GELU, Transformer
 from windtunnel.parts.optimizers import SGD, Lion, Muon
+from windtunnel.places import Local
 from windtunnel.runs import Outcome
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import train
@@ -115,7 +116,7 @@ def test_without_a_good_checkpoint_a_pack_begins_again(corpus, tmp_path):
 
 def test_the_checkpoint_of_another_pack_is_not_taken(corpus, tmp_path):
     one_pack, other = (tiny.pack(tiny.recipe(corpus), VALUES[:2], seeds=seeds) for seeds in ((0, 1), (2, 3)))
-    train(one_pack, device=tiny.CPU, folder=tmp_path)
+    train(one_pack, device=tiny.CPU, folder=tmp_path, checkpoint_seconds=-1.0)
     found = train(other, device=tiny.CPU, folder=tmp_path)
     assert [tiny.numbers(r) for r in found] == [tiny.numbers(r) for r in train(other, device=tiny.CPU)]
 
@@ -133,7 +134,7 @@ def test_no_more_than_two_checkpoints_are_kept(corpus, tmp_path):
 
 
 def test_checkpoints_hold_no_pickle(corpus, tmp_path):
-    train(tiny.pack(tiny.recipe(corpus), VALUES[:1]), device=tiny.CPU, folder=tmp_path)
+    train(tiny.pack(tiny.recipe(corpus), VALUES[:1]), device=tiny.CPU, folder=tmp_path, checkpoint_seconds=-1.0)
     assert {path.name for path in tmp_path.glob("*/*")} == {"state.safetensors", "state.json"}
 
 
@@ -148,7 +149,8 @@ def test_checkpoints_are_removed_once_the_runs_are_recorded(corpus, tmp_path):
 def test_checkpoints_left_by_a_death_after_recording_are_swept(corpus, tmp_path, monkeypatch):
     store, pack = wt.Store(tmp_path / "store"), tiny.pack(tiny.recipe(corpus), VALUES[:2])
     with monkeypatch.context() as patch:
-        patch.setattr(one.shutil, "rmtree", lambda *args, **options: None)  # dies before it can remove them
+        patch.setattr(Local, "remove", lambda *args, **options: None)  # dies before it can remove them
+        patch.setitem(train.__kwdefaults__, "checkpoint_seconds", -1.0)
         one.execute(pack, store, device=tiny.CPU)
     assert list((store.path / "packs").glob("*/step-*"))
     Here(devices=1)([], store)

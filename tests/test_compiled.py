@@ -14,7 +14,7 @@ from windtunnel.runs import Outcome
 from windtunnel.train import compiled as compiling
 from windtunnel.train import loop
 from windtunnel.train.loop import Engine, train
-from windtunnel.train.state import save
+from windtunnel.train.saving import Saving
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 
@@ -37,7 +37,7 @@ def test_a_compiled_pack_is_the_pack_as_written(corpus, tmp_path):
     state = engine.start()
     for _ in range(5):
         engine.advance(state)
-    save(state, [spec.key for spec in whole.specs], tmp_path)
+    Saving(tmp_path, [spec.key for spec in whole.specs]).now(state)
     # resumed by a process that would not compile by itself: what the rows were trained by goes on
     resumed = train(whole, device=tiny.CPU, folder=tmp_path)
     assert [tiny.numbers(r) for r in resumed] == [tiny.numbers(r) for r in faster]

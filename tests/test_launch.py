@@ -154,12 +154,37 @@ def test_a_killed_worker_is_named_and_what_was_finished_is_kept(corpus, tmp_path
     store = wt.Store(tmp_path / "store")
     good, deadly = packs(corpus, seeds=((0, 1),)), packs(corpus, Deadly(), seeds=((5,), (6,)))
     Here(devices=1)(good, store)
+    said: list[str] = []
     with pytest.raises(
-        InputError, match=r"killed by signal SIGKILL while training 1 runs.*lack of\s+memory.*run again"
+        InputError, match=r"killed by signal SIGKILL while training 1 runs.*3 times.*lack of memory.*run again"
     ):
-        Here(devices=2)([*good, *deadly], store)
+        Here(devices=2)([*good, *deadly], store, lambda progress: said.extend(progress.said))
+    assert sum("another goes on from the pack's last checkpoint" in sentence for sentence in said) >= 2
     assert set(store.keys()) == {spec.key for spec in good[0].specs}
     assert not list((store.path / "runs").glob(".*"))
+
+
+@dataclass(frozen=True)
+class DeadlyOnce(AdamW):
+    """Kills the process that trains it at its first step, once: a file remembers."""
+
+    mark: str = ""
+
+    def update(self, grad, state, param, hp, site):
+        if not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return AdamW.update(self, grad, state, param, hp, site)
+
+
+@pytest.mark.usefixtures("no_new_children")
+def test_a_worker_that_dies_once_is_replaced_and_the_runs_are_the_same(corpus, tmp_path):
+    some, said = packs(corpus, DeadlyOnce(mark=str(tmp_path / "mark")), seeds=((0, 1), (2,))), []
+    Here(devices=2)(some, wt.Store(tmp_path / "once"), lambda progress: said.extend(progress.said))
+    Here(devices=1)(some, wt.Store(tmp_path / "never"))
+    assert len(said) == 1 and "killed by signal SIGKILL" in said[0]
+    once, never = (wt.Store(tmp_path / name).runs() for name in ("once", "never"))
+    assert [tiny.numbers(run) for run in once] == [tiny.numbers(run) for run in never] and len(once) == 3
 
 
 @pytest.mark.usefixtures("no_new_children")

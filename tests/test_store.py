@@ -159,8 +159,9 @@ import os, sys
 sys.path[:0] = [{os.path.dirname(__file__)!r}]
 from test_store import Store, forecast, run
 from windtunnel import store
-store.os.rename = store.os.link = lambda *args: os._exit(9)
 s = Store({str(store.path)!r})
+s.packs()  # the store itself is made
+store.os.rename = store.os.link = lambda *args: os._exit(9)
 {act}
 """
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
@@ -304,7 +305,7 @@ def test_a_forecast_is_written_once_and_sealed(store):
     again = store.add_forecast(forecast(loss=9.9, created="2027-01-01T00:00:00+00:00"))
     assert again == first and store.forecasts() == [first]
     assert first["hash"] == forecast_hash(first) and first["loss"] == 2.1
-    assert files(store.path / "forecasts") == ["2026-01-02_" + "ab" * 10 + ".json"]
+    assert files(store.path / "forecasts") == ["ab" * 10 + ".json"]
 
 
 @pytest.mark.parametrize("change", [{"loss": 2.0}, {"created": "2020-01-01T00:00:00+00:00"}, {"note": "better"}])
@@ -316,10 +317,18 @@ def test_an_edited_forecast_is_refused(store, change):
         store.forecasts()
 
 
-def test_forecasts_come_in_the_order_they_were_made(store):
-    for day, key in ((3, "aa" * 10), (1, "bb" * 10), (2, "cc" * 10)):
+def test_forecasts_come_in_the_order_they_were_made_whatever_the_clock_says(store):
+    for day, key in ((3, "cc" * 10), (1, "aa" * 10), (2, "bb" * 10), (4, "00" * 10)):
         store.add_forecast(forecast(key, f"2026-01-0{day}T00:00:00+00:00"))
-    assert [f["key"][0] for f in store.forecasts()] == ["b", "c", "a"]
+    assert [f["key"][0] for f in store.forecasts()] == ["c", "a", "b", "0"]
+    assert [f["created"][:10] for f in store.forecasts()] == ["2026-01-03"] * 3 + ["2026-01-04"]
+
+
+def test_a_run_begun_after_a_forecast_is_dated_after_it_whatever_the_clock_says(store):
+    store.add_forecast(forecast(created="2999-01-01T00:00:00+00:00"))
+    assert store.moment() == "2999-01-01T00:00:00.000001+00:00"
+    (store.path / "forecasts" / ("ab" * 10 + ".json")).unlink()
+    assert store.moment() < "2999"
 
 
 def test_a_check_is_kept_as_it_was_first(store):

@@ -13,7 +13,7 @@ from windtunnel.parts.schedules import WSD, Constant, Cosine
 from windtunnel.train.loop import Engine, train
 from windtunnel.train.pack import Pack
 from windtunnel.train.rows import first_rows, parted, trained_tokens, without
-from windtunnel.train.state import restored, save
+from windtunnel.train.saving import Saving
 
 STEP = tiny.CONTEXT * tiny.BATCH
 HORIZONS = (8 * STEP, 16 * STEP, 24 * STEP, 32 * STEP)
@@ -75,8 +75,8 @@ def test_a_trunk_that_was_stopped_goes_on_with_the_same_bits(corpus, tmp_path, s
     state = engine.start()
     for _ in range(step):
         engine.advance(state)
-    save(state, members, tmp_path)
-    again = restored(members, len(engine.groups), tiny.CPU, tmp_path)
+    Saving(tmp_path, members).now(state)
+    again = Saving(tmp_path, members).restored(len(engine.groups), tiny.CPU)
     assert again is not None and again.rows == state.rows and again.step == step
     whole, resumed = train(pack, device=tiny.CPU), train(pack, device=tiny.CPU, folder=tmp_path)
     assert [tiny.numbers(r) for r in whole] == [tiny.numbers(r) for r in resumed]

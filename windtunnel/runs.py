@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -150,8 +150,8 @@ class Run:
             message=data["message"],
             loss=data["loss"],
             metrics=data["metrics"],
-            size=Size(**data["size"]),
-            cost=Cost(**data["cost"]),
+            size=Size(**_known(Size, data["size"])),
+            cost=Cost(**_known(Cost, data["cost"])),
             created=data["created"],
             versions=data["versions"],
             labels=data["labels"],
@@ -163,6 +163,11 @@ class Run:
 def canonical(data: Any) -> str:
     """One text for equal data: sorted names, no spaces, no NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that this version knows: a later one may have noted more of what a run was and took."""
+    return {f.name: data[f.name] for f in fields(kind) if f.name in data}
 
 
 def _without_names(described: Any) -> Any:

@@ -25,8 +25,8 @@ def execute(args: argparse.Namespace) -> int:
     stored = {name: f for name in stages.recipes if (f := seal(stages, name)) is not None}
     if not stored:
         raise InputError(
-            f"{store.path} holds too few runs of {study.name}: a forecast needs tuned hyperparameters and three rungs. "
-            f"`windtunnel run {args.study}` trains them."
+            f"{store.where} holds too few runs of {study.name}: a forecast needs tuned hyperparameters and three "
+            f"rungs. `windtunnel run {args.study}` trains them."
         )
     if args.json:
         print_json({"forecasts": stored})

@@ -28,7 +28,7 @@ def execute(args: argparse.Namespace) -> int:
     print(f"{'key':<14}{'idea':<14}{'stage':<10}{'width':>6}{'depth':>6}{'tokens':>9}{'seed':>6}{'loss':>9}  outcome")
     for r in rows:
         print(_line(r))
-    print(f"{len(rows)} runs in {store.path}")
+    print(f"{len(rows)} runs in {store.where}")
     return 0
 
 

@@ -23,7 +23,7 @@ def execute(args: argparse.Namespace) -> int:
     found = [f for f in stored if f["key"].startswith(args.forecast) or f["hash"].startswith(args.forecast)]
     if len(found) != 1:
         known = ", ".join(f["key"][:12] for f in stored) or "none"
-        raise InputError(f"{len(found)} forecasts in {store.path} begin with {args.forecast!r}; known: {known}.")
+        raise InputError(f"{len(found)} forecasts in {store.where} begin with {args.forecast!r}; known: {known}.")
     scored = score(Forecast.from_json(found[0]), store.get(args.run))
     print_json(scored.to_json()) if args.json else print(scored)
     return 0

@@ -129,9 +129,9 @@ def open_store(args: Any) -> Store:
 def existing_store(args: Any) -> Store:
     """The store of the command line, which must exist."""
     store = Store(args.store)
-    if not store.path.is_dir():
+    if not store.exists():
         raise InputError(
-            f"There is no store at {store.path}; name one with --store, or make one with `windtunnel run`."
+            f"There is no store at {store.where}; name one with --store, or make one with `windtunnel run`."
         )
     return store
 

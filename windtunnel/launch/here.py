@@ -2,7 +2,8 @@
 
 One thread a worker, because these packs are many small operations: two threads on one small operation are slower than
 one, and a fixed count gives the same bits on every machine. Workers are fresh interpreters that get packs through a
-pipe; when this process dies, however, their pipe closes and they stop. SIGTERM makes them checkpoint before they leave.
+pipe; when this process dies, however, their pipe closes and they stop. A worker that dies is replaced and its pack goes
+on from its checkpoint, a few times: then the pack itself is what kills it. SIGTERM makes workers checkpoint and leave.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import torch
@@ -29,6 +30,8 @@ from windtunnel.launch.worker import LEFT
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
 from windtunnel.train.pack import Pack
+
+REPLACED = 2  # times that a worker that dies is replaced for one pack: three deaths are no accident (chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Here:
             _in_process(packs, store, report, finished)
         else:
             _Workers(workers, store, report, finished).train(packs)
+            sweep(store)  # what a worker that was replaced left half-written
 
 
 def default_devices() -> int:
@@ -101,6 +105,8 @@ class _Workers:
         self.store, self.report, self.finished = store, report, finished
         self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.waiting: queue.Queue[Pack] = queue.Queue()
+        self.latest: dict[str, Progress] = {}  # of each pack
+        self.starting, self.ending = threading.Lock(), False  # no worker is started once they are being stopped
         self.processes = [_start(i) for i in range(count)]
 
     def train(self, packs: Sequence[Pack]) -> None:
@@ -117,6 +123,8 @@ class _Workers:
             self._let_leave()
             raise
         finally:
+            with self.starting:
+                self.ending = True
             for process in self.processes:
                 process.kill()
                 process.wait()
@@ -137,7 +145,7 @@ class _Workers:
         while left:
             kind, value = self.events.get()
             if kind == "progress" and self.report is not None:
-                self.report(Progress(**value))
+                self.report(value)
             elif kind == "finished":
                 left -= 1
                 if self.finished is not None:
@@ -146,37 +154,75 @@ class _Workers:
                 raise value
 
     def _feed(self, index: int) -> None:
-        process = self.processes[index]
-        assert process.stdin is not None and process.stdout is not None
         try:
-            _send(process.stdin, {"sys.path": sys.path, "store": str(self.store.path), "worker": index})
+            self._set_up(index)
             while True:
                 try:
                     pack = self.waiting.get_nowait()
                 except queue.Empty:
                     return
-                with suppress(BrokenPipeError):  # a dead worker: following it says how it died
-                    _send(process.stdin, pack)
-                self._follow(process, pack)
+                self._train(index, pack)
         except BaseException as error:  # whatever it is, the listening thread must hear of it
             self.events.put(("stopped", error))
 
-    def _follow(self, process: subprocess.Popen[bytes], pack: Pack) -> None:
+    def _train(self, index: int, pack: Pack) -> None:
+        """Have a worker train a pack; one that dies is replaced, and the pack goes on from its checkpoint."""
+        for died in range(REPLACED + 1):
+            process = self.processes[index]
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # a dead worker: following it says how it died
+                _send(process.stdin, pack)
+            if self._follow(process, pack):
+                return
+            how = _death(process.wait(), pack)
+            if died == REPLACED or self.ending:
+                raise InputError(
+                    f"{how}, {died + 1} times. For SIGKILL the usual cause is lack of memory: train fewer packs at "
+                    f"once (--devices). Finished runs are kept; run again to go on."
+                )
+            self._say(pack, f"{how}; another goes on from the pack's last checkpoint.")
+            self._replace(index)
+
+    def _replace(self, index: int) -> None:
+        with self.starting:
+            if self.ending:
+                raise InputError("The workers were stopped.")
+            _close(self.processes[index])
+            self.processes[index] = _start(index)
+        self._set_up(index)
+
+    def _set_up(self, index: int) -> None:
+        pipe = self.processes[index].stdin
+        assert pipe is not None
+        with suppress(BrokenPipeError):
+            setup = {"sys.path": sys.path, "store": self.store.where, "worker": index, "workers": len(self.processes)}
+            _send(pipe, setup)
+
+    def _follow(self, process: subprocess.Popen[bytes], pack: Pack) -> bool:
+        """Pass on what a worker tells of a pack; False if it died."""
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.endswith(b"\n"):
+                return False  # it died in the middle of a word
             event = json.loads(line)
             if "progress" in event:
-                self.events.put(("progress", event["progress"]))
+                self.latest[pack.key] = Progress(**event["progress"])
+                self.events.put(("progress", self.latest[pack.key]))
             elif "finished" in event:
                 self.events.put(("finished", pack))
-                return
+                return True
             elif "input error" in event:
                 raise InputError(event["input error"])
             else:
                 raise RuntimeError(event["error"])
         if process.wait() == LEFT:
             raise Stopped
-        raise InputError(_death(process.returncode, pack))
+        return False
+
+    def _say(self, pack: Pack, sentence: str) -> None:
+        """A sentence of this process about a pack, on the way that the pack's own take."""
+        last = self.latest.get(pack.key) or Progress(pack.key, 0, 1, {}, 0.0)
+        self.events.put(("progress", replace(last, said=(sentence,))))
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
@@ -188,10 +234,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 def _death(code: int, pack: Pack) -> str:
     how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return (
-        f"A worker {how} while training {len(pack.specs)} runs at {pack.rung}. For SIGKILL the usual cause is lack of "
-        f"memory: train fewer packs at once (--devices). Finished runs are kept; run again to go on."
-    )
+    return f"A worker {how} while training {len(pack.specs)} runs at {pack.rung}"
 
 
 def _start(index: int) -> subprocess.Popen[bytes]:

@@ -1,27 +1,29 @@
 """Train one pack and record its runs: locked against other processes, resumed from its checkpoint, never silent.
 
 A recipe that cannot be batched is trained member by member by the same loop. An error in a part's code is an Outcome
-(the run is recorded as crashed, with the message, and the study goes on); running out of memory or disk is not a
-property of the run, so it stops the study and nothing is recorded.
+(the run is recorded as crashed, with the message, and the study goes on). Running out of memory or disk is not a
+property of the run: a pack is halved, and what is left of it that cannot go on stops the study; nothing is recorded.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from windtunnel.errors import InputError, Stopped
+from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
 from windtunnel.meaning import identity
+from windtunnel.places import Place, writing
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -45,25 +47,47 @@ def execute(
     device: torch.device,
     report: Report | None = None,
     stop: Stop = None,
+    packs_at_once: int = 1,
 ) -> None:
-    """Train what the store misses of a pack; waits while another process trains the same pack.
+    """Train what the store misses of a pack, in parts where memory cannot hold it beside `packs_at_once` - 1 others.
 
-    When `stop` says True, the pack is checkpointed and Stopped raised; a wait ends too.
+    Waits while another process of this machine trains the same pack. When `stop` says True, the pack is checkpointed
+    and Stopped raised; a wait ends too.
     """
-    with _locked(store.packs() / f"{pack.key}.lock", stop):
+
+    def train_part(part: Pack) -> None:
+        _execute(part, store, device, report, stop)
+
+    if not _recorded(pack, store):
+        in_parts(pack, train_part, free=free_bytes(device, packs_at_once))
+
+
+def _execute(pack: Pack, store: Store, device: torch.device, report: Report | None, stop: Stop) -> None:
+    with locked(store.packs() / f"{pack.key}.lock", stop=stop):
         if _recorded(pack, store):
             return
         _check_unchanged(pack)
-        folder = store.packs() / pack.key
+        place = store.flight(pack.key)
         try:
-            runs = _runs(pack, device, folder, report, stop)
+            runs = _runs(pack, device, place, report, store.moment(), stop)
         except OSError:
             if _recorded(pack, store):  # where no lock holds over nodes: another finished it and removed this folder
                 return
             raise
         for run in runs:
             store.add(run)
-        shutil.rmtree(folder, ignore_errors=True)
+        place.remove()
+
+
+def spoken(watch: Any) -> Report:
+    """What a launcher reports, passed on to a watch: sentences to its `say`, then how far the pack is."""
+
+    def report(progress: Progress) -> None:
+        for sentence in progress.said:
+            watch.say(sentence)
+        watch.progress(progress)
+
+    return report
 
 
 def _recorded(pack: Pack, store: Store) -> bool:
@@ -84,35 +108,56 @@ def _check_unchanged(pack: Pack) -> None:
 def sweep(store: Store) -> None:
     """Remove what dead processes left: half-written records, and checkpoints of packs whose runs are all recorded."""
     store.sweep()
-    for folder in store.packs().glob("*/"):
-        found = checkpoint.newest(folder)
-        if found is not None and all(key in store for key in found[0]["members"]):
-            with _locked(folder.with_suffix(".lock")):
-                shutil.rmtree(folder, ignore_errors=True)
+    for path in store.packs().glob("*.lock"):
+        with suppress(BlockingIOError), locked(path, wait=False):
+            pass  # nobody holds it: letting go removes it
+    packs = store.place.below("packs")
+    for name in packs.names():
+        members = [] if name.endswith(".lock") else _trained_in(packs.below(name))
+        if members and all(key in store for key in members):
+            with suppress(BlockingIOError), locked(store.packs() / f"{name}.lock", wait=False):
+                packs.remove(name)
 
 
-def _runs(pack: Pack, device: torch.device, folder: Path, report: Report | None, stop: Stop) -> list[Run]:
+def _trained_in(place: Place) -> list[str]:
+    """The run keys that a pack's folder has checkpoints of, together or alone."""
+    alone = [name for name in place.names() if name.startswith("alone-")]
+    return checkpoint.members(place) or [key for name in alone for key in checkpoint.members(place.below(name))]
+
+
+def _runs(pack: Pack, device: torch.device, place: Place, report: Report | None, created: str, stop: Stop) -> list[Run]:
     try:
-        return train(pack, device=device, folder=folder, report=report, stop=stop)
+        return train(pack, device=device, folder=place, report=report, created=created, stop=stop)
     except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
+        if is_out_of_memory(error):
+            raise
         because = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_alone(pack, i, device, folder, report, stop, because) for i in range(len(pack.specs))]
+    return [_alone(pack, i, device, place, report, created, stop, because) for i in range(len(pack.specs))]
 
 
 def _alone(
-    pack: Pack, member: int, device: torch.device, folder: Path, report: Report | None, stop: Stop, because: str
+    pack: Pack,
+    member: int,
+    device: torch.device,
+    place: Place,
+    report: Report | None,
+    created: str,
+    stop: Stop,
+    because: str,
 ) -> Run:
     single = replace(pack, specs=(pack.specs[member],), labels=pack.labels[member : member + 1])
-    folder = folder / f"alone-{member}"
     try:
         return train(
-            single, device=device, folder=folder, report=report, stop=stop, packed=False, alone_because=because
-        )[0]
+            single, device=device, folder=place.below(f"alone-{member}"), report=report, created=created, stop=stop,
+            packed=False, alone_because=because,
+        )[0]  # fmt: skip
     except NOT_THE_RUNS:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return _crashed(single, 0, error, device)
 
 
@@ -138,13 +183,20 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
 
 
 @contextmanager
-def _locked(path: Path, stop: Stop = None) -> Iterator[None]:
-    """Hold a lock file; the system releases it when this process ends, however it ends."""
+def locked(path: Path, wait: bool = True, stop: Stop = None) -> Iterator[None]:
+    """Hold a lock file; the system releases it when this process ends, however it ends.
+
+    Raises BlockingIOError if another process holds it and `wait` is False; Stopped if `stop` says so while it waits.
+    """
     while True:
-        with open(path, "w") as file:
+        with writing(str(path), 0):
+            opened = open(path, "w")  # noqa: SIM115
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if not wait:
+                    raise
                 if stop is not None and stop():
                     raise Stopped from None
                 time.sleep(LOCK_SECONDS)
@@ -154,5 +206,6 @@ def _locked(path: Path, stop: Stop = None) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a lock that stays is empty, and is removed by the next sweep
+                    path.unlink()
             return

@@ -45,9 +45,11 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
 
     torch.set_num_threads(1)
     store, said = Store(setup["store"]), [0.0]
+    device = device_of(setup["worker"])
+    together = 1 if device.type == "cuda" else setup["workers"]  # a GPU is a worker's own, the host's memory is shared
 
     def report(progress: Any) -> None:
-        if time.monotonic() - said[0] > PROGRESS_SECONDS or progress.step == progress.steps:
+        if time.monotonic() - said[0] > PROGRESS_SECONDS or progress.step == progress.steps or progress.said:
             said[0] = time.monotonic()
             _tell(events, progress=asdict(progress))
 
@@ -55,14 +57,16 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
         try:
             pack = pickle.loads(packs.get())  # written by the process that started this one; SIGTERM may end the wait
             with asked_to_leave() as stop:
-                execute(pack, store, device=device_of(setup["worker"]), report=report, stop=stop)
+                execute(pack, store, device=device, report=report, stop=stop, packs_at_once=together)
             _tell(events, finished=pack.key)
             if stop():
                 raise Stopped
         except Stopped:
             sys.exit(LEFT)
-        except InputError as error:
-            _tell(events, **{"input error": str(error)})
+        except (InputError, MemoryError) as error:
+            _tell(events, **{"input error": str(error) or "A worker is out of memory; train fewer packs at once."})
+        except OSError as error:
+            _tell(events, **{"input error": f"{error}. Finished runs are kept; mend it and run again."})
         except Exception:
             _tell(events, error=traceback.format_exc())
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast
+from windtunnel.launch.one import spoken
 from windtunnel.store import Store
 from windtunnel.study.answer import Result, answered, forecast_of, seal
 from windtunnel.study.question import Study
@@ -111,7 +112,7 @@ def _train(
         if finished is not None:
             finished(pack)
 
-    launch(packs, stages.store, watch.progress, done)
+    launch(packs, stages.store, spoken(watch), done)
     left = stages.missing(asked)
     if left:
         raise InputError(f"The launcher returned but {len(left)} runs of stage {stage} were not recorded; run again.")

@@ -216,7 +216,7 @@ def _repeat(result: Result, command: str, file: str | None) -> dict[str, Any]:
         "versions": dict(runs[0].versions) if runs else {},
         "study_file": file,
         "study_sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None,
-        "store": str(result.store.path),
+        "store": result.store.where,
         "data_fingerprint": result.study.base.data.fingerprint(),
     }
 

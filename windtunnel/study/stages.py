@@ -168,7 +168,7 @@ class Stages:
         """
         asked = {a.spec.key: a for a in asks}
         packs, left = [], {a.spec.key: a for a in self.missing(asks)}
-        for members in interrupted(self.store.path / "packs"):
+        for members in interrupted(self.store.place.below("packs")):
             if any(key in left for key in members) and all(key in asked for key in members):
                 packs.append(self._packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}

@@ -1,57 +1,141 @@
 """Checkpoints of a pack in flight: safetensors and JSON, never pickle.
 
-One folder a checkpoint, written under a temporary name, flushed and renamed; a checksum in the JSON guards the tensors.
-The newest good one is used, a damaged one is skipped. When a pack's runs are recorded its checkpoints are removed.
+One folder a checkpoint, whole or not there (`windtunnel.places`); the JSON carries a seal over itself and the checksum
+of the tensors, for safetensors accepts a flipped byte without a word. The newest good one is used; a damaged one is
+named, set aside and never used. Generators are not in it because there are none: data, initial values and noise are
+functions of seed and step. When a pack's runs are recorded its checkpoints are removed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, contiguous_format
 
-from windtunnel.store import publish
+from windtunnel.errors import InputError
+from windtunnel.files import RECORD_BYTES, check_tensors, json_of, misfit, seal_of, sealed, sha256
+from windtunnel.places import Local, Place
+from windtunnel.records import upgrade
 
+FORMAT = 2  # 1, written by 0.1.0, has no seal over its JSON and is not gone on from
 KEPT = 2
+TENSOR_BYTES = 1 << 40
+_STEP = re.compile(r"step-\d{9}")
+_SHAPE = {"step": int, "sha256": str, "bytes": int, "members": [str]}
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write the checkpoint of a step and drop all but the newest two."""
+@dataclass(frozen=True)
+class Found:
+    """The newest good checkpoint: its facts and tensors."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def place_of(folder: Path | Place) -> Place:
+    """A folder of checkpoints as a place."""
+    return Local(folder) if isinstance(folder, Path) else folder
+
+
+def save(folder: Path | Place, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+    """Write the checkpoint of a step and drop all but the newest two; returns the bytes written.
+
+    Raises OSError where it cannot be written: then nothing of it is seen, and older ones stay.
+    """
+    place, files = place_of(folder), written(step, tensors, facts)
+    place.create(f"step-{step:09d}", files)
+    for old in _steps(place)[KEPT:]:
+        place.remove(old)
+    return sum(map(len, files.values()))
+
+
+def written(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a checkpoint; state.json comes last."""
     from safetensors.torch import save as to_bytes
 
     # a copy of each, for safetensors refuses tensors that share memory, and a state may name one tensor twice
     data = to_bytes({name: tensor.clone(memory_format=contiguous_format) for name, tensor in tensors.items()})
-    record = dict(facts) | {"step": step, "sha256": hashlib.sha256(data).hexdigest()}
-    publish(folder / f"step-{step:09d}", {"state.safetensors": data, "state.json": json.dumps(record).encode()})
-    for old in _steps(folder)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    said = {"format": FORMAT, "step": step, "sha256": sha256(data), "bytes": len(data)}
+    return {"state.safetensors": data, "state.json": json.dumps(sealed(dict(facts) | said)).encode()}
 
 
-def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Facts and tensors of the newest checkpoint whose checksum holds, or None."""
+def newest(folder: Path | Place) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Facts and tensors of the newest good checkpoint, or None."""
+    found = search(folder)[0]
+    return None if found is None else (found.facts, found.tensors)
+
+
+def search(folder: Path | Place) -> tuple[Found | None, dict[str, str]]:
+    """The newest good checkpoint, and by name why each newer one is not. Raises InputError for a newer version's."""
+    place, damaged = place_of(folder), {}
+    for name in _steps(place):
+        try:
+            return _read(place, name), damaged
+        except _Damaged as error:
+            damaged[name] = str(error)
+    return None, damaged
+
+
+def members(folder: Path | Place) -> list[str]:
+    """The run keys of the pack whose checkpoints these are, without reading tensors; none where nothing tells."""
+    place = place_of(folder)
+    for name in _steps(place):
+        try:
+            return _facts(place, name)["members"]
+        except (_Damaged, InputError):
+            continue
+    return []
+
+
+def interrupted(packs: Path | Place) -> list[list[str]]:
+    """The members, by run key, of every pack that has a checkpoint under `packs`."""
+    place = place_of(packs)
+    folders = [name for name in place.names() if re.fullmatch(r"[0-9a-f]{8,64}", name)]
+    return [found for name in folders if (found := members(place.below(name)))]
+
+
+class _Damaged(Exception):
+    """Why a checkpoint cannot be used."""
+
+
+def _read(place: Place, name: str) -> Found:
     from safetensors.torch import load
 
-    for path in _steps(folder):
-        try:
-            facts = json.loads((path / "state.json").read_text("utf-8"))
-            data = (path / "state.safetensors").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if hashlib.sha256(data).hexdigest() == facts.get("sha256"):
-            return facts, load(data)
-    return None
+    facts = _facts(place, name)
+    try:
+        data = place.read(f"{name}/state.safetensors", min(facts["bytes"], TENSOR_BYTES))
+        if sha256(data) != facts["sha256"]:
+            raise _Damaged("sha256 differs in state.safetensors")
+        check_tensors(data)
+        return Found(facts, load(data))
+    except InputError as error:
+        raise _Damaged(str(error)) from None
+    except Exception as error:
+        if isinstance(error, _Damaged | MemoryError):
+            raise
+        raise _Damaged(f"state.safetensors cannot be read: {error}") from None  # safetensors has its own errors
 
 
-def interrupted(packs: Path) -> list[list[str]]:
-    """The members, by run key, of every pack that has a checkpoint under `packs`."""
-    found = [state for folder in sorted(packs.glob("*/")) if (state := newest(folder)) is not None]
-    return [facts["members"] for facts, _ in found]
+def _facts(place: Place, name: str) -> dict[str, Any]:
+    try:
+        named = f"{place.where}/{name}/state.json"
+        facts = json_of(place.read(f"{name}/state.json", RECORD_BYTES), named, "it is not used.")
+    except InputError as error:
+        raise _Damaged(str(error)) from None
+    if isinstance(facts.get("format"), int) and facts["format"] > FORMAT:
+        raise InputError(f"{named} is of format {facts['format']}; {upgrade(FORMAT, facts)}")
+    if facts.get("seal") != seal_of(facts):
+        raise _Damaged("state.json does not match its own checksum")
+    wrong = misfit(facts, _SHAPE, "state.json")
+    if wrong or name != f"step-{facts['step']:09d}":
+        raise _Damaged(wrong or f"it says that it is of step {facts['step']}")
+    return facts
 
 
-def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+def _steps(place: Place) -> list[str]:
+    return sorted((name for name in place.whole("", "state.json") if _STEP.fullmatch(name)), reverse=True)

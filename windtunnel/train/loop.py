@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import Stopped
+from windtunnel.places import Place
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
 from windtunnel.train.data import judge_batches, pack_batch
@@ -38,7 +39,8 @@ from windtunnel.train.pack import (
 )
 from windtunnel.train.record import versions, written_sources
 from windtunnel.train.rows import first_rows, multiplier, parted, steps_of
-from windtunnel.train.state import State, restored, save
+from windtunnel.train.saving import Saving
+from windtunnel.train.state import State
 from windtunnel.train.steps import Tree, first_states, gradient, judgement, update
 
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
@@ -46,22 +48,24 @@ JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (gues
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pack is: `losses` are the latest training losses by member key."""
+    """How far a pack is: `losses` are the latest training losses by member key, `said` sentences for who watches."""
 
     pack: str
     step: int
     steps: int
     losses: dict[str, float]
     seconds: float
+    said: Sequence[str] = ()
 
 
 def train(
     pack: Pack,
     *,
     device: torch.device,
-    folder: Path | None = None,
+    folder: Path | Place | None = None,
     report: Callable[[Progress], None] | None = None,
-    checkpoint_seconds: float = 20.0,
+    checkpoint_seconds: float | None = None,
+    created: str | None = None,
     packed: bool = True,
     alone_because: str | None = None,
     compile: bool | None = None,
@@ -69,29 +73,29 @@ def train(
 ) -> list[Run]:
     """Train all members and return their Runs, in the order of the specs.
 
-    `folder` holds checkpoints (None: none are written); the caller removes it once the runs are recorded. `packed`
+    `folder` holds checkpoints (None: none are written), every `checkpoint_seconds` (None: as often as their measured
+    cost allows); the caller removes it once the runs are recorded. `created` is when they are said to begin. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record. `compile` None compiles the
     step of a pack that is long enough for it to pay. `stop` is asked after every step; when it says True the state is
     checkpointed and Stopped raised.
     """
-    engine, members = Engine(pack, device, packed, compile), [spec.key for spec in pack.specs]
-    state = restored(members, len(engine.groups), device, folder) or engine.start()
-    clock = saved = time.monotonic()
+    engine = Engine(pack, device, packed, compile)
+    saving = Saving(folder, [spec.key for spec in pack.specs], checkpoint_seconds)
+    state = saving.restored(len(engine.groups), device) or engine.start(created)
+    clock = time.monotonic()
     while state.alive:
         engine.advance(state)
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
         if report is not None:
-            report(engine.progress(state))
-        if folder is not None and now - saved > checkpoint_seconds:
-            save(state, members, folder)
-            saved = time.monotonic()
-        if stop is not None and stop() and state.step < engine.steps:
-            if folder is not None:
-                save(state, members, folder)
+            report(replace(engine.progress(state), said=saving.said()))
+        saving.offer(state)
+        if stop is not None and stop() and state.alive:
+            saving.now(state)
             raise Stopped
-    if folder is not None:
-        save(state, members, folder)
+    left = saving.said()
+    if left and report is not None:
+        report(replace(engine.progress(state), said=left))
     return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
 
 
@@ -125,12 +129,12 @@ class Engine:
             for steps in self.steps_of
         ]
 
-    def start(self) -> State:
+    def start(self, created: str | None = None) -> State:
         """Initial values; members that are the same run so far share a row."""
         rows = first_rows(self.pack.alike())
         params = initial_params(self.groups, [self.pack.specs[row[0]].seed for row in rows], self.device)
         states = first_states(self.groups, self.pack.recipe.optimizer, params, self.packed)
-        created, spent = datetime.now(UTC).isoformat(), np.zeros(len(self.pack.specs))
+        created, spent = created or datetime.now(UTC).isoformat(), np.zeros(len(self.pack.specs))
         state = State(rows=rows, params=params, states=states, spent=spent, created=created)
         self._choose(state)
         return state

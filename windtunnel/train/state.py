@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from windtunnel.train import checkpoint
 from windtunnel.train.pack import Group
 from windtunnel.train.rows import Row, without
 
@@ -60,8 +59,8 @@ class State:
         return self.regroup(*without(self.rows, set(gone)), groups)
 
 
-def save(state: State, members: Sequence[str], folder: Path) -> None:
-    """Checkpoint a state; `members` are the keys of all runs of the pack."""
+def to_checkpoint(state: State, members: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a state; `members` are the keys of all runs of the pack."""
     tensors = {f"param.{i}": p for i, p in enumerate(state.params)}
     tensors |= {f"state.{i}.{name}": t for i, tree in enumerate(state.states) for name, t in tree.items()}
     if state.train_loss:
@@ -79,15 +78,13 @@ def save(state: State, members: Sequence[str], folder: Path) -> None:
         "seconds": state.seconds,
         "created": state.created,
     }
-    checkpoint.save(folder, state.step, tensors, facts)
+    return tensors, facts
 
 
-def restored(members: Sequence[str], groups: int, device: torch.device, folder: Path | None) -> State | None:
-    """The newest good checkpoint of a pack with these members, or None."""
-    found = checkpoint.newest(folder) if folder is not None else None
-    if found is None or found[0]["members"] != list(members):
-        return None
-    facts, tensors = found
+def from_checkpoint(
+    facts: Mapping[str, Any], tensors: Mapping[str, Tensor], groups: int, device: torch.device
+) -> State:
+    """The state that `to_checkpoint` took apart."""
     states: list[dict[str, Tensor]] = [{} for _ in range(groups)]
     for name, tensor in tensors.items():
         if name.startswith("state."):

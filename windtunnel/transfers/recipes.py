@@ -9,7 +9,7 @@ or the horizon. Too few seeds or a coarse grid end in "cannot tell", which is an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.launch.here import Here
+from windtunnel.launch.one import spoken
 from windtunnel.recipe import Judge, Parametrization, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.store import Store
@@ -93,9 +94,9 @@ def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> No
     left.sort(key=Pack.training_flops, reverse=True)
     if left and watch is not None:
         watch.stage("transfer", left)
-    follow: tuple[Callable[..., None], ...] = () if watch is None else (watch.progress, watch.finished)
+    follow: dict[str, Any] = {} if watch is None else {"report": spoken(watch), "finished": watch.finished}
     if left:
-        (launcher or Here())(left, store, *follow)
+        (launcher or Here())(left, store, **follow)
 
 
 def tried_in(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:

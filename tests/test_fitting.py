@@ -1,0 +1,123 @@
+"""A pack that memory cannot hold is trained in parts, which are the same runs; one run that does not fit is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import tiny
+import torch
+
+import windtunnel as wt
+from windtunnel.launch import fitting, one
+from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
+from windtunnel.parts.models import Transformer
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.parts.schedules import WSD
+from windtunnel.train.memory import pack_bytes, row_bytes
+from windtunnel.train.pack import Pack
+
+
+@pytest.fixture(autouse=True)
+def nothing_learned(monkeypatch):
+    monkeypatch.setattr(fitting, "_most_rows", {})
+
+
+@dataclass(frozen=True)
+class Greedy(AdamW):
+    """Runs out of memory, as torch says it on a CPU, whenever more than three members are trained together."""
+
+    def update(self, grad, state, param, hp, site):
+        members = torch._C._functorch.get_unwrapped(grad).shape[0] if torch._C._functorch.is_batchedtensor(grad) else 1
+        if members > 3 * GROUP:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+        return AdamW.update(self, grad, state, param, hp, site)
+
+
+GROUP = 4  # tensors of the largest group of the tiny transformer: query, key, value and out
+
+
+def sweep(corpus, members, **slots):
+    return tiny.pack(tiny.recipe(corpus, **slots), [{"lr": 0.01}] * members)
+
+
+def test_a_pack_that_runs_out_of_memory_is_halved_and_its_runs_are_the_same(corpus, tmp_path):
+    store, pack = wt.Store(tmp_path / "store"), sweep(corpus, 7, optimizer=Greedy())
+    one.execute(pack, store, device=tiny.CPU)
+    together = [store.get(spec.key).cost.members for spec in pack.specs]
+    assert max(together) <= 3 and len(set(spec.key for spec in pack.specs)) == 7
+    for member, spec in enumerate(pack.specs):
+        run = store.get(spec.key)
+        assert run.finished and run.cost.alone_because is None
+        assert tiny.numbers(run) == tiny.numbers(tiny.alone(pack, member))
+    again = sweep(corpus, 7, optimizer=Greedy())
+    assert max(len(part.specs) for part in parts_of(again)) <= 3, "what was learned is remembered"
+
+
+def parts_of(pack, free=None):
+    parts = []
+    in_parts(pack, parts.append, free=free)
+    return parts
+
+
+def test_a_pack_is_cut_before_it_starts_where_the_count_says_so(corpus):
+    pack = sweep(corpus, 8)
+    needed = pack_bytes(pack)
+    assert [len(p.specs) for p in parts_of(pack, free=needed)] == [8]
+    parts = parts_of(pack, free=0.4 * needed)
+    assert max(len(p.specs) for p in parts) <= 3
+    assert [spec for part in parts for spec in part.specs] == list(pack.specs)
+    assert [len(p.specs) for p in parts_of(pack, free=1.0)] == [1] * 8, "a run is always tried"
+
+
+def test_a_trunk_stays_whole_when_a_pack_is_cut(corpus):
+    recipe = tiny.recipe(corpus, schedule=WSD(warmup_tokens=64))
+    packs = [tiny.pack(recipe, [{"lr": 0.01}] * 2, rung=tiny.RUNG.but(tokens=t)) for t in (512, 1024)]
+    pack = Pack(recipe=recipe, specs=packs[0].specs + packs[1].specs, judge=packs[0].judge)
+    parts = parts_of(pack, free=0.6 * pack_bytes(pack))
+    assert [{spec.seed for spec in part.specs} for part in parts] == [{0}, {1}]
+
+
+def test_one_run_that_does_not_fit_stops_the_study_with_a_sentence(corpus, tmp_path):
+    def never(part):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryError, match=r"one run at width 8 .* 4 examples a step does not fit"):
+        in_parts(sweep(corpus, 2), never, free=None)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(corpus):
+    def wrong(part):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        in_parts(sweep(corpus, 2), wrong, free=None)
+    assert is_out_of_memory(MemoryError()) and not is_out_of_memory(OSError())
+
+
+def test_the_count_grows_with_rows_batch_and_width(corpus):
+    pack = sweep(corpus, 2)
+    assert pack_bytes(sweep(corpus, 4)) == 2 * pack_bytes(pack)
+    wider = tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}], rung=tiny.RUNG.but(width=16, heads=2))
+    assert row_bytes(wider) > row_bytes(pack)
+    by_batch = [
+        row_bytes(tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}], rung=tiny.RUNG.but(batch=b))) for b in (4, 8, 16)
+    ]
+    assert 0 < by_batch[2] - by_batch[1] == pytest.approx(2 * (by_batch[1] - by_batch[0]), rel=0.01)
+
+
+def test_a_model_that_looks_at_values_is_not_counted_and_still_trained(corpus):
+    @dataclass(frozen=True)
+    class Looking(Transformer):
+        def build(self, rung, data):
+            built = Transformer.build(self, rung, data)
+            built.register_forward_pre_hook(lambda module, inputs: print(float(inputs[0].sum())))
+            return built
+
+    pack = sweep(corpus, 2, model=Looking())
+    assert row_bytes(pack) is None and [len(p.specs) for p in parts_of(pack, free=1.0)] == [2]
+
+
+def test_the_host_says_how_much_is_free_and_packs_share_it():
+    alone, shared = free_bytes(tiny.CPU), free_bytes(tiny.CPU, 4)
+    assert alone is None or 0 < shared < alone
