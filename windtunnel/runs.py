@@ -83,7 +83,7 @@ class RunSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run took. `seconds` is this run's share of its pack's wall time on one device."""
+    """What a run took. `seconds` is this run's share of its pack's wall time, on one device or over all `processes`."""
 
     flops: float
     seconds: float
@@ -91,6 +91,19 @@ class Cost:
     threads: int
     members: int  # runs trained together in its pack
     alone_because: str | None = None  # why a recipe could not be packed
+    processes: int = 1  # devices that trained this one run together
+    precision: str = "float32"  # of matrix products
+    peak: float | None = None  # measured FLOP/s of a large matrix product on one of the devices, where it was measured
+
+    @property
+    def flops_per_second(self) -> float:
+        """Training FLOPs a second, over all devices; NaN for a run that took no time."""
+        return self.flops / self.seconds if self.seconds > 0 else float("nan")
+
+    @property
+    def utilization(self) -> float | None:
+        """Share of the measured peak of all devices that training used (MFU); None where no peak was measured."""
+        return self.flops_per_second / (self.peak * self.processes) if self.peak else None
 
 
 @dataclass(frozen=True, kw_only=True)

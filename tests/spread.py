@@ -1,0 +1,44 @@
+"""Training over a few gloo processes of this machine, for the tests: start them, and what each of them does."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+
+def over(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
+    """What `work(ranks, *args)` gives on each of `world` processes; raises what process 0 raised."""
+    mp.spawn(_inside, (world, _free_port(), work, str(folder), args), nprocs=world)
+    found = [pickle.loads((folder / f"gave-{rank}").read_bytes()) for rank in range(world)]
+    for gave in found:
+        if isinstance(gave, BaseException):
+            raise gave
+    return found
+
+
+def _inside(rank: int, world: int, port: int, work: Callable[..., Any], folder: str, args: Any) -> None:
+    from windtunnel.train.ranks import joined
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with joined(torch.device("cpu")) as ranks:
+        try:
+            gave = work(ranks, *args)
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            gave = error
+    Path(folder, f"gave-{rank}").write_bytes(pickle.dumps(gave))
+
+
+def _free_port() -> int:
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        return there.getsockname()[1]
