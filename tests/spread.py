@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import socket
@@ -14,10 +15,15 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from windtunnel.train.ranks import joined
+from windtunnel.train.sharded import ShardedEngine  # noqa: F401  imported for the processes that are forked from here
+
 
 def over(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """What `work(ranks, *args)` gives on each of `world` processes; raises what process 0 raised."""
-    mp.spawn(_inside, (world, _free_port(), work, str(folder), args), nprocs=world)
+    multiprocessing.set_forkserver_preload(["spread"])  # torch is imported once, not by each process
+    where = (world, _free_port(), work, str(folder), args)
+    mp.start_processes(_inside, where, nprocs=world, start_method="forkserver")
     found = [pickle.loads((folder / f"gave-{rank}").read_bytes()) for rank in range(world)]
     for gave in found:
         if isinstance(gave, BaseException):
@@ -26,8 +32,6 @@ def over(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list
 
 
 def _inside(rank: int, world: int, port: int, work: Callable[..., Any], folder: str, args: Any) -> None:
-    from windtunnel.train.ranks import joined
-
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined(torch.device("cpu")) as ranks:
         try:

@@ -36,7 +36,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 def add_where(parser: argparse.ArgumentParser) -> None:
     """--on and --devices."""
-    parser.add_argument("--on", choices=("here",), default="here", help="where packs are trained")
+    parser.add_argument("--on", choices=("here", "torchrun"), default="here", help="where packs are trained")
     parser.add_argument(
         "--devices", type=_positive, metavar="N", help="packs trained at once (default: one a GPU, else one a CPU core)"
     )

@@ -61,7 +61,7 @@ def launched() -> bool:
 
 @contextmanager
 def joined(device: torch.device | None = None) -> Iterator[Ranks]:
-    """Join the processes that torchrun started; leaves them again, however it ends. Raises InputError outside."""
+    """Join the processes that torchrun started, and leave them when all is well. Raises InputError outside torchrun."""
     if not launched():
         raise InputError(
             "This process was not started by torchrun; start it with torchrun --nproc-per-node N -m windtunnel run ..., "
@@ -73,10 +73,8 @@ def joined(device: torch.device | None = None) -> Iterator[Ranks]:
     else:
         torch.set_num_threads(1)  # as in every other launcher: the same bits on every machine
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TRAINING)
-    try:
-        yield _grouped(device)
-    finally:
-        dist.destroy_process_group()
+    yield _grouped(device)
+    dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
 
 def _grouped(device: torch.device) -> Ranks:

@@ -1,0 +1,345 @@
+"""One run over several processes is the run of one process; what it saves can be read by any number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spread
+import tiny
+import torch
+
+import windtunnel as wt
+from windtunnel.errors import InputError
+from windtunnel.launch.torchrun import Torchrun, _serve, singles
+from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.models import Transformer
+from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
+from windtunnel.recipe import Site
+from windtunnel.runs import Outcome, Run
+from windtunnel.train import sharded_checkpoint as checkpoint
+from windtunnel.train.pack import groups_of, initial_params, stacked_hyperparameters, table_of
+from windtunnel.train.ranks import Ranks, joined, share
+from windtunnel.train.sharded import How, ShardedEngine, check_division, train_sharded
+from windtunnel.train.sharded_checkpoint import Saver
+from windtunnel.train.sharded_update import acts_by_entry
+
+RUNG = wt.Rung(width=16, depth=2, heads=2, tokens=8 * tiny.CONTEXT * tiny.BATCH, batch=tiny.BATCH)
+BASE = wt.Rung(width=8, depth=1, heads=2, tokens=RUNG.tokens, batch=tiny.BATCH)
+STOPPED = 5  # steps after which a checkpoint is written, of 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipped(AdamW):
+    """Says of itself what it inherits, entrywise, but its gradient is clipped by the norm of the whole tensor."""
+
+    def update(self, grad, state, param, hp, site):
+        return AdamW.update(self, grad / torch.linalg.vector_norm(grad), state, param, hp, site)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(AdamW):
+    """An optimizer whose code is wrong."""
+
+    def update(self, grad, state, param, hp, site):
+        raise ArithmeticError("the author slept")
+
+
+OPTIMIZERS = {
+    "AdamW": AdamW(lr=0.01, weight_decay=0.1),
+    "Muon": Muon(lr=0.02, others_lr=0.01),
+    "Shampoo": Shampoo(lr=0.01, others_lr=0.01),
+    "LARS": LARS(lr=0.02),
+    "Clipped": Clipped(lr=0.01),
+}
+
+
+def one(corpus, optimizer=None, rung=RUNG, **slots):
+    recipe = tiny.recipe(corpus, optimizer=optimizer or AdamW(lr=0.01), **slots)
+    return tiny.pack(recipe, [{}], rung=rung, base=BASE)
+
+
+@pytest.fixture(scope="module")
+def asked(corpus):
+    """The runs that two processes train, by what is looked at."""
+    tied = Transformer(tied=True, gains=True, norm=torch.nn.LayerNorm, kv_groups=2)
+    return {name: one(corpus, optimizer) for name, optimizer in OPTIMIZERS.items()} | {
+        "tied": one(corpus, model=tied),
+        "five examples": one(corpus, rung=RUNG.but(batch=5), batch=FixedBatch(examples=5)),
+        "diverging": one(corpus, SGD(lr=1e30)),
+    }
+
+
+def in_two(ranks: Ranks, asked, folder, launched):
+    """All that two processes do for these tests, in one go, for starting them takes longer."""
+    found = {name: train_sharded(pack, ranks, How()) for name, pack in asked.items()}
+    found["in pieces"] = train_sharded(asked["AdamW"], ranks, How(pieces=2))
+    found["first values"] = first_values(ranks, asked["AdamW"])
+    for name in ("AdamW", "Shampoo"):
+        stop(ranks, asked[name], folder / name)
+        shutil.copytree(folder / name, folder / f"{name}-kept", dirs_exist_ok=True) if ranks.rank == 0 else None
+        ranks.told()
+        found[f"{name} resumed"] = train_sharded(asked[name], ranks, How(), folder=folder / name)
+    launch(ranks, launched, folder / "store")
+    return found
+
+
+def stop(ranks: Ranks, pack, folder: Path) -> None:
+    """Train some steps, write a checkpoint, forget everything."""
+    engine = ShardedEngine(pack, ranks, How())
+    curves, saver = engine.resumed(None), Saver(folder, ranks, 0.0)
+    for _ in range(STOPPED):
+        engine.advance(curves, wish=False)
+    saver.start(curves.step, engine.update.tensors(), engine.facts(curves))
+    engine.advance(curves, wish=False)  # while it is written
+    saver.finish()
+
+
+def first_values(ranks: Ranks, pack):
+    engine = ShardedEngine(pack, ranks, How())
+    return {name: param.full_tensor().tolist() for name, param in engine.model.named_parameters()}
+
+
+def launch(ranks: Ranks, packs, store: Path) -> None:
+    if ranks.rank:
+        return _serve(ranks)
+    launcher = Torchrun(ranks=ranks)
+    launcher(packs, wt.Store(store))
+    launcher._say("stop")
+
+
+def resume(ranks: Ranks, asked, folder: Path):
+    """The checkpoints of two processes, read by these."""
+    return {
+        name: train_sharded(asked[name], ranks, How(), folder=folder / f"{name}-kept") for name in ("AdamW", "Shampoo")
+    }
+
+
+@pytest.fixture(scope="module")
+def to_launch(corpus):
+    """Packs as a study asks for them: two small ones, a target of two seeds, and a target that cannot be trained."""
+    small = [replace(p, labels=({"study": "s", "idea": "base", "stage": "ladder"},)) for p in
+             (one(corpus, AdamW(lr=0.02)), one(corpus, AdamW(lr=0.03)))]  # fmt: skip
+    seeds = tiny.pack(tiny.recipe(corpus, optimizer=AdamW(lr=0.04)), [{}, {}], rung=RUNG, base=BASE)
+    targets = [replace(p, labels=({"study": "s", "idea": "base", "stage": "target"},) * len(p.specs)) for p in
+               (seeds, one(corpus, Broken(lr=0.01)))]  # fmt: skip
+    return [*small, *targets]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("spread")
+
+
+@pytest.fixture(scope="module")
+def two(asked, folder, to_launch):
+    """What each of two processes found."""
+    return spread.over(2, in_two, folder, asked, folder, to_launch)
+
+
+@pytest.fixture(scope="module")
+def alone(asked):
+    """The same runs trained by the engine, in this process."""
+    torch.set_num_threads(1)
+    return {name: tiny.alone(pack, 0) for name, pack in asked.items()}
+
+
+def same(run: Run, other: Run, tolerance: float = 1e-5) -> None:
+    """Everything that training decided, numbers to a relative tolerance."""
+    assert (run.key, run.outcome, run.message, run.size) == (other.key, other.outcome, other.message, other.size)
+    assert set(run.curve) == set(other.curve)
+    for name, values in run.curve.items():
+        np.testing.assert_allclose(values, other.curve[name], rtol=tolerance, err_msg=name)
+    assert run.metrics == pytest.approx(other.metrics, abs=2e-2)  # a near tie may fall the other way
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "tied", "five examples", "diverging"])
+def test_two_processes_train_what_one_does(name, two, alone):
+    same(two[0][name], alone[name])
+
+
+def test_every_process_knows_the_same_run(two):
+    assert tiny.numbers(two[0]["AdamW"]) == tiny.numbers(two[1]["AdamW"])
+
+
+def test_a_share_taken_in_pieces_is_the_same_step(two, alone):
+    same(two[0]["in pieces"], alone["AdamW"])
+
+
+def test_first_values_are_the_engines_to_the_bit(two, asked):
+    pack = asked["AdamW"]
+    groups = groups_of(table_of(pack.recipe, RUNG, BASE))
+    drawn = initial_params(groups, [pack.specs[0].seed], tiny.CPU)
+    whole = {n: t.tolist() for g, stack in zip(groups, drawn, strict=True) for n, t in zip(g.names, stack[0], strict=True)}
+    assert two[0]["first values"] == whole
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Shampoo"])
+def test_a_resumed_run_has_the_bits_of_one_that_was_not_stopped(name, two):
+    assert tiny.numbers(two[0][f"{name} resumed"]) == tiny.numbers(two[0][name])
+
+
+@pytest.mark.parametrize("world", [1, 4])
+def test_a_checkpoint_of_two_processes_is_read_by_another_number(world, two, asked, folder, tmp_path):
+    there = tmp_path / "copy"
+    shutil.copytree(folder, there, ignore=shutil.ignore_patterns("store", "gave-*"))
+    for name, run in spread.over(world, resume, tmp_path, asked, there)[0].items():
+        same(run, two[0][name])
+        assert list(run.curve["train_loss"][:STOPPED]) == list(two[0][name].curve["train_loss"][:STOPPED])
+
+
+def test_the_launcher_records_small_packs_whole_targets_and_crashes(two, to_launch, folder):
+    store = wt.Store(folder / "store")
+    small, other, target, broken = to_launch
+    assert set(store.keys()) == {spec.key for pack in to_launch for spec in pack.specs}
+    for pack in (small, other):
+        assert tiny.numbers(store.get(pack.specs[0].key)) == tiny.numbers(tiny.alone(pack, 0))
+        assert store.get(pack.specs[0].key).cost.processes == 1
+    for i, spec in enumerate(target.specs):
+        run = store.get(spec.key)
+        same(run, tiny.alone(target, i))
+        assert run.cost.processes == 2 and run.cost.flops_per_second > 0 and 0 < (run.cost.utilization or 0) < 1
+        assert run.labels["stage"] == "target"
+    crashed = store.get(broken.specs[0].key)
+    assert crashed.outcome is Outcome.CRASHED and "the author slept" in crashed.message
+    assert not list((store.path / "packs").glob("*/")), "checkpoints of recorded runs are gone"
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(lr=0.1), SGD(lr=0.1), Lion(lr=0.1), AdamAtan2(lr=0.1)])
+@pytest.mark.parametrize("role", ["hidden", "bias"])
+def test_entrywise_optimizers_are_found_to_be_so(optimizer, role):
+    assert _by_entry(optimizer, role)
+
+
+@pytest.mark.parametrize("optimizer", [Muon(lr=1.0, others_lr=1.0), Shampoo(lr=1.0, others_lr=1.0), LAMB(lr=1.0), LARS(lr=1.0)])
+def test_optimizers_of_whole_matrices_are_found_to_be_so_and_of_vectors_not(optimizer):
+    assert not _by_entry(optimizer, "hidden") and _by_entry(optimizer, "bias")
+
+
+def test_a_rule_that_calls_itself_entrywise_is_not_believed():
+    assert not _by_entry(Clipped(lr=0.1), "hidden") and not _by_entry(Clipped(lr=0.1), "bias")
+
+
+def _by_entry(optimizer, role):
+    shape = (6, 4) if role == "hidden" else (6,)
+    site = Site(role=role, shape=shape, fan_in=shape[-1], fan_out=6)
+    group = type("Group", (), {"site": site, "scale": wt_scale(), "names": ("w",)})
+    hp = stacked_hyperparameters([group], [optimizer], tiny.CPU)[0]
+    return acts_by_entry(optimizer, site, {name: value[0] for name, value in hp.items()})
+
+
+def wt_scale():
+    from windtunnel.scaling.table import Scale
+
+    return Scale(init_std=1.0)
+
+
+@pytest.mark.parametrize("count,world", [(4, 2), (5, 2), (7, 3), (4, 4), (3, 4)])
+def test_shares_are_the_whole_in_order_and_at_most_one_apart(count, world):
+    taken = [list(range(count))[share(count, rank, world)] for rank in range(world)]
+    assert sum(taken, []) == list(range(count))
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+def test_a_batch_that_leaves_a_process_without_an_example_is_refused():
+    with pytest.raises(InputError, match="batch of 3 examples cannot be divided over 4 processes"):
+        check_division(3, 4, 1)
+    with pytest.raises(InputError, match="cannot be taken in 3 pieces; each process has 2"):
+        check_division(4, 2, 3)
+
+
+def test_outside_torchrun_one_is_told_how_to_start(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match="torchrun --nproc-per-node"), joined():
+        pass
+
+
+def test_a_target_of_several_seeds_is_trained_run_by_run(to_launch):
+    assert [pack.specs for pack in singles(to_launch[2])] == [(spec,) for spec in to_launch[2].specs]
+
+
+# checkpoints as files
+
+
+def sealed(folder: Path, step: int, **changes) -> Path:
+    path = folder / f"sharded-{step:09d}-abcd1234"
+    path.mkdir(parents=True)
+    (path / "shard-00001-model-00001-of-00001.safetensors").write_bytes(os.urandom(256))
+    facts = {"member": "m", "world": 2, "step": step, "seconds": 1.0, "created": "", "train_loss": [1.0] * step, "judged": []}
+    checkpoint.seal(path, facts | changes)
+    return path
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage,said",
+    [
+        (lambda path: flip(next(path.glob("*.safetensors"))), "SHA-256 of shard-00001"),
+        (lambda path: next(path.glob("*.safetensors")).unlink(), "files are missing"),
+        (lambda path: (path / ".metadata").write_bytes(b"x"), "do not belong to it"),
+        (lambda path: (path / "manifest.json").write_text("{"), "damaged"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(damage, said, tmp_path):
+    older, newer = sealed(tmp_path, 3), sealed(tmp_path, 4)
+    damage(newer)
+    with pytest.warns(UserWarning, match=said) as heard:
+        found = checkpoint.newest(tmp_path, "m")
+    assert found is not None and found[0] == older
+    assert str(newer) in str(heard[0].message)
+
+
+@pytest.mark.parametrize("changes", [{"train_loss": [1.0]}, {"train_loss": [float("nan")] * 3}, {"member": "other"}, {"judged": [[1]]}])
+def test_facts_that_do_not_fit_are_not_used(changes, tmp_path):
+    sealed(tmp_path, 3, **changes)
+    with pytest.warns(UserWarning, match="was skipped"):
+        assert checkpoint.newest(tmp_path, "m") is None
+
+
+def test_a_folder_without_a_manifest_was_interrupted_and_is_passed_over(tmp_path):
+    older, newer = sealed(tmp_path, 3), sealed(tmp_path, 4)
+    (newer / checkpoint.MANIFEST).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = checkpoint.newest(tmp_path, "m")
+    assert found is not None and found[0] == older
+
+
+class Hostile:
+    """Its pickle makes a folder when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_hostile_index_is_never_unpickled(two, asked, folder, tmp_path, monkeypatch):
+    mark, there = tmp_path / "it-ran", tmp_path / "AdamW-kept"
+    shutil.copytree(folder / "AdamW-kept", there)
+    (step,) = there.glob("sharded-*")
+    facts = json.loads((step / checkpoint.MANIFEST).read_text())
+    (step / ".metadata").write_bytes(pickle.dumps(Hostile(mark)))
+    (step / checkpoint.MANIFEST).unlink()
+    checkpoint.seal(step, {name: value for name, value in facts.items() if name != "files"})  # by one who knows how
+    run = spread.over(1, resume_one, tmp_path, asked["AdamW"], there)[0]
+    same(run, two[0]["AdamW"])
+    assert list(there.glob("sharded-*/.metadata")) and not mark.exists()
+
+
+def resume_one(ranks: Ranks, pack, folder: Path):
+    return train_sharded(pack, ranks, How(checkpoint_seconds=1e9), folder=folder)
