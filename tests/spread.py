@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
+import torch.distributed.checkpoint
+import torch.distributed.fsdp
+import torch.distributed.tensor
 import torch.multiprocessing as mp
 
 from windtunnel.train.ranks import joined
@@ -21,7 +25,7 @@ from windtunnel.train.sharded import ShardedEngine  # noqa: F401  imported for t
 
 def over(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """What `work(ranks, *args)` gives on each of `world` processes; raises what process 0 raised."""
-    multiprocessing.set_forkserver_preload(["spread"])  # torch is imported once, not by each process
+    _one_that_imported_torch()
     where = (world, _free_port(), work, str(folder), args)
     mp.start_processes(_inside, where, nprocs=world, start_method="forkserver")
     found = [pickle.loads((folder / f"gave-{rank}").read_bytes()) for rank in range(world)]
@@ -29,6 +33,17 @@ def over(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list
         if isinstance(gave, BaseException):
             raise gave
     return found
+
+
+def _one_that_imported_torch() -> None:
+    """Start the process that the others are forked from, so that torch is imported once and not by each of them."""
+    from multiprocessing import forkserver
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # it looks for what it preloads nowhere else (Python 3.11)
+    multiprocessing.set_forkserver_preload(["spread"])
+    forkserver.ensure_running()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
 def _inside(rank: int, world: int, port: int, work: Callable[..., Any], folder: str, args: Any) -> None:

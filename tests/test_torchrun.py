@@ -177,7 +177,9 @@ def test_first_values_are_the_engines_to_the_bit(two, asked):
     pack = asked["AdamW"]
     groups = groups_of(table_of(pack.recipe, RUNG, BASE))
     drawn = initial_params(groups, [pack.specs[0].seed], tiny.CPU)
-    whole = {n: t.tolist() for g, stack in zip(groups, drawn, strict=True) for n, t in zip(g.names, stack[0], strict=True)}
+    whole = {
+        n: t.tolist() for g, stack in zip(groups, drawn, strict=True) for n, t in zip(g.names, stack[0], strict=True)
+    }
     assert two[0]["first values"] == whole
 
 
@@ -218,7 +220,9 @@ def test_entrywise_optimizers_are_found_to_be_so(optimizer, role):
     assert _by_entry(optimizer, role)
 
 
-@pytest.mark.parametrize("optimizer", [Muon(lr=1.0, others_lr=1.0), Shampoo(lr=1.0, others_lr=1.0), LAMB(lr=1.0), LARS(lr=1.0)])
+@pytest.mark.parametrize(
+    "optimizer", [Muon(lr=1.0, others_lr=1.0), Shampoo(lr=1.0, others_lr=1.0), LAMB(lr=1.0), LARS(lr=1.0)]
+)
 def test_optimizers_of_whole_matrices_are_found_to_be_so_and_of_vectors_not(optimizer):
     assert not _by_entry(optimizer, "hidden") and _by_entry(optimizer, "bias")
 
@@ -272,7 +276,15 @@ def sealed(folder: Path, step: int, **changes) -> Path:
     path = folder / f"sharded-{step:09d}-abcd1234"
     path.mkdir(parents=True)
     (path / "shard-00001-model-00001-of-00001.safetensors").write_bytes(os.urandom(256))
-    facts = {"member": "m", "world": 2, "step": step, "seconds": 1.0, "created": "", "train_loss": [1.0] * step, "judged": []}
+    facts = {
+        "member": "m",
+        "world": 2,
+        "step": step,
+        "seconds": 1.0,
+        "created": "",
+        "train_loss": [1.0] * step,
+        "judged": [],
+    }
     checkpoint.seal(path, facts | changes)
     return path
 
@@ -302,7 +314,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(damage, sai
     assert str(newer) in str(heard[0].message)
 
 
-@pytest.mark.parametrize("changes", [{"train_loss": [1.0]}, {"train_loss": [float("nan")] * 3}, {"member": "other"}, {"judged": [[1]]}])
+@pytest.mark.parametrize(
+    "changes", [{"train_loss": [1.0]}, {"train_loss": [float("nan")] * 3}, {"member": "other"}, {"judged": [[1]]}]
+)
 def test_facts_that_do_not_fit_are_not_used(changes, tmp_path):
     sealed(tmp_path, 3, **changes)
     with pytest.warns(UserWarning, match="was skipped"):

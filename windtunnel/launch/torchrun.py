@@ -133,9 +133,7 @@ def over_all(pack: Pack, device: torch.device) -> bool:
 
 def singles(pack: Pack) -> list[Pack]:
     """A pack for each of its runs."""
-    return [
-        replace(pack, specs=(spec,), labels=pack.labels[i : i + 1]) for i, spec in enumerate(pack.specs)
-    ]
+    return [replace(pack, specs=(spec,), labels=pack.labels[i : i + 1]) for i, spec in enumerate(pack.specs)]
 
 
 def _serve(ranks: Ranks) -> None:
@@ -240,8 +238,8 @@ class Pieces:
         """Remember twice as many pieces; what to say now."""
         if tried >= self.share:
             return InputError(
-                f"Memory ran out with one example at a time on each process; train over more devices, or make the "
-                f"model or its examples smaller."
+                "Memory ran out with one example at a time on each process; train over more devices, or make the "
+                "model or its examples smaller."
             )
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"pieces": min(2 * tried, self.share)}), "utf-8")

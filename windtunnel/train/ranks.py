@@ -64,15 +64,17 @@ def joined(device: torch.device | None = None) -> Iterator[Ranks]:
     """Join the processes that torchrun started, and leave them when all is well. Raises InputError outside torchrun."""
     if not launched():
         raise InputError(
-            "This process was not started by torchrun; start it with torchrun --nproc-per-node N -m windtunnel run ..., "
-            "or let windtunnel run --on torchrun --devices N do that."
+            "This process was not started by torchrun; start it with torchrun --nproc-per-node N -m windtunnel run, or "
+            "let windtunnel run --on torchrun --devices N do that."
         )
     device = device or _own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)  # as in every other launcher: the same bits on every machine
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TRAINING)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=_meeting_place(), rank=rank, world_size=world, timeout=TRAINING)
     yield _grouped(device)
     dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
@@ -88,6 +90,19 @@ def _grouped(device: torch.device) -> Ranks:
         control=dist.new_group(backend="gloo", timeout=WAITING),
         saving=dist.new_group(backend="gloo", timeout=TRAINING),
     )
+
+
+def _meeting_place() -> dist.Store:
+    """Where the processes find one another, apart for every time torchrun starts them.
+
+    torchrun keeps one store over its restarts (measured, torch 2.13), so that a process may find the address of one
+    that was killed before, wait for it in vain, and use up a restart.
+    """
+    url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, _, _ = next(dist.rendezvous(url, rank, world, timeout=TRAINING))
+    attempt = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
+    return dist.PrefixStore(f"windtunnel {' '.join(attempt)} of {world}", store)
 
 
 def _own_device() -> torch.device:

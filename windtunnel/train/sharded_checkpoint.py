@@ -30,7 +30,7 @@ from windtunnel.train.ranks import Ranks
 KEPT = 2
 MANIFEST = "manifest.json"
 # Saving may stop training for at most this share of the time (guess); the rest of the work is done beside it.
-SHARE = 0.02
+SHARE = 0.05
 _LARGEST_MANIFEST = 1 << 28  # bytes: curves of millions of steps; more is no manifest of ours
 
 
@@ -38,6 +38,9 @@ class Saver:
     """Writes checkpoints beside training, at most one at a time; every process calls `start` at the same steps."""
 
     def __init__(self, folder: Path, ranks: Ranks, seconds: float) -> None:
+        from torch.distributed.checkpoint.state_dict_saver import async_save
+
+        self.save, self.storage = async_save, _storage()  # imported before anything is timed
         self.folder, self.ranks, self.seconds = folder, ranks, seconds
         self.session: str = ranks.told(secrets.token_hex(4) if ranks.rank == 0 else None)
         self.last, self.blocked = time.monotonic(), 0.0
@@ -50,15 +53,13 @@ class Saver:
 
     def start(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Copy the tensors and write them while training goes on."""
-        from torch.distributed.checkpoint import HuggingFaceStorageWriter, async_save
-
         began = time.monotonic()
         self.finish()
         path = self.folder / f"sharded-{step:09d}-{self.session}"
         path.mkdir(parents=True, exist_ok=True)
-        future = async_save(
+        future = self.save(
             {name: _apart(tensor) for name, tensor in tensors.items()},
-            storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True),
+            storage_writer=self.storage.HuggingFaceStorageWriter(str(path), save_distributed=True),
             process_group=self.ranks.saving,
         )
         facts = {"step": step, "world": self.ranks.world, **facts}
@@ -121,18 +122,27 @@ def newest(folder: Path, member: str) -> tuple[Path, dict[str, Any]] | None:
 
 def load(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
     """Fill tensors in place from a checkpoint of any number of processes; raises InputError where it does not fit."""
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
-    from torch.distributed.checkpoint import load as load_tensors
+    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 
     try:
-        load_tensors(
-            dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), process_group=ranks.saving
-        )
+        reader = _storage().HuggingFaceStorageReader(str(path))
+        load_tensors(dict(tensors), storage_reader=reader, process_group=ranks.saving)
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise InputError(
             f"The checkpoint {path} holds other tensors than this run ({said}). Remove that folder and run again."
         ) from error
+
+
+def _storage() -> Any:
+    """torch's safetensors storage. Raises InputError where torch is older than it."""
+    try:
+        from torch.distributed.checkpoint import hf_storage
+    except ImportError:
+        raise InputError(
+            "Checkpoints over many devices need torch's safetensors storage: install torch 2.9 or newer."
+        ) from None
+    return hf_storage
 
 
 def _checked(path: Path, member: str) -> dict[str, Any]:
