@@ -17,7 +17,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ class Torchrun:
     """A launcher for process 0 of `ranks`; the others must be serving it (`led`)."""
 
     ranks: Ranks
-    how: How = How()
+    how: How = field(default_factory=How)
 
     def __call__(
         self,
@@ -216,7 +216,7 @@ def _all_failed(ranks: Ranks, pack: Pack) -> bool:
 
 
 class Pieces:
-    """Into how many pieces a process must cut its share of a batch, remembered in the store from when memory ran out."""
+    """Into how many pieces a process cuts its share of a batch; the store remembers it from when memory ran out."""
 
     def __init__(self, store: Store, pack: Pack, ranks: Ranks) -> None:
         spec, device = pack.specs[0], ranks.device
