@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import shutil
 import warnings
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ import pytest
 import spread
 import tiny
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import windtunnel as wt
 from windtunnel.errors import InputError
@@ -282,20 +285,13 @@ def test_a_target_of_several_seeds_is_trained_run_by_run(to_launch):
 # checkpoints as files
 
 
-def sealed(folder: Path, step: int, **changes) -> Path:
-    path = folder / f"sharded-{step:09d}-abcd1234"
+def sealed(folder: Path, number: int, **changes) -> Path:
+    """A whole checkpoint of `number` steps, but for some facts."""
+    path = folder / f"sharded-{number:09d}-abcd1234"
     path.mkdir(parents=True)
     (path / "shard-00001-model-00001-of-00001.safetensors").write_bytes(os.urandom(256))
-    facts = {
-        "member": "m",
-        "world": 2,
-        "step": step,
-        "seconds": 1.0,
-        "created": "",
-        "train_loss": [1.0] * step,
-        "judged": [],
-    }
-    checkpoint.seal(path, facts | changes)
+    facts = {"member": "m", "world": 2, "step": number, "seconds": 1.0, "created": "", "judged": []}
+    checkpoint.seal(path, facts | {"train_loss": [1.0] * number} | changes)
     return path
 
 
@@ -363,6 +359,52 @@ def test_a_hostile_index_is_never_unpickled(two, asked, folder, tmp_path, monkey
     run = spread.over(1, resume_one, tmp_path, asked["AdamW"], there)[0]
     same(run, two[0]["AdamW"])
     assert list(there.glob("sharded-*/.metadata")) and not mark.exists()
+
+
+def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(two, asked, tmp_path):
+    run, warned = spread.over(1, with_a_full_disk, tmp_path, asked["AdamW"], tmp_path / "pack")[0]
+    same(run, two[0]["AdamW"])
+    assert warned and all("was not written" in text and "training goes on" in text for text in warned)
+    assert list((tmp_path / "pack").iterdir()) == []
+
+
+def with_a_full_disk(ranks: Ranks, pack, folder: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes a file may have: the error of a full disk
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            run = train_sharded(pack, ranks, How(checkpoint_seconds=0.0), folder=folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return run, [str(w.message) for w in heard if "checkpoint" in str(w.message)]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    facts=st.dictionaries(st.sampled_from(["member", "step", "seconds", "created", "train_loss", "judged"]), anything)
+)
+def test_no_manifest_stops_the_reader(facts, tmp_path):
+    shutil.rmtree(tmp_path / "pack", ignore_errors=True)
+    sealed(tmp_path / "pack", 2, **facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = checkpoint.newest(tmp_path / "pack", "m")
+    assert found is None or len(found[1]["train_loss"]) == found[1]["step"]
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"files": {"../x": 1}}', '{"files": null}', "1e999", "\x00"])
+def test_no_text_in_place_of_a_manifest_stops_the_reader(text, tmp_path):
+    (sealed(tmp_path, 2) / checkpoint.MANIFEST).write_text(text)
+    with pytest.warns(UserWarning, match="was skipped"):
+        assert checkpoint.newest(tmp_path, "m") is None
 
 
 def resume_one(ranks: Ranks, pack, folder: Path):

@@ -8,7 +8,6 @@ on from the newest whole checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -28,7 +27,8 @@ import torch.distributed as dist
 from windtunnel.errors import InputError
 from windtunnel.launch.here import default_devices
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, _locked, execute, sweep
-from windtunnel.runs import Run, canonical
+from windtunnel.launch.pieces import Pieces, out_of_memory
+from windtunnel.runs import Run
 from windtunnel.store import Store
 from windtunnel.train import sharded_checkpoint
 from windtunnel.train.pack import Pack
@@ -78,6 +78,7 @@ class Torchrun:
                 return
             self._say("whole", pack, store, self.how)
             run = _whole(self.ranks, pack, store, self.how, report)
+            assert run is not None, "process 0 has the run"
             store.add(run)
             shutil.rmtree(store.packs() / pack.key, ignore_errors=True)
 
@@ -146,17 +147,17 @@ def _serve(ranks: Ranks) -> None:
         if what == "stop":
             return
         if what == "turns":
-            _in_turn(ranks, *about, None, None)
+            _in_turn(ranks, *about)
         else:
-            _whole(ranks, *about, None)
+            _whole(ranks, *about)
 
 
 def _in_turn(
     ranks: Ranks,
     packs: Sequence[Pack],
     store: Store,
-    report: Report | None,
-    finished: Callable[[Pack], None] | None,
+    report: Report | None = None,
+    finished: Callable[[Pack], None] | None = None,
 ) -> None:
     """Every process takes the next pack that none has taken; raises in process 0 what stopped any of them."""
     rounds = ranks.told(os.urandom(8).hex())
@@ -179,7 +180,7 @@ def _in_turn(
             finished(packs[index])
 
 
-def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | None) -> Run | None:
+def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | None = None) -> Run | None:
     """Train one run over all processes; the Run in process 0, which may be that of a crash."""
     folder = store.packs() / pack.key
     pieces = Pieces(store, pack, ranks)
@@ -188,7 +189,7 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
         _check_unchanged(pack)
         return train_sharded(pack, ranks, how, folder=folder, report=report)
     except Exception as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise pieces.more(how.pieces) from error
         if not _all_failed(ranks, pack):
             raise  # one process alone, or the others after it died: torchrun starts all of them again
@@ -197,11 +198,6 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
         if isinstance(error, NOT_THE_RUNS):
             raise
         return _crashed(pack, 0, error, ranks.device)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Of a device, or of the machine, which torch says in words alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _all_failed(ranks: Ranks, pack: Pack) -> bool:
@@ -213,41 +209,6 @@ def _all_failed(ranks: Ranks, pack: Pack) -> bool:
     except RuntimeError:  # of which a time-out is one
         return False
     return True
-
-
-class Pieces:
-    """Into how many pieces a process cuts its share of a batch; the store remembers it from when memory ran out."""
-
-    def __init__(self, store: Store, pack: Pack, ranks: Ranks) -> None:
-        spec, device = pack.specs[0], ranks.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        asked = [spec.to_json()["recipe"], spec.to_json()["rung"], ranks.world, name]
-        digest = hashlib.sha256(canonical(asked).encode()).hexdigest()[:20]
-        self.path = store.packs() / f"pieces-{digest}.json"
-        self.share = (pack.rung.batch or 1) // ranks.world
-
-    def known(self, least: int) -> int:
-        """What was found before, at least `least`."""
-        try:
-            found = json.loads(self.path.read_text("utf-8"))["pieces"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return least
-        return max(least, min(found, self.share)) if isinstance(found, int) else least
-
-    def more(self, tried: int) -> InputError:
-        """Remember twice as many pieces; what to say now."""
-        if tried >= self.share:
-            return InputError(
-                "Memory ran out with one example at a time on each process; train over more devices, or make the "
-                "model or its examples smaller."
-            )
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"pieces": min(2 * tried, self.share)}), "utf-8")
-        os.replace(temporary, self.path)
-        return InputError(
-            f"Memory ran out with {-(-self.share // tried)} examples at a time on each process; half as many are taken "
-            f"from now on, for the same step. torchrun with --max-restarts goes on by itself; else run again."
-        )
 
 
 def _sweep(store: Store) -> None:

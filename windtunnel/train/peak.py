@@ -20,7 +20,7 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     side, repeats = (8192, 20) if device.type == "cuda" else (768, 3)
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
     one, other = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-    one @ other  # what is done once (kernels chosen, libraries loaded) is not timed
+    torch.mm(one, other)  # what is done once (kernels chosen, libraries loaded) is not timed
     return max(_rate(one, other, repeats) for _ in range(ROUNDS))
 
 
@@ -28,7 +28,7 @@ def _rate(one: torch.Tensor, other: torch.Tensor, repeats: int) -> float:
     _wait(one.device)
     began = time.perf_counter()
     for _ in range(repeats):
-        one @ other
+        torch.mm(one, other)
     _wait(one.device)
     return 2.0 * len(one) ** 3 * repeats / (time.perf_counter() - began)
 

@@ -92,17 +92,20 @@ def _grouped(device: torch.device) -> Ranks:
     )
 
 
-def _meeting_place() -> dist.Store:
+def _meeting_place() -> Any:
     """Where the processes find one another, apart for every time torchrun starts them.
 
     torchrun keeps one store over its restarts (measured, torch 2.13), so that a process may find the address of one
     that was killed before, wait for it in vain, and use up a restart.
     """
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store, _, _ = next(dist.rendezvous(url, rank, world, timeout=TRAINING))
+    store, _, _ = next(rendezvous(url, rank, world, timeout=TRAINING))
     attempt = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
-    return dist.PrefixStore(f"windtunnel {' '.join(attempt)} of {world}", store)
+    return PrefixStore(f"windtunnel {' '.join(attempt)} of {world}", store)
 
 
 def _own_device() -> torch.device:

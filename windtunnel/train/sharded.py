@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from windtunnel.errors import InputError
-from windtunnel.runs import Cost, Outcome, Run
+from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.loop import JUDGE_CHUNK_TOKENS, Progress
 from windtunnel.train.pack import (
@@ -38,38 +37,11 @@ from windtunnel.train.pack import (
 from windtunnel.train.peak import matmul_rate
 from windtunnel.train.precision import computed_in
 from windtunnel.train.ranks import Ranks, share
-from windtunnel.train.record import versions, written_sources
 from windtunnel.train.sharded_model import draw, sharded
+from windtunnel.train.sharded_record import Curves, How, recorded
 from windtunnel.train.sharded_update import ShardedUpdate
 
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How a run is trained, which is never part of what was asked.
-
-    `precision` is "float32" or "bfloat16" (matrix products; sums, norms and updates stay float32); `pieces` is into how
-    many parts each process cuts its share of a batch; `compiled` compiles each block of the model; a checkpoint is
-    written every `checkpoint_seconds`, less often where writing one stops training for long.
-    """
-
-    precision: str = "float32"
-    pieces: int = 1
-    compiled: bool = False
-    checkpoint_seconds: float = 20.0
-
-
-@dataclass
-class Curves:
-    """What is known of a run so far, the same on every process."""
-
-    step: int = 0
-    seconds: float = 0.0
-    created: str = ""
-    train_loss: list[float] = field(default_factory=list)
-    judged: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, accuracy
-    diverged: str = ""
 
 
 def train_sharded(
@@ -99,7 +71,7 @@ def train_sharded(
             saver.start(curves.step, engine.update.tensors(), engine.facts(curves))
     if saver is not None:
         saver.finish()
-    return engine.record(curves)
+    return recorded(engine, curves)
 
 
 class ShardedEngine:
@@ -174,46 +146,6 @@ class ShardedEngine:
         """How far the run is."""
         losses = {self.spec.key: curves.train_loss[-1]}
         return Progress(self.pack.key, curves.step, self.steps, losses, curves.seconds)
-
-    def record(self, curves: Curves) -> Run:
-        """The Run, as a pack would record it."""
-        steps, judged = np.arange(1, len(curves.train_loss) + 1), curves.judged
-        done = min(int(np.isfinite(curves.train_loss).sum()) * self.tokens_per_step, self.rung.tokens)
-        tokens = np.array([min(step * self.tokens_per_step, self.rung.tokens) for step, _, _ in judged])
-        return Run(
-            key=self.spec.key,
-            spec=self.spec,
-            outcome=Outcome.DIVERGED if curves.diverged else Outcome.FINISHED,
-            message=curves.diverged,
-            loss=None if curves.diverged else judged[-1][1],
-            metrics={} if curves.diverged else {"accuracy": judged[-1][2]},
-            size=self.size,
-            cost=self._cost(curves.seconds, done),
-            curve={
-                "step": steps,
-                "tokens": np.minimum(steps * self.tokens_per_step, self.rung.tokens),
-                "train_loss": np.array(curves.train_loss),
-                "judged_tokens": tokens,
-                "judged_loss": np.array([loss for _, loss, _ in judged]),
-            },
-            created=curves.created,
-            versions=versions(),
-            labels=dict(self.pack.labels[0]) if self.pack.labels else {},
-            source=written_sources(self.recipe),
-        )
-
-    def _cost(self, seconds: float, tokens: int) -> Cost:
-        device = self.ranks.device
-        return Cost(
-            flops=self.size.training_flops(tokens),
-            seconds=seconds,
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            threads=torch.get_num_threads(),
-            members=1,
-            processes=self.ranks.world,
-            precision=self.how.precision,
-            peak=self.peak,
-        )
 
     def _gradient(self, step: int) -> float:
         """Leave this process's rows of the whole batch's gradient in the parameters; its part of the mean loss."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException  # no Exception: `except Exception` lets it through
 
 from windtunnel.errors import InputError
 from windtunnel.train.ranks import Ranks
@@ -82,10 +83,11 @@ class Saver:
             if self.ranks.rank == 0:
                 seal(path, facts)
                 _drop_old(self.folder)
-        except Exception as error:  # a full disk must not stop a training that could still finish
+        except (Exception, CheckpointException) as error:  # a full disk must not stop what could still finish
             shutil.rmtree(path, ignore_errors=True)
-            said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            warnings.warn(f"The checkpoint {path.name} was not written ({said}); training goes on.", stacklevel=1)
+            warnings.warn(
+                f"The checkpoint {path.name} was not written ({_said(error)}); training goes on.", stacklevel=1
+            )
 
 
 def _apart(tensor: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ def newest(folder: Path, member: str) -> tuple[Path, dict[str, Any]] | None:
             continue  # interrupted while it was written
         try:
             return path, _checked(path, member)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
             warnings.warn(f"The checkpoint {path} is damaged ({error}) and was skipped.", stacklevel=2)
     return None
 
@@ -127,11 +129,16 @@ def load(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
     try:
         reader = _storage().HuggingFaceStorageReader(str(path))
         load_tensors(dict(tensors), storage_reader=reader, process_group=ranks.saving)
-    except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    except (Exception, CheckpointException) as error:
         raise InputError(
-            f"The checkpoint {path} holds other tensors than this run ({said}). Remove that folder and run again."
+            f"The checkpoint {path} cannot be read into this run ({_said(error)}). Remove that folder and run again."
         ) from error
+
+
+def _said(error: BaseException) -> str:
+    """The last line of what an error says; of one that holds those of several processes, the first of theirs."""
+    found = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+    return (str(found).strip().splitlines() or [type(found).__name__])[-1]
 
 
 def _storage() -> Any:
@@ -146,7 +153,7 @@ def _storage() -> Any:
 
 
 def _checked(path: Path, member: str) -> dict[str, Any]:
-    """The facts of a manifest that fits its folder. Raises ValueError, KeyError, TypeError or OSError otherwise."""
+    """The facts of a manifest that fits its folder; what Python raises on nonsense otherwise."""
     if (path / MANIFEST).stat().st_size > _LARGEST_MANIFEST:
         raise ValueError("its manifest is too large")
     facts = json.loads((path / MANIFEST).read_text("utf-8"))
@@ -164,7 +171,7 @@ def _checked(path: Path, member: str) -> dict[str, Any]:
 
 def _check_curves(facts: Mapping[str, Any]) -> None:
     step, losses, judged = facts["step"], facts["train_loss"], facts["judged"]
-    known = isinstance(step, int) and 0 <= step == len(losses)
+    known = isinstance(step, int) and 0 <= step == len(losses) and isinstance(facts["created"], str)
     if not known or not all(math.isfinite(loss) for loss in losses) or any(len(row) != 3 for row in judged):
         raise ValueError("its curves do not fit its step")
     if not all(math.isfinite(number) for row in judged for number in row) or not math.isfinite(facts["seconds"]):
