@@ -184,7 +184,7 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
     """Train one run over all processes; the Run in process 0, which may be that of a crash."""
     folder = store.packs() / pack.key
     pieces = Pieces(store, pack, ranks)
-    how = replace(how, pieces=pieces.known(how.pieces))
+    how = replace(how, pieces=ranks.told(pieces.known(how.pieces)))  # what another reads may be older
     try:
         _check_unchanged(pack)
         return train_sharded(pack, ranks, how, folder=folder, report=report)
