@@ -83,8 +83,9 @@ class RunSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run took. `flops` is what it would have taken alone, `seconds` its share of its pack's wall time on one
-    device. `spent_flops` is less than `flops` where runs of several horizons had one trunk, which is shared evenly."""
+    """What a run took. `flops` is what it would have taken alone; `seconds` its share of its pack's wall time, on one
+    device or over all `processes`. `spent_flops` is less than `flops` where runs of several horizons had one trunk,
+    which they share evenly."""
 
     flops: float
     seconds: float
@@ -95,6 +96,19 @@ class Cost:
     spent_flops: float | None = None
     compiled_steps: int = 0
     eager_because: str | None = None  # why a long pack was not compiled
+    processes: int = 1  # devices that trained this one run together
+    precision: str = "float32"  # of matrix products
+    peak: float | None = None  # measured FLOP/s of a large matrix product on one of the devices, where it was measured
+
+    @property
+    def flops_per_second(self) -> float:
+        """Training FLOPs a second, over all devices; NaN for a run that took no time."""
+        return self.flops / self.seconds if self.seconds > 0 else float("nan")
+
+    @property
+    def utilization(self) -> float | None:
+        """Share of the measured peak of all devices that training used (MFU); None where no peak was measured."""
+        return self.flops_per_second / (self.peak * self.processes) if self.peak else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from windtunnel.cli.live import Live, Plain
 from windtunnel.cli.shared import add_study, add_where, launcher_of, load_study, open_store, print_json
@@ -15,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel run`."""
     add_study(parser)
     add_where(parser)
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32",
+        help="of matrix products where a target is trained over many devices (float32)",
+    )  # fmt: skip
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -22,9 +27,9 @@ def execute(args: argparse.Namespace) -> int:
     from windtunnel.study.words import caveat_lines
 
     study, store = load_study(args.study), open_store(args)
-    watch = Live() if sys.stderr.isatty() else Plain()
-    with watch, launcher_of(args) as launcher:
-        result = study.run(store, launcher=launcher, watch=watch)
+    result = _over_processes(args, study, store) if args.on == "torchrun" else _launched(args, study, store)
+    if result is None:
+        return 0  # another process of this torchrun has the answer
     command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
     page = Path(args.store) / f"{study.name.replace(' ', '-')}.html"
     result.report(page, command=command, study_file=args.study)
@@ -33,4 +38,37 @@ def execute(args: argparse.Namespace) -> int:
     else:
         print("\n".join(["", *(f"caveat: {c}" for c in caveat_lines(result)), "", *result.lines(), ""]))
         print(f"report: {page}\nrepeat: {command}")
-    return 0 if result.reliable else 3
+    return 0 if result.reliable or launched_by_torchrun(args) else 3
+
+
+def launched_by_torchrun(args: argparse.Namespace) -> bool:
+    """Whether a code other than 0 would make torchrun start all processes again."""
+    from windtunnel.train.ranks import launched
+
+    return args.on == "torchrun" and launched()
+
+
+def _launched(args: argparse.Namespace, study: Any, store: Any) -> Any:
+    with _watch() as watch, launcher_of(args) as launcher:
+        return study.run(store, launcher=launcher, watch=watch)
+
+
+def _over_processes(args: argparse.Namespace, study: Any, store: Any) -> Any:
+    """As one of torchrun's processes, or by starting torchrun and telling what it left in the store."""
+    from windtunnel.launch.torchrun import led, spawn
+    from windtunnel.train.sharded import How
+
+    if not launched_by_torchrun(args):
+        same = ["run", args.study, "--on", "torchrun", "--store", args.store, "--precision", args.precision]
+        spawn(same, args.devices)
+        return study.run(store)
+
+    def main(launcher: Any) -> Any:
+        with _watch() as watch:
+            return study.run(store, launcher=launcher, watch=watch)
+
+    return led(main, How(precision=args.precision))
+
+
+def _watch() -> Live | Plain:
+    return Live() if sys.stderr.isatty() else Plain()

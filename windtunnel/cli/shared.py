@@ -38,7 +38,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 def add_where(parser: argparse.ArgumentParser) -> None:
     """--on and --devices."""
-    parser.add_argument("--on", choices=tuple(LAUNCHERS), default="here", help="where packs are trained (here)")
+    parser.add_argument("--on", choices=(*LAUNCHERS, "torchrun"), default="here", help="where packs are trained (here)")
     parser.add_argument(
         "--devices", type=_positive, metavar="N",
         help="packs trained at once (default: here one a GPU, else one a CPU core; on a cluster all it has room for)",

@@ -53,7 +53,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is lack of memory; torch says it on a CPU with an ordinary RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def free_bytes(device: torch.device, packs_at_once: int = 1) -> float | None:

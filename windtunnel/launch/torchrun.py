@@ -1,0 +1,227 @@
+"""All processes of one torchrun as one place to train: a large model over all of them, small packs one by one in turn.
+
+Process 0 alone runs the study, asks the store and writes the record; the others do what it says. A newcomer would run
+the study on every process: each then reads the store at another moment, asks for other packs, and they wait for one
+another for ever. What is killed or runs out of memory ends the process; torchrun starts all of them again and they go
+on from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from windtunnel.errors import InputError
+from windtunnel.launch.fitting import is_out_of_memory
+from windtunnel.launch.here import default_devices
+from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
+from windtunnel.launch.pieces import Pieces
+from windtunnel.runs import Run
+from windtunnel.store import Store
+from windtunnel.train import sharded_checkpoint
+from windtunnel.train.pack import Pack
+from windtunnel.train.ranks import Ranks, joined
+from windtunnel.train.sharded import How, train_sharded
+
+Answer = TypeVar("Answer")
+# Weights, gradients and two moments in float32, and as much again for activations: a model that needs more than a
+# device has is trained over all of them even if it is no target (guess).
+BYTES_A_PARAMETER = 32
+RESTARTS = 3  # of what `spawn` starts: a death, or memory that ran out, a few times
+TOGETHER = timedelta(seconds=20)  # how far apart processes may be that fail at the same operation (guess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torchrun:
+    """A launcher for process 0 of `ranks`; the others must be serving it (`led`)."""
+
+    ranks: Ranks
+    how: How = field(default_factory=How)
+
+    def __call__(
+        self,
+        packs: Sequence[Pack],
+        store: Store,
+        report: Report | None = None,
+        finished: Callable[[Pack], None] | None = None,
+    ) -> None:
+        """Train and record all packs; `report` hears of the steps of this process, `finished` of every pack."""
+        sweep(store)
+        _sweep(store)
+        small = [pack for pack in packs if not over_all(pack, self.ranks.device)]
+        if small:
+            self._say("turns", small, store)
+            _in_turn(self.ranks, small, store, report, finished)
+        for pack in packs:
+            if pack not in small:
+                for single in singles(pack):
+                    self._train(single, store, report)
+                if finished is not None:
+                    finished(pack)
+
+    def _train(self, pack: Pack, store: Store, report: Report | None) -> None:
+        key = pack.specs[0].key
+        with locked(store.packs() / f"{pack.key}.lock"):
+            if key in store:
+                return
+            self._say("whole", pack, store, self.how)
+            run = _whole(self.ranks, pack, store, self.how, report)
+            assert run is not None, "process 0 has the run"
+            store.add(run)
+            shutil.rmtree(store.packs() / pack.key, ignore_errors=True)
+
+    def _say(self, what: str, *about: Any) -> None:
+        import cloudpickle
+
+        self.ranks.told(cloudpickle.dumps((what, about)))
+
+
+def led(main: Callable[[Torchrun], Answer], how: How | None = None) -> Answer | None:
+    """Process 0 runs `main` with a launcher and gets its answer; the others train what it asks and get None.
+
+    Call it in every process that torchrun started. Raises what `main` raises, in process 0.
+    """
+    with joined() as ranks:
+        if ranks.rank:
+            _serve(ranks)
+            return None
+        launcher = Torchrun(ranks=ranks, how=how or How())
+        answer = main(launcher)
+        launcher._say("stop")  # not after an error: the others may be inside a training, and torchrun ends them
+        return answer
+
+
+def spawn(command: Sequence[str], processes: int | None = None) -> None:
+    """Run `python -m windtunnel <command>` in several processes under torchrun on this machine, and wait.
+
+    Raises InputError where they ended otherwise than well; what they said stands on standard error.
+    """
+    count = processes or max(2, default_devices())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    code = subprocess.run(
+        [*torchrun, "--max-restarts", str(RESTARTS), "-m", "windtunnel", *command],
+        stdout=subprocess.DEVNULL,  # the answer is told once, by this process
+        env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    ).returncode
+    if code:
+        raise InputError(
+            f"torchrun ended with code {code}; the lines above say why. Finished runs and checkpoints are kept; run "
+            f"again to go on."
+        )
+
+
+def over_all(pack: Pack, device: torch.device) -> bool:
+    """Whether a pack's runs are trained one at a time over all processes: a target, or one too large for a device."""
+    if pack.labels and all(labels["stage"] == "target" for labels in pack.labels):
+        return True
+    if device.type != "cuda":
+        return False
+    return pack.size().total * BYTES_A_PARAMETER > torch.cuda.get_device_properties(device).total_memory
+
+
+def singles(pack: Pack) -> list[Pack]:
+    """A pack for each of its runs."""
+    return [replace(pack, specs=(spec,), labels=pack.labels[i : i + 1]) for i, spec in enumerate(pack.specs)]
+
+
+def _serve(ranks: Ranks) -> None:
+    """Do what process 0 says until it says stop, or is gone; why it went, it says itself."""
+    while True:
+        try:
+            what, about = pickle.loads(ranks.told())  # written by process 0 of this very torchrun
+        except RuntimeError as error:
+            raise SystemExit(1) from error
+        if what == "stop":
+            return
+        if what == "turns":
+            _in_turn(ranks, *about)
+        else:
+            _whole(ranks, *about)
+
+
+def _in_turn(
+    ranks: Ranks,
+    packs: Sequence[Pack],
+    store: Store,
+    report: Report | None = None,
+    finished: Callable[[Pack], None] | None = None,
+) -> None:
+    """Every process takes the next pack that none has taken; raises in process 0 what stopped any of them."""
+    rounds = ranks.told(os.urandom(8).hex())
+    done, stopped = set(), None
+    try:
+        while (index := dist.distributed_c10d._get_default_store().add(f"turn {rounds}", 1) - 1) < len(packs):
+            execute(packs[index], store, device=ranks.device, report=report)
+            done.add(index)
+            if finished is not None:
+                finished(packs[index])
+    except InputError as error:
+        stopped = error
+    except Exception:
+        stopped = RuntimeError(traceback.format_exc())
+    for error in ranks.heard(stopped):
+        if error is not None and ranks.rank == 0:
+            raise error
+    for index in set(range(len(packs))) - done:
+        if finished is not None:
+            finished(packs[index])
+
+
+def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | None = None) -> Run | None:
+    """Train one run over all processes; the Run in process 0, which may be that of a crash."""
+    folder = store.packs() / pack.key
+    pieces = Pieces(store, pack, ranks)
+    how = replace(how, pieces=ranks.told(pieces.known(how.pieces)))  # what another reads may be older
+    try:
+        _check_unchanged(pack)
+        return train_sharded(pack, ranks, how, folder=folder, report=report)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise pieces.more(how.pieces) from error
+        if not _all_failed(ranks, pack):
+            raise  # one process alone, or the others after it died: torchrun starts all of them again
+        if ranks.rank:
+            return None
+        if isinstance(error, NOT_THE_RUNS):
+            raise
+        return _crashed(pack, 0, error, ranks.device)
+
+
+def _all_failed(ranks: Ranks, pack: Pack) -> bool:
+    """Whether all processes came here: then the run's own code is wrong, and they are still in step."""
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"failed {pack.key} {ranks.rank}", "yes")
+    try:
+        store.wait([f"failed {pack.key} {rank}" for rank in range(ranks.world)], TOGETHER)
+    except RuntimeError:  # of which a time-out is one
+        return False
+    return True
+
+
+def _sweep(store: Store) -> None:
+    """Remove checkpoints of runs that are recorded, left by a process that died between the two."""
+    for folder in {path.parent for path in store.packs().glob("*/sharded-*/")}:
+        members = [_member(path) for path in folder.glob("sharded-*/")]
+        if any(member in store for member in members if member):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _member(path: Path) -> str | None:
+    try:
+        return str(json.loads((path / sharded_checkpoint.MANIFEST).read_text("utf-8"))["member"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

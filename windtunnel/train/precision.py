@@ -1,0 +1,39 @@
+"""In which precision matrix products are computed; weights, norms, losses and optimizer states stay float32.
+
+bfloat16 through torch's autocast. A newcomer would cast the whole model: the residual stream then loses an eighth bit
+at every block. Rotations written with complex numbers have no bfloat16 form and are computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from windtunnel.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@contextmanager
+def computed_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute what runs inside in a precision. Raises InputError for one that is not known."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")
+    if precision == "float32":
+        yield
+        return
+    with torch.autocast(device.type, dtype=torch.bfloat16), _ComplexInFloat32():
+        yield
+
+
+class _ComplexInFloat32(TorchFunctionMode):
+    """There are no complex numbers of two bfloat16."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.view_as_complex and args and args[0].dtype is torch.bfloat16:
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))

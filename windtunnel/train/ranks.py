@@ -1,0 +1,119 @@
+"""The processes that train one model together: who this one is, its device, and the groups they talk over.
+
+Three groups, because a collective must find the same group in the same state on every process: the mesh carries
+gradients, `control` says what to do next and may wait for days, `saving` belongs to the thread that writes checkpoints.
+A newcomer would use one group for all: a checkpoint's thread then takes messages that were meant for a gradient.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from windtunnel.errors import InputError
+
+# A collective of training waits this long for a process that says nothing (a dead one is noticed at once); a process
+# that is told what to do next may wait while another trains small models or fits a forecast. Both are guesses.
+TRAINING, WAITING = timedelta(minutes=30), timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world`: its number, device, the mesh and the groups."""
+
+    rank: int
+    world: int
+    device: torch.device
+    mesh: Any
+    control: Any
+    saving: Any
+
+    def told(self, message: Any = None) -> Any:
+        """What process 0 says, on every process; the message is a Python object that can be pickled."""
+        box = [message]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def heard(self, message: Any) -> list[Any]:
+        """What every process says, on every process."""
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, message, group=self.control)
+        return found
+
+    def summed(self, *numbers: float) -> list[float]:
+        """Sums over all processes, in double precision."""
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+def launched() -> bool:
+    """Whether this process was started by torchrun, or by anything that says who it is in the same words."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+
+
+@contextmanager
+def joined(device: torch.device | None = None) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, and leave them when all is well. Raises InputError outside torchrun."""
+    if not launched():
+        raise InputError(
+            "This process was not started by torchrun; start it with torchrun --nproc-per-node N -m windtunnel run, or "
+            "let windtunnel run --on torchrun --devices N do that."
+        )
+    device = device or _own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)  # as in every other launcher: the same bits on every machine
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=_meeting_place(), rank=rank, world_size=world, timeout=TRAINING)
+    yield _grouped(device)
+    dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
+
+
+def _grouped(device: torch.device) -> Ranks:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return Ranks(
+        rank=dist.get_rank(),
+        world=dist.get_world_size(),
+        device=device,
+        mesh=init_device_mesh(device.type, (dist.get_world_size(),)),
+        control=dist.new_group(backend="gloo", timeout=WAITING),
+        saving=dist.new_group(backend="gloo", timeout=TRAINING),
+    )
+
+
+def _meeting_place() -> Any:
+    """Where the processes find one another, apart for every time torchrun starts them.
+
+    torchrun keeps one store over its restarts (measured, torch 2.13), so that a process may find the address of one
+    that was killed before, wait for it in vain, and use up a restart.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, _, _ = next(rendezvous(url, rank, world, timeout=TRAINING))
+    attempt = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
+    return PrefixStore(f"windtunnel {' '.join(attempt)} of {world}", store)
+
+
+def _own_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def share(count: int, rank: int, world: int) -> slice:
+    """The part of `count` examples that one of `world` processes takes: contiguous, sizes at most one apart."""
+    return slice(count * rank // world, count * (rank + 1) // world)

@@ -1,0 +1,221 @@
+"""Train one run over many devices: the engine's recipe, values, order of data and judge, to the engine's losses.
+
+Every process takes its part of the same global batch; parts may differ in size by one example, and a loss is weighed by
+its examples, so that the gradient is the whole batch's whatever the number of processes. What does not fit in memory is
+taken in `pieces`, one after the other: the step is the same. A newcomer would average the processes' mean losses, which
+is another loss where a batch does not divide.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from windtunnel.errors import InputError
+from windtunnel.runs import Run
+from windtunnel.train import sharded_checkpoint as checkpoint
+from windtunnel.train.loop import JUDGE_CHUNK_TOKENS, Progress
+from windtunnel.train.pack import (
+    Pack,
+    build_model,
+    check_buffers,
+    check_count,
+    groups_of,
+    is_rate,
+    stacked_hyperparameters,
+    table_of,
+)
+from windtunnel.train.peak import matmul_rate
+from windtunnel.train.precision import computed_in
+from windtunnel.train.ranks import Ranks, share
+from windtunnel.train.sharded_model import draw, sharded
+from windtunnel.train.sharded_record import Curves, How, recorded
+from windtunnel.train.sharded_update import ShardedUpdate
+
+Batch = tuple[Tensor, Tensor]
+
+
+def train_sharded(
+    pack: Pack,
+    ranks: Ranks,
+    how: How,
+    *,
+    folder: Path | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train the one run of a pack over all processes; every process calls this and gets the Run.
+
+    `folder` holds checkpoints (None: none are written); the caller removes it once the run is recorded. Raises
+    InputError where a batch cannot be divided, torch.OutOfMemoryError where a piece does not fit.
+    """
+    engine = ShardedEngine(pack, ranks, how)
+    curves = engine.resumed(folder)
+    saver = checkpoint.Saver(folder, ranks, how.checkpoint_seconds) if folder is not None else None
+    clock = time.monotonic()
+    while curves.step < engine.steps and not curves.diverged:
+        save = engine.advance(curves, wish=saver is not None and ranks.rank == 0 and saver.due())
+        now = time.monotonic()
+        curves.seconds, clock = curves.seconds + now - clock, now
+        if report is not None and ranks.rank == 0:
+            report(engine.progress(curves))
+        if save and saver is not None and not curves.diverged:
+            saver.start(curves.step, engine.update.tensors(), engine.facts(curves))
+    if saver is not None:
+        saver.finish()
+    return recorded(engine, curves)
+
+
+class ShardedEngine:
+    """Model, optimizer and data of one run on this process, a part of each."""
+
+    def __init__(self, pack: Pack, ranks: Ranks, how: How) -> None:
+        if len(pack.specs) != 1:
+            raise InputError(f"One run at a time is trained over many devices; this pack holds {len(pack.specs)}.")
+        self.pack, self.ranks, self.how, self.spec = pack, ranks, how, pack.specs[0]
+        self.recipe, self.rung, self.data = pack.recipe_of(0), pack.rung, pack.recipe.data
+        self.batch = self.rung.batch or 1
+        check_division(self.batch, ranks.world, how.pieces)
+        self.tokens_per_step = self.batch * self.data.shape().tokens_per_example
+        self.steps = math.ceil(self.rung.tokens / self.tokens_per_step)
+        self.size = pack.size()
+        self._build()
+        evaluations = pack.judge.evaluations
+        self.judge_at = {math.ceil(self.steps * (i + 1) / evaluations) for i in range(evaluations)}
+        self.held_out = list(self._held_out())
+        self.peak = sum(ranks.summed(matmul_rate(ranks.device, how.precision))) / ranks.world
+
+    def _build(self) -> None:
+        table = table_of(self.pack.recipe, self.rung, self.spec.base_rung)
+        self.groups = groups_of(table)
+        self.model = sharded(lambda: build_model(self.pack.recipe, self.rung), table, self.ranks, self.how.compiled)
+        check_count(self.model, self.size, self.pack.recipe.model)
+        check_buffers(self.model)
+        draw(self.model, self.groups, self.spec.seed)
+        stacked = stacked_hyperparameters(self.groups, [self.recipe.optimizer], self.ranks.device)
+        self.hps = [{name: values[0] for name, values in hp.items()} for hp in stacked]
+        self.update = ShardedUpdate(self.model, self.groups, self.pack.recipe.optimizer, self.hps)
+
+    def resumed(self, folder: Path | None) -> Curves:
+        """The newest whole checkpoint, as process 0 finds it, or a start from nothing."""
+        found = None
+        if folder is not None:
+            found = self.ranks.told(checkpoint.newest(folder, self.spec.key) if self.ranks.rank == 0 else None)
+        if found is None:
+            return Curves(created=self.ranks.told(datetime.now(UTC).isoformat()))
+        path, facts = found
+        tensors = self.update.tensors()
+        checkpoint.load(path, tensors, self.ranks)
+        self.update.load(tensors)
+        judged = [(int(step), loss, accuracy) for step, loss, accuracy in facts["judged"]]
+        return Curves(facts["step"], facts["seconds"], facts["created"], list(facts["train_loss"]), judged)
+
+    def facts(self, curves: Curves) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors."""
+        return {
+            "member": self.spec.key,
+            "seconds": curves.seconds,
+            "created": curves.created,
+            "train_loss": list(curves.train_loss),
+            "judged": list(curves.judged),
+        }
+
+    def advance(self, curves: Curves, wish: bool) -> bool:
+        """One step, and a judgement when one is due; whether process 0 wishes a checkpoint after it."""
+        loss, wished = self.ranks.summed(self._gradient(curves.step), float(wish))
+        curves.train_loss.append(loss)
+        if math.isfinite(loss):
+            self.update.step(self._scheduled(curves.step))
+        else:
+            curves.diverged = f"the training loss was not finite at step {curves.step + 1}"
+        self.model.zero_grad(set_to_none=True)
+        curves.step += 1
+        if curves.step in self.judge_at and not curves.diverged:
+            self._judge(curves)
+        return wished > 0
+
+    def progress(self, curves: Curves) -> Progress:
+        """How far the run is."""
+        losses = {self.spec.key: curves.train_loss[-1]}
+        return Progress(self.pack.key, curves.step, self.steps, losses, curves.seconds)
+
+    def _gradient(self, step: int) -> float:
+        """Leave this process's rows of the whole batch's gradient in the parameters; its part of the mean loss."""
+        torch.manual_seed(hash((self.spec.seed, step, self.ranks.rank)))  # for a part that draws noise
+        lost = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for inputs, targets in self._pieces(step):
+            with computed_in(self.how.precision, self.ranks.device):
+                losses = self.pack.recipe.objective(self.model(inputs).float(), targets)
+                part = losses.sum() * (len(inputs) / (losses.numel() * self.batch))
+            (part * self.ranks.world).backward()  # FSDP2 averages over processes, and what is needed is the sum
+            lost += part.detach()
+        return float(lost)
+
+    def _pieces(self, step: int) -> Iterator[Batch]:
+        """This process's examples of a step, in pieces."""
+        inputs, targets = self.data.batch(seed=self.spec.seed, step=step, size=self.batch)
+        mine = share(self.batch, self.ranks.rank, self.ranks.world)
+        inputs, targets = inputs[mine], targets[mine]
+        for i in range(self.how.pieces):
+            rows = share(len(inputs), i, self.how.pieces)
+            yield self._there(inputs[rows]), self._there(targets[rows])
+
+    def _there(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.ranks.device)
+
+    def _scheduled(self, step: int) -> list[dict[str, Tensor]]:
+        # the step that is about to be taken ends at (step + 1) x tokens
+        tokens = min(self.rung.tokens, (step + 1) * self.tokens_per_step)
+        factor = self.recipe.schedule(tokens - self.tokens_per_step / 2, self.rung.tokens)
+        return [hp | {name: hp[name] * factor for name in hp if is_rate(name)} for hp in self.hps]
+
+    def _held_out(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Held-out examples in chunks that every process has as many of, and how many of each are this one's own."""
+        world, judge = self.ranks.world, self.pack.judge
+        chunk = max(1, JUDGE_CHUNK_TOKENS // judge.data.shape().tokens_per_example)
+        for inputs, targets in judge.data.held_out(size=chunk * world, tokens=judge.tokens):
+            mine = share(len(inputs), self.ranks.rank, world)
+            own = mine.stop - mine.start
+            # one that has none still joins the others, who wait for it, with an example that does not count
+            rows = mine if own else slice(0, 1)
+            yield self._there(inputs[rows]), self._there(targets[rows]), own
+
+    @torch.no_grad()
+    def _judge(self, curves: Curves) -> None:
+        self.model.eval()
+        sums = [self._judged(*batch) for batch in self.held_out]
+        self.model.train()
+        total, hits, count = self.ranks.summed(*(sum(column) for column in zip(*sums, strict=True)))
+        curves.judged.append((curves.step, total / count, hits / count))
+        if not math.isfinite(total):
+            curves.diverged = f"the judged loss was not finite at step {curves.step}"
+
+    def _judged(self, inputs: Tensor, targets: Tensor, own: int) -> tuple[float, float, float]:
+        """Summed cross-entropy in nats, hits and how many predictions, of this process's own examples."""
+        with computed_in(self.how.precision, self.ranks.device):
+            outputs = self.model(inputs).float()[:own].flatten(0, 1)
+        flat = targets[:own].flatten()
+        hits = (outputs.argmax(-1) == flat).sum()
+        return float(F.cross_entropy(outputs, flat, reduction="sum")), float(hits), float(flat.numel())
+
+
+def check_division(batch: int, world: int, pieces: int) -> None:
+    """Raise InputError where a process would have no example, or a piece none."""
+    if batch < world:
+        raise InputError(
+            f"A batch of {batch} examples cannot be divided over {world} processes; start at most {batch}, or ask for "
+            f"a larger batch."
+        )
+    if pieces > batch // world:
+        raise InputError(
+            f"A batch of {batch} examples over {world} processes cannot be taken in {pieces} pieces; each process has "
+            f"{batch // world}."
+        )
