@@ -1,0 +1,267 @@
+"""How fast a sweep of many small models trains as packs, beside the same function in a loop, under Optuna and Ray Tune.
+
+    python -m benchmarks.engine rates   [--pairs 7]      # steady state, one core: as written, compiled, plain loop
+    python -m benchmarks.engine members                  # throughput and memory by rows of a pack
+    python -m benchmarks.engine start                    # from `run` to the first step, and what checkpoints cost
+    python -m benchmarks.engine sweep   [--steps 3000]   # 32 members from start to end, every core, all four ways
+
+Each writes its part of benchmarks/results/engine.json. Byte transformers of about 10 thousand, 100 thousand and a
+million parameters, batches of 8 x 64 tokens, AdamW. A newcomer would compare a pack with its own members trained alone;
+the plain loop here is what a user would write instead: the same module, torch.optim.AdamW, nothing of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import windtunnel as wt
+from benchmarks.common import RESULTS, write
+from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.recipe import Recipe
+from windtunnel.runs import RunSpec
+from windtunnel.train.loop import Engine
+from windtunnel.train.memory import pack_bytes
+from windtunnel.train.pack import Pack
+from windtunnel.train.peak import matmul_rate
+
+CONTEXT, BATCH, DEPTH, MEMBERS, PACK = 64, 8, 2, 32, 8
+WIDTHS = {"10k": 16, "100k": 64, "1M": 192}  # name to width; 14k, 130k and 983k parameters with embedding and readout
+BARS = {"10k": 3.0, "100k": 1.5, "1M": 1.2}
+CPU = torch.device("cpu")
+
+
+def recipe() -> Recipe:
+    """The byte transformer with its learning rate open."""
+    data = wt.data.text(context=CONTEXT, repeat=True)
+    base = wt.recipes.transformer_mup_adamw(data=data)
+    return base.but(optimizer=AdamW(lr=wt.tuned(2**-9, 2**-4)), batch=FixedBatch(examples=BATCH))
+
+
+def pack_of(width: int, members: int, steps: int = 10**6) -> Pack:
+    """Members of four learning rates, a seed each."""
+    asked = recipe()
+    rung = wt.Rung(width=width, depth=DEPTH, heads=width // 16, tokens=steps * BATCH * CONTEXT, batch=BATCH)
+    judge = wt.Judge(data=asked.data, tokens=8192, evaluations=1)
+    described, judged = asked.describe(), judge.describe()
+    specs = tuple(
+        RunSpec(
+            recipe=described,
+            rung=rung,
+            hyperparameters={"lr": 2.0 ** (-9 + i % 4)},
+            seed=i,
+            judge=judged,
+            base_rung=rung,
+        )
+        for i in range(members)
+    )
+    return Pack(
+        recipe=asked, specs=specs, judge=judge, labels=({"study": "engine", "idea": "", "stage": "sweep"},) * members
+    )
+
+
+def plain(width: int, seed: int, lr: float) -> Callable[[int], float]:
+    """One step of what a user would write: the loss at step `i`."""
+    asked = recipe()
+    torch.manual_seed(seed)
+    model = asked.model.build(pack_of(width, 1).rung, asked.data.shape())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def step(i: int) -> float:
+        inputs, targets = (torch.from_numpy(a) for a in asked.data.batch(seed=seed, step=i, size=BATCH))
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def timed(act: Callable[[int], Any], steps: int, first: int) -> float:
+    """Seconds a step."""
+    began = time.perf_counter()
+    for i in range(first, first + steps):
+        act(i)
+    return (time.perf_counter() - began) / steps
+
+
+def rates(pairs: int) -> dict[str, Any]:
+    """Throughput per core of packs, as written and compiled, over the plain loop's, taken in turns."""
+    torch.set_num_threads(1)
+    found = {}
+    for name, width in WIDTHS.items():
+        pack, acts = pack_of(width, PACK), {}
+        for kind, compile in (("as written", False), ("compiled", True)):
+            engine = Engine(pack, CPU, True, compile)
+            state = engine.start()
+            acts[kind] = (lambda i, e=engine, s=state: e.advance(s), PACK)
+        acts["plain"] = (plain(width, 0, 1e-3), 1)
+        steps = {
+            kind: max(2, round((0.6 if kind == "plain" else 1.2) / timed(act, 2, 0))) for kind, (act, _) in acts.items()
+        }
+        flops = pack.size().training_flops(BATCH * CONTEXT)
+        turns: dict[str, list[float]] = {kind: [] for kind in acts}
+        peaks = []
+        for turn in range(pairs):
+            for kind, (act, members) in acts.items():
+                turns[kind].append(timed(act, steps[kind], 2 + turn * steps[kind]) / members)
+            peaks.append(matmul_rate.__wrapped__(CPU, "float32"))  # not from its cache
+        found[name] = _told(name, pack, flops, turns, median(peaks))
+    return found
+
+
+def _told(name: str, pack: Pack, flops: float, turns: dict[str, list[float]], peak: float) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "params": pack.size().total,
+        "bar": BARS[name],
+        "members": PACK,
+        "gemm_peak_gflops": peak / 1e9,
+    }
+    for kind, seconds in turns.items():
+        ratios = sorted(p / s for p, s in zip(turns["plain"], seconds, strict=True))
+        row[kind] = {
+            "over_plain": median(ratios), "least": ratios[0], "most": ratios[-1],
+            "ms_a_member_step": 1e3 * median(seconds), "share_of_peak": flops / median(seconds) / peak,
+        }  # fmt: skip
+    best = row["compiled"]
+    print(
+        f"{name}: {row['params']:,} parameters: packs of {PACK} {row['as written']['over_plain']:.2f}x a plain loop, "
+        f"compiled {best['over_plain']:.2f}x [{best['least']:.2f}, {best['most']:.2f}] (bar {row['bar']}); "
+        f"{100 * best['share_of_peak']:.0f} % of {row['gemm_peak_gflops']:.0f} GFLOP/s", flush=True
+    )  # fmt: skip
+    return row
+
+
+def members() -> dict[str, Any]:
+    """Throughput and peak memory of packs of 1 to 32 rows, each in a process of its own."""
+    found: dict[str, Any] = {}
+    for name, width in WIDTHS.items():
+        rows = {}
+        for count in (1, 2, 4, 8, 16, 32):
+            command = [sys.executable, "-m", "benchmarks.engine", "one", "--width", str(width), "--members", str(count)]
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            rows[count] = json.loads(said.splitlines()[-1])
+        base = rows[1]["tokens_a_second"]
+        for count, row in rows.items():
+            row["over_one"] = row["tokens_a_second"] / base
+            memory = f"{row['peak_mib']:.0f} MiB (counted {row['counted_mib']:.0f})"
+            print(f"{name}, {count} rows: {row['over_one']:.2f}x, {memory}", flush=True)
+        found[name] = rows
+    return found
+
+
+def one(width: int, count: int) -> None:
+    """For `members`: one pack, as written, its throughput and how far the process's memory rose."""
+    torch.set_num_threads(1)
+    warm = Engine(pack_of(16, 1), CPU, True)
+    warm.advance(warm.start())  # what torch itself loads is not the pack's
+    pack = pack_of(width, count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    engine = Engine(pack, CPU, True)
+    state = engine.start()
+    seconds = timed(lambda i: engine.advance(state), 2, 0)
+    seconds = timed(lambda i: engine.advance(state), max(3, round(2 / seconds)), 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    counted = pack_bytes(pack)
+    print(json.dumps({
+        "tokens_a_second": count * BATCH * CONTEXT / seconds, "peak_mib": peak / 1024,
+        "counted_mib": None if counted is None else counted / 2**20,
+    }))  # fmt: skip
+
+
+def start() -> dict[str, Any]:
+    """Seconds from the beginning of a process to its first step, and of a checkpoint, beside a step."""
+    code = (
+        "import time; t = time.perf_counter(); import tempfile; from pathlib import Path; "
+        "from benchmarks.engine import *; torch.set_num_threads(1); "
+        "pack = pack_of({width}, PACK); engine = Engine(pack, CPU, True); state = engine.start(); "
+        "engine.advance(state); first = time.perf_counter() - t; step = timed(lambda i: engine.advance(state), 5, 0); "
+        "from windtunnel.train.saving import Saving; folder = tempfile.mkdtemp(); "
+        "saving = Saving(Path(folder), [s.key for s in pack.specs]); "
+        "write = timed(lambda i: saving.now(state), 5, 0); "
+        "print(json.dumps(dict(first_step_seconds=first, step_seconds=step, checkpoint_seconds=write)))"
+    )
+    found = {}
+    for name, width in WIDTHS.items():
+        said = subprocess.run(
+            [sys.executable, "-c", code.format(width=width)], check=True, capture_output=True, text=True
+        )
+        found[name] = json.loads(said.stdout.splitlines()[-1])
+        row = found[name]
+        print(f"{name}: first step of {PACK} members after {row['first_step_seconds']:.1f} s; a checkpoint takes "
+              f"{row['checkpoint_seconds'] / row['step_seconds']:.1f} steps")  # fmt: skip
+    return found
+
+
+def sweep(names: list[str], steps: int) -> dict[str, Any]:
+    """Tokens a second over a sweep of 32 members, from start to end, on every core, four ways one after another."""
+    found: dict[str, Any] = {}
+    for name in names:
+        tokens, ways = MEMBERS * steps * BATCH * CONTEXT, {}
+        for way in ("windtunnel", "optuna", "ray", "loop"):
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.engine_ways",
+                way,
+                "--width",
+                str(WIDTHS[name]),
+                "--steps",
+                str(steps),
+            ]
+            began = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            ways[way] = tokens / (time.perf_counter() - began)
+            print(f"{name}, {way}: {ways[way]:,.0f} tokens a second", flush=True)
+        best = max(rate for way, rate in ways.items() if way != "windtunnel")
+        found[name] = {
+            "steps": steps,
+            "tokens_a_second": ways,
+            "over_best": ways["windtunnel"] / best,
+            "bar": BARS[name],
+        }
+        print(f"{name}: {found[name]['over_best']:.2f}x the best of the others (bar {BARS[name]})", flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure one part and write it beside the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("rates", "members", "start", "sweep", "one"))
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--sizes", nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--members", type=int)
+    args = parser.parse_args()
+    if args.part == "one":
+        one(args.width, args.members)
+        return
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "rates": lambda: rates(args.pairs), "members": members, "start": start,
+        "sweep": lambda: sweep(args.sizes, args.steps),
+    }  # fmt: skip
+    path = RESULTS / "engine.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept.pop("machine", None)
+    load = os.getloadavg()[0]
+    found = parts[args.part]()
+    kept[args.part] = kept.get(args.part, {}) | found | {"load_before": load}
+    print(write("engine", kept))
+
+
+if __name__ == "__main__":
+    main()
