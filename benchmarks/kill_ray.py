@@ -63,6 +63,7 @@ study = wt.Study(
 '''
 # A worker is killed about so often; the head and the study now and then, for starting again takes most of a minute.
 SHARES = {"worker": 0.88, "head": 0.06, "study": 0.06}
+BETWEEN = 10.0  # seconds at most from one kill to the next; a worker needs 3 to 10 to begin on a busy machine
 MAY_LIVE = 30.0  # seconds in which what a killed study started must be gone (measured: 0.2 to 4)
 HEAD_NOTICED = 120.0  # seconds in which a study must end whose head is dead (measured: 23)
 
@@ -77,6 +78,7 @@ class Tally:
     runs_compared: int = 0
     records_checked: int = 0  # found when something was killed, and again at the end
     kills_in_flight: int = 0  # with at least one checkpoint on disk
+    gave_up: int = 0  # studies that stopped because five workers in a row were killed before they got anywhere
     seconds: float = 0.0
     seconds_until_head_noticed: list[float] = field(default_factory=list)
     seconds_until_study_gone: list[float] = field(default_factory=list)
@@ -119,7 +121,10 @@ def _once(file: Path, store: Path, draw: random.Random, tally: Tally, kills: int
     study = _start(file, store, "ray")
     while True:
         with suppress(subprocess.TimeoutExpired):
-            study.wait(draw.uniform(0.2, 4.0))
+            study.wait(draw.uniform(0.2, BETWEEN))
+            if study.returncode == 2 and "workers in a row died" in _last_line(file):
+                tally.gave_up += 1
+                return False
             return _ended(study, file)
         if sum(tally.kills.values()) >= kills:
             continue
@@ -150,8 +155,8 @@ def _head_noticed(study: subprocess.Popen[bytes], file: Path, tally: Tally) -> N
     began = time.monotonic()
     code = study.wait(HEAD_NOTICED)
     tally.seconds_until_head_noticed.append(round(time.monotonic() - began, 2))
-    said = file.with_suffix(".log").read_text().strip().splitlines()[-1]
-    if code != 2 or "run again to go on" not in said:
+    said = _last_line(file)
+    if code != 2 or "run again" not in said:
         tally.differences.append(f"after the head's death the study ended with code {code}: {said}")
 
 
@@ -189,6 +194,10 @@ def _ended(study: subprocess.Popen[bytes], file: Path) -> bool:
     if code not in (0, 3):  # 3: done, though a forecast fails its own backtest; this study is far too small for one
         raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
     return True
+
+
+def _last_line(file: Path) -> str:
+    return file.with_suffix(".log").read_text().strip().splitlines()[-1]
 
 
 def _digests(store: Path) -> dict[str, str]:
