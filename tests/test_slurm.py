@@ -1,7 +1,8 @@
 """Packs as jobs of SLURM, tried with submitit's local jobs: there is no SLURM where this suite runs.
 
-What is submitit's own (sbatch, sacct, scontrol requeue) is trusted; what is ours is that a job asked to leave has
-checkpointed its pack before it is requeued, that a job which dies is replaced, and that nothing is lost.
+What is submitit's own (writing a script, reading sacct) is trusted; what is ours is that a job asked to leave has
+checkpointed its pack before it is requeued, that a job which dies is replaced, that a study which died is joined again,
+and that nothing is lost. The last needs commands with SLURM's names, which fake_slurm.py stands in for.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import fake_slurm
 import pytest
 import tiny
 
 import windtunnel as wt
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.slurm import Slurm, _worded
 from windtunnel.parts.optimizers import AdamW
 
@@ -82,6 +84,28 @@ def test_a_job_that_is_preempted_goes_on_and_one_that_is_killed_is_replaced(corp
     else:
         assert len(jobs) == 2 and "Requeued job" not in said
     assert list((store.path / "packs").iterdir()) == []
+
+
+def test_jobs_outlive_their_study_are_requeued_under_their_id_and_joined_by_the_next(corpus, tmp_path, monkeypatch):
+    state, commands = tmp_path / "slurm", tmp_path / "bin"
+    state.mkdir(), commands.mkdir()
+    fake_slurm.install(commands)
+    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    store, some = wt.Store(tmp_path / "store"), [pack(corpus, Slow()), pack(corpus, Slow(lr=wt.tuned(1e-3, 0.2)))]
+
+    with pytest.raises(Stopped):
+        Slurm()(some, store, lambda progress: os.kill(os.getpid(), signal.SIGTERM))
+    assert not list(store.keys()) and list((store.path / "logs/slurm/jobs").iterdir())
+    preempted = next(state.glob("*_0.pid"))
+    os.kill(int(preempted.read_text()), signal.SIGUSR2)
+    finished: list[str] = []
+    Slurm()(some, store, None, lambda pack: finished.append(pack.key))
+    assert sorted(finished) == sorted(pack.key for pack in some)
+    assert len((state / "submissions").read_text().splitlines()) == 1
+    assert (state / f"{preempted.stem}.requeued").exists()
+    for one in some:
+        assert tiny.numbers(store.get(one.specs[0].key)) == tiny.numbers(tiny.alone(one, 0))
 
 
 def test_a_preempted_pack_is_on_disk_before_its_job_is_requeued(corpus, tmp_path):
