@@ -97,8 +97,9 @@ def torment(
 ) -> Tally:
     """Kill until `kills` is reached, finish, and say what differed. Everything is written under `folder`.
 
-    `between` is the most seconds from one kill to the next: a worker needs 3 to begin to train, and 20 on a machine that
-    is busy; if most kills come earlier than that, studies give up. `corpus` None is the standard library's source; with `keep` the result file is written after each study.
+    `between` is the most seconds from one kill to the next: a worker needs 3 to begin to train, 20 where the machine
+    is busy; if most kills come earlier than that, studies give up. `corpus` None is the standard library's source; with
+    `keep` the result file is written after each study.
     """
     draw, tally, started = random.Random(seed), Tally(), time.monotonic()
     file = folder / "killed_study.py"
