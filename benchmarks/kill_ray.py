@@ -63,6 +63,7 @@ study = wt.Study(
 '''
 # A worker is killed about so often; the head and the study now and then, for starting again takes most of a minute.
 SHARES = {"worker": 0.88, "head": 0.06, "study": 0.06}
+KILLS_A_STUDY = 15  # then it is left to finish, and compared
 MAY_LIVE = 30.0  # seconds in which what a killed study started must be gone (measured: 0.2 to 4)
 HEAD_NOTICED = 120.0  # seconds in which a study must end whose head is dead (measured: 23)
 
@@ -77,6 +78,7 @@ class Tally:
     runs_compared: int = 0
     records_checked: int = 0  # found when something was killed, and again at the end
     kills_in_flight: int = 0  # with at least one checkpoint on disk
+    gave_up: int = 0  # studies that stopped because five workers in a row were killed before they got anywhere
     seconds: float = 0.0
     seconds_until_head_noticed: list[float] = field(default_factory=list)
     seconds_until_study_gone: list[float] = field(default_factory=list)
@@ -84,11 +86,20 @@ class Tally:
 
 
 def torment(
-    folder: Path, *, kills: int, seed: int, corpus: str | None = None, tokens: int = 12288, keep: bool = False
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    between: float = 10.0,
+    corpus: str | None = None,
+    tokens: int = 6144,
+    keep: bool = False,
 ) -> Tally:
     """Kill until `kills` is reached, finish, and say what differed. Everything is written under `folder`.
 
-    `corpus` None is the standard library's source; with `keep` the result file is written after each study.
+    `between` is the most seconds from one kill to the next: a worker needs 3 to begin to train, 20 where the machine
+    is busy; if most kills come earlier than that, studies give up. `corpus` None is the standard library's source; with
+    `keep` the result file is written after each study.
     """
     draw, tally, started = random.Random(seed), Tally(), time.monotonic()
     file = folder / "killed_study.py"
@@ -99,7 +110,8 @@ def torment(
     while sum(tally.kills.values()) < kills:
         store = folder / f"disturbed-{tally.studies}"
         seen: dict[str, str] = {}
-        while not _once(file, store, draw, tally, kills, seen):
+        until = min(kills, sum(tally.kills.values()) + KILLS_A_STUDY)
+        while not _once(file, store, draw, tally, until, between, seen):
             pass
         tally.studies += 1
         tally.runs_compared += len(truth)
@@ -114,14 +126,19 @@ def torment(
     return tally
 
 
-def _once(file: Path, store: Path, draw: random.Random, tally: Tally, kills: int, seen: dict[str, str]) -> bool:
+def _once(
+    file: Path, store: Path, draw: random.Random, tally: Tally, until: int, between: float, seen: dict[str, str]
+) -> bool:
     """Start the study and kill around in it; whether it came to its end."""
     study = _start(file, store, "ray")
     while True:
         with suppress(subprocess.TimeoutExpired):
-            study.wait(draw.uniform(0.2, 4.0))
+            study.wait(draw.uniform(0.2, between))
+            if study.returncode == 2 and "workers in a row died" in _last_line(file):
+                tally.gave_up += 1
+                return False
             return _ended(study, file)
-        if sum(tally.kills.values()) >= kills:
+        if sum(tally.kills.values()) >= until:
             continue
         what = draw.choices(list(SHARES), list(SHARES.values()))[0]
         below = _below(study.pid)
@@ -150,8 +167,8 @@ def _head_noticed(study: subprocess.Popen[bytes], file: Path, tally: Tally) -> N
     began = time.monotonic()
     code = study.wait(HEAD_NOTICED)
     tally.seconds_until_head_noticed.append(round(time.monotonic() - began, 2))
-    said = file.with_suffix(".log").read_text().strip().splitlines()[-1]
-    if code != 2 or "run again to go on" not in said:
+    said = _last_line(file)
+    if code != 2 or "run again" not in said:
         tally.differences.append(f"after the head's death the study ended with code {code}: {said}")
 
 
@@ -191,6 +208,10 @@ def _ended(study: subprocess.Popen[bytes], file: Path) -> bool:
     return True
 
 
+def _last_line(file: Path) -> str:
+    return file.with_suffix(".log").read_text().strip().splitlines()[-1]
+
+
 def _digests(store: Path) -> dict[str, str]:
     files = (store / "runs").glob("[0-9a-f]*/run.json")
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -219,10 +240,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="kill Ray workers, heads and studies at random moments")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--between", type=float, default=10.0, metavar="SECONDS", help="from kill to kill, at most")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/kill_ray.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally = torment(Path(folder), kills=args.kills, seed=args.seed, keep=args.keep)
+        tally = torment(Path(folder), kills=args.kills, seed=args.seed, between=args.between, keep=args.keep)
     print(f"{tally.kills} kills over {tally.studies} studies of {tally.runs} runs, {tally.kills_in_flight} with a pack")
     print(f"in flight; {len(tally.differences)} differences", *tally.differences, sep="\n")
     return 1 if tally.differences else 0

@@ -18,8 +18,8 @@ from windtunnel.cli import VERBS, main, parser
 # The frozen surface. A change here is a change that users' scripts see: say so in the changelog.
 FLAGS = {
     "check": {"IDEA.py", "--json"},
-    "plan": {"STUDY.py", "--store", "--json", "--on", "--devices"},
-    "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--precision"},
+    "plan": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm"},
+    "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm", "--precision"},
     "forecast": {"STUDY.py", "--store", "--json"},
     "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
     "report": {"STUDY.py", "--store", "--json"},

@@ -36,7 +36,14 @@ BELOW["public"] = (*BELOW,)
 
 STANDARD_LIBRARY_ONLY = {"errors", "ladder"}
 WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds"}
-ONLY_LAUNCH = ("ray", "torch.distributed.run", "torch.distributed.launch", "torch.distributed.elastic", "torchrun")
+ONLY_LAUNCH = (
+    "ray",
+    "submitit",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "torch.distributed.elastic",
+    "torchrun",
+)
 
 
 def imports(source: str, module: str = "windtunnel") -> Iterator[str]:
@@ -135,6 +142,7 @@ def test_the_face_of_the_package_imports_nothing_heavy_by_name():
         ("tune", "from windtunnel.study import Study"),
         ("study", "from windtunnel.bridge import adopt"),
         ("study", "import ray"),
+        ("study", "def f():\n    import submitit"),
         ("train", "from torch.distributed.run import main"),
         ("study", "try:\n    from torch.distributed import elastic\nexcept ImportError:\n    pass"),
     ],

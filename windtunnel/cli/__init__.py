@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("windtunnel: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
         return 130
     except Stopped:
-        print("windtunnel: asked to leave (SIGTERM); what was in flight is checkpointed, the same command goes on from "
-              "here", file=sys.stderr)  # fmt: skip
+        print("windtunnel: asked to leave (SIGTERM); finished runs and checkpoints are kept, the same command goes on "
+              "from here", file=sys.stderr)  # fmt: skip
         return 143
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does

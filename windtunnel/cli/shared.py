@@ -43,11 +43,17 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         "--devices", type=_positive, metavar="N",
         help="packs trained at once (default: here one a GPU, else one a CPU core; on a cluster all it has room for)",
     )  # fmt: skip
+    parser.add_argument(
+        "--slurm", type=_setting, action="append", default=[], metavar="KEY=VALUE",
+        help="with --on slurm, a word of sbatch: partition=learn, time=60 (minutes), gpus_per_node=1; may be repeated",
+    )  # fmt: skip
 
 
 @contextmanager
 def launcher_of(args: Any) -> Iterator[Any]:
     """What --on and --devices name, for as long as a study lasts; its libraries are imported only now."""
+    if args.slurm and args.on != "slurm":
+        raise InputError(f"--slurm is for --on slurm, and this is --on {args.on}; leave one out.")
     launcher = LAUNCHERS[args.on](args)
     with launcher if hasattr(launcher, "__enter__") else nullcontext():
         yield launcher
@@ -65,7 +71,13 @@ def _ray(args: Any) -> Any:
     return Ray(devices=args.devices)
 
 
-LAUNCHERS = {"here": _here, "ray": _ray}
+def _slurm(args: Any) -> Any:
+    from windtunnel.launch.slurm import Slurm
+
+    return Slurm(devices=args.devices, settings=dict(args.slurm))
+
+
+LAUNCHERS = {"here": _here, "ray": _ray, "slurm": _slurm}
 
 
 def load_study(path: str) -> Study:
@@ -146,3 +158,10 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE, as partition=learn")
+    return name, value

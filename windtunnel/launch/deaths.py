@@ -45,7 +45,7 @@ def gave_up(pack: str, how: str) -> str:
 def not_connected(address: str | None, how: str) -> str:
     """The sentence for a Ray cluster that does not answer or cannot be started."""
     if address is None:
-        return f"Ray could not start a cluster on this machine ({how}); --on here needs none."
+        return f"Ray could not start a cluster on this machine ({how}); run again, or train --on here, without Ray."
     return (
         f"No Ray cluster answers at {address} ({how}). RAY_ADDRESS names the cluster; if that asks for a token, "
         f"RAY_AUTH_TOKEN holds it. Without RAY_ADDRESS a cluster is started on this machine."
