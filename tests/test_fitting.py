@@ -34,6 +34,16 @@ class Greedy(AdamW):
         return AdamW.update(self, grad, state, param, hp, site)
 
 
+@dataclass(frozen=True)
+class Looking(Transformer):
+    """Cannot be run without values, for it looks at them."""
+
+    def build(self, rung, data):
+        built = Transformer.build(self, rung, data)
+        built.register_forward_pre_hook(lambda module, inputs: print(float(inputs[0].sum())))
+        return built
+
+
 GROUP = 4  # tensors of the largest group of the tiny transformer: query, key, value and out
 
 
@@ -107,13 +117,6 @@ def test_the_count_grows_with_rows_batch_and_width(corpus):
 
 
 def test_a_model_that_looks_at_values_is_not_counted_and_still_trained(corpus):
-    @dataclass(frozen=True)
-    class Looking(Transformer):
-        def build(self, rung, data):
-            built = Transformer.build(self, rung, data)
-            built.register_forward_pre_hook(lambda module, inputs: print(float(inputs[0].sum())))
-            return built
-
     pack = sweep(corpus, 2, model=Looking())
     assert row_bytes(pack) is None and [len(p.specs) for p in parts_of(pack, free=1.0)] == [2]
 

@@ -167,11 +167,11 @@ sys.path.insert(0, {tests!r})
 import tiny, torch
 from pathlib import Path
 from windtunnel import Rung
-from windtunnel.launch.memory import estimated_bytes
+from windtunnel.train.memory import process_bytes
 from windtunnel.train.loop import train
 pack = tiny.pack(tiny.recipe(Path({corpus!r})), [dict(lr=0.01)] * {members}, rung={rung!r})
 torch.set_num_threads(1)
-estimate = estimated_bytes(pack)
+estimate = process_bytes(pack)
 train(pack, device=tiny.CPU)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, estimate)
 """

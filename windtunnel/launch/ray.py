@@ -25,10 +25,10 @@ from windtunnel.launch.deaths import lost, not_connected
 from windtunnel.launch.errand import errands
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
-from windtunnel.launch.memory import estimated_bytes
 from windtunnel.launch.one import Report, sweep
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
+from windtunnel.train.memory import process_bytes
 from windtunnel.train.pack import Pack
 
 LEAVE_SECONDS = 20.0  # for Ray to stop a cluster of its own (measured: 1 to 2 s on an idle machine)
@@ -130,7 +130,7 @@ class Ray:
                 {
                     "key": pack.key,
                     "says": f"{len(pack.specs)} runs at {pack.rung}",
-                    "memory": estimated_bytes(pack),
+                    "memory": process_bytes(pack),
                     "sent": sent,
                 }
                 for pack, sent in zip(packs, errands(packs, store), strict=True)

@@ -24,12 +24,12 @@ from windtunnel.launch.deaths import Deaths, gave_up
 from windtunnel.launch.errand import errands, told
 from windtunnel.launch.here import default_devices
 from windtunnel.launch.leave import stopped_by_sigterm
-from windtunnel.launch.memory import estimated_bytes
 from windtunnel.launch.one import Report, sweep
 from windtunnel.launch.ray import check_installed
 from windtunnel.launch.slurm_job import Job
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
+from windtunnel.train.memory import process_bytes
 from windtunnel.train.pack import Pack
 
 POLL_SECONDS = 0.5
@@ -103,7 +103,7 @@ class Slurm:
             "name": "windtunnel",
             "timeout_min": MINUTES,
             "cpus_per_task": 1,
-            "mem_gb": math.ceil(max(estimated_bytes(pack) for pack in packs) / 2**30),
+            "mem_gb": math.ceil(max(process_bytes(pack) for pack in packs) / 2**30),
         }
         if self.devices is not None:
             asked["slurm_array_parallelism"] = self.devices

@@ -7,8 +7,6 @@ backward pass is most of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,9 +14,19 @@ from windtunnel.scaling.meta import on_meta
 from windtunnel.train.pack import Pack, build_model
 from windtunnel.train.rows import first_rows
 
+BYTES = 4  # float32
+COPIES = 7  # weights, gradients, two optimizer states, and the new weights and states while they are being made
 # Peak of a process over what is counted: passing results, copies that vmap makes, the allocator's rounding (measured on
 # a CPU, width 64 and 192, 4 to 32 rows: 1.2 to 1.8); a guess on a GPU.
 MARGIN = 2.0
+# An interpreter with torch imported and its threads started (measured: 0.45 GiB on a CPU).
+PROCESS_BYTES = 512 * 2**20
+
+
+def process_bytes(pack: Pack) -> int:
+    """Host memory of a process that trains a pack on a CPU; without activations where they cannot be counted."""
+    rows = len(first_rows(pack.alike()))
+    return PROCESS_BYTES + int(pack_bytes(pack) or MARGIN * rows * _held(pack))
 
 
 def pack_bytes(pack: Pack) -> float | None:
@@ -30,41 +38,29 @@ def pack_bytes(pack: Pack) -> float | None:
 def row_bytes(pack: Pack) -> float | None:
     """Bytes of one row of a pack, None where its model cannot be run without values."""
     try:
-        return float(_row_bytes(pack))
-    except Exception:  # a model may look at values, which there are none: then only training tells
+        return float(_held(pack) + _kept(pack))
+    except Exception:  # a part may look at values, which there are none: then only training tells
         return None
 
 
-def _row_bytes(pack: Pack) -> int:
-    model = on_meta(lambda: build_model(pack.recipe, pack.rung)).to("meta")
-    weights = {id(p): p for p in model.parameters()}
-    held = sum(_bytes(p) for p in weights.values())
-    # every stock optimizer keeps whole tensors like the weight; two is the most common number and the most here
-    return 2 * (held + 2 * held) + held + _kept(pack, model)
+def _held(pack: Pack) -> int:
+    return COPIES * BYTES * pack.size().total
 
 
-def _kept(pack: Pack, model: torch.nn.Module) -> int:
+def _kept(pack: Pack) -> int:
     """Bytes that the forward pass keeps for the backward pass, weights aside."""
-    inputs, targets = (
-        torch.from_numpy(a).to("meta") for a in pack.recipe.data.batch(seed=0, step=0, size=_batch(pack))
-    )
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, tuple[Any, int]] = {}
+    kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = (storage, storage.nbytes())  # held, so that no other takes its place in memory
+        kept[storage._cdata] = storage, storage.nbytes()  # held, so that no other takes its place in memory
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    batch = pack.recipe.data.batch(seed=0, step=0, size=pack.rung.batch or 1)
+    inputs, targets = (torch.from_numpy(a).to("meta") for a in batch)
+    model = on_meta(lambda: build_model(pack.recipe, pack.rung)).to("meta")
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.device("meta"), saved:  # the forward pass too may make tensors: positions, masks
         pack.recipe.objective(model(inputs), targets)
-    return sum(size for _, size in kept.values())
-
-
-def _batch(pack: Pack) -> int:
-    return pack.rung.batch or 1
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    return sum(size for storage, (_, size) in kept.items() if storage not in weights)
