@@ -137,7 +137,7 @@ def test_an_address_where_no_cluster_answers_is_explained(corpus, tmp_path):
 def test_deaths_that_get_further_are_forgiven_and_five_in_a_row_that_do_not_are_not(tmp_path):
     deaths = Deaths(tmp_path)
     for step in range(20):
-        (tmp_path / "abc" / f"step-{step:09d}").mkdir(parents=True)
+        (tmp_path / "packs" / "abc" / f"step-{step:09d}").mkdir(parents=True)
         assert deaths.again("abc")
     assert [deaths.again("abc") for _ in range(4)] == [True, True, True, False]
     assert [deaths.again("never saved") for _ in range(5)] == [True, True, True, True, False]

@@ -113,16 +113,16 @@ def test_a_preempted_pack_is_on_disk_before_its_job_is_requeued(corpus, tmp_path
     from windtunnel.launch.slurm_job import Job, _Training
 
     store, asked = wt.Store(tmp_path / "store"), pack(corpus, Slow())
-    (sent,), at = errands([asked], store), store.packs()  # made here, before the thread makes it too
+    (sent,), at = errands([asked], store), store.packs() / asked.key  # made here, before the thread makes it too
     job = Job([], sent, str(tmp_path / "answer"))
     training = _Training(sent)
-    while not told(at, asked.key):
+    while not told(store.path, asked.key):
         assert training.thread.is_alive(), training.answers
         time.sleep(0.02)
     again = job.checkpoint()  # what submitit's handler of the signal calls
     assert again.function is job
     assert training.answers == [{"stopped": True}]
-    assert len(list((at / asked.key).glob("step-*"))) == 1
+    assert len(list(at.glob("step-*"))) == 1
 
 
 def test_an_input_error_of_a_job_comes_back_as_one(corpus, tmp_path):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from windtunnel.launch.errand import told
+
 # Deaths in a row of one pack without a new checkpoint (guess: a machine that is lost takes a pack down once or twice).
 MOST = 5
 
@@ -18,7 +20,7 @@ MOST = 5
 class Deaths:
     """Counts the deaths of each pack since it last got further."""
 
-    packs: Path
+    store: Path
     counts: dict[str, tuple[list[str], int]] = field(default_factory=dict)
     total: int = 0
 
@@ -31,7 +33,10 @@ class Deaths:
         return self.counts[key][1] < MOST
 
     def _checkpoints(self, key: str) -> list[str]:
-        return sorted(str(p.relative_to(self.packs)) for p in (self.packs / key).glob("**/step-*") if p.is_dir())
+        """The checkpoints of a pack, or of the part of it that was trained last."""
+        packs = self.store / "packs"
+        part = str((told(self.store, key) or {}).get("pack", key))
+        return sorted(str(p.relative_to(packs)) for name in {key, part} for p in (packs / name).glob("**/step-*"))
 
 
 def gave_up(pack: str, how: str) -> str:

@@ -1,14 +1,13 @@
 """One pack sent to another machine: all it needs to be trained there, and how it says how far it is.
 
 The other machine shares the store's folder and has windtunnel; the study's own modules travel along as text, used where
-their files are not, or have changed since. How far a pack is, is a small file beside its checkpoints: whoever waits for
+their files are not, or have changed since. How far a pack is, is a small file in the store's logs: whoever waits for
 the pack reads it, so that neither a worker's death nor the waiting process's own loses more than a line of display.
 Importing this file must not import torch: the processes that only wait stay small.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from windtunnel.train.pack import Pack
 
 TOLD_SECONDS = 1.0  # between two writings of how far a pack is: a small file on what may be NFS (guess)
-_TOLD = "progress.json"
-# The disk's errors that the user can mend; the same codes end the command line with 2.
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def errands(packs: Sequence[Pack], store: Store) -> list[dict[str, Any]]:
@@ -44,7 +40,7 @@ def errands(packs: Sequence[Pack], store: Store) -> list[dict[str, Any]]:
     import cloudpickle
 
     shared = {
-        "store": str(store.path.resolve()),
+        "store": str(store.path.resolve()),  # a folder that all machines share
         "engine": ENGINE,
         "folder": os.getcwd(),
         "sources": own_sources(),
@@ -61,23 +57,37 @@ def perform(sent: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> 
         return {"stopped": True}
     except InputError as error:
         return {"input error": str(error)}
-    except MemoryError:
-        where = socket.gethostname()
-        return {"input error": f"Out of memory on {where}; finished runs are kept. Train fewer packs at once there."}
+    except MemoryError as error:
+        return {"input error": f"Out of memory on {_host()}: {error}. Finished runs are kept; train fewer packs there."}
     except OSError as error:
-        if error.errno not in _MENDABLE:
-            return {"error": traceback.format_exc()}
-        return {"input error": f"{error} on {socket.gethostname()}; finished runs are kept, mend it and run again."}
+        return {"input error": f"{error} on {_host()}. Finished runs are kept; mend it and run again."}
     except Exception:
         return {"error": traceback.format_exc()}
 
 
-def told(packs: Path, key: str) -> dict[str, Any] | None:
-    """How far the pack of a key last said it is, as the fields of Progress; None if it has said nothing yet."""
+def told(store: Path, key: str) -> dict[str, Any] | None:
+    """How far the pack of a key last said it is, as the fields of Progress; None if it has said nothing yet.
+
+    `pack` is the part that is trained now, where memory holds no more; `said` is all that was said so far.
+    """
     try:
-        return json.loads((packs / key / _TOLD).read_text("utf-8"))
+        return json.loads(_told_in(store, key).read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def untold(store: Path, key: str) -> None:
+    """Forget how far a pack was: it is recorded."""
+    with suppress(OSError):
+        _told_in(store, key).unlink(missing_ok=True)
+
+
+def _told_in(store: Path, key: str) -> Path:
+    return store / "logs" / "told" / f"{key}.json"
+
+
+def _host() -> str:
+    return socket.gethostname()
 
 
 def own_sources() -> dict[str, tuple[str, str]]:
@@ -108,33 +118,51 @@ def _train(sent: Mapping[str, Any], stop: Callable[[], bool] | None) -> dict[str
 
     if sent["engine"] != ENGINE:
         raise InputError(
-            f"windtunnel on {socket.gethostname()} trains by engine {ENGINE}, the study asked for engine "
+            f"windtunnel on {_host()} trains by engine {ENGINE}, the study asked for engine "
             f"{sent['engine']}; install the same version on both."
         )
     torch.set_num_threads(1)  # as in every worker: the same bits
     store, pack = Store(sent["store"]), pickle.loads(sent["pack"])  # written by the process that runs the study
-    said = _Said(store.packs() / sent["key"], sent["key"])
+    said = _Said(_told_in(store.path, sent["key"]))
     execute(pack, store, device=device_of(0), report=said, stop=stop)
     return said.last
 
 
 class _Said:
-    """Writes how far a pack is, at most once a second."""
+    """Writes how far a pack is: at most once a second, unless there is a sentence to be heard."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key, self.when = folder, key, 0.0
+    def __init__(self, file: Path) -> None:
+        self.file, self.when, self.all_said = file, 0.0, list[str]()
         self.last: dict[str, Any] | None = None
+        file.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, progress: Any) -> None:
-        self.last = asdict(progress) | {"pack": self.key}
-        if time.monotonic() - self.when < TOLD_SECONDS:
+        self.all_said += progress.said
+        self.last = asdict(progress) | {"said": self.all_said}
+        if time.monotonic() - self.when < TOLD_SECONDS and not progress.said:
             return
         self.when = time.monotonic()
         with suppress(OSError):  # of no consequence: a checkpoint that cannot be written says so
-            self.folder.mkdir(exist_ok=True)
-            temporary = self.folder / f".{_TOLD}.{socket.gethostname()}.{os.getpid()}"
+            temporary = self.file.with_name(f".{self.file.name}.{_host()}.{os.getpid()}")
             temporary.write_text(json.dumps(self.last), "utf-8")
-            os.replace(temporary, self.folder / _TOLD)
+            os.replace(temporary, self.file)
+
+
+class Heard:
+    """What was heard of each pack, so that each step and each sentence is passed on once and under the pack's key."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, dict[str, Any]] = {}
+
+    def news(self, key: str, progress: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The fields of a Progress that is new, None if nothing is."""
+        before = self.last.get(key)
+        if progress is None or progress == before:
+            return None
+        self.last[key] = progress
+        known = before["said"] if before is not None else []
+        new = progress["said"][len(known) :] if progress["said"][: len(known)] == known else progress["said"]
+        return progress | {"pack": key, "said": new}
 
 
 def _arrive(sources: Mapping[str, tuple[str, str]]) -> None:

@@ -22,10 +22,11 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.launch.deaths import lost, not_connected
-from windtunnel.launch.errand import errands
+from windtunnel.launch.errand import errands, untold
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
+from windtunnel.places import Local
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
 from windtunnel.train.memory import process_bytes
@@ -81,7 +82,7 @@ class Ray:
             self._leave()
 
     def _train(self, packs: Sequence[Pack], store: Store, report: Any, finished: Any) -> None:
-        log, left = store.packs().parent / "logs" / "ray.log", {pack.key: pack for pack in packs}
+        log, left = shared_folder(store) / "logs" / "ray.log", {pack.key: pack for pack in packs}
         if self._process is None:
             self._folder, self._connected = tempfile.mkdtemp(prefix="wt-ray-"), False
             self._process = _driver(log, self._address(), self._folder)
@@ -92,6 +93,7 @@ class Ray:
                 report(Progress(**event["progress"]))
             elif "finished" in event:
                 pack = left.pop(event["finished"])
+                untold(store.path, pack.key)
                 if finished is not None:
                     finished(pack)
                 if not left:
@@ -125,7 +127,7 @@ class Ray:
             "address": self._address(),
             "devices": self.devices,
             "path": sys.path,
-            "packs": str(store.packs().resolve()),
+            "store": str(shared_folder(store)),
             "errands": [
                 {
                     "key": pack.key,
@@ -136,6 +138,15 @@ class Ray:
                 for pack, sent in zip(packs, errands(packs, store), strict=True)
             ],
         }
+
+
+def shared_folder(store: Store) -> Path:
+    """The folder that all machines of a cluster share. Raises InputError for a store that is none."""
+    if not isinstance(store.place, Local):
+        raise InputError(
+            f"The store {store.where} is no folder; on a cluster give one that every node sees, as on NFS."
+        )
+    return store.packs().parent.resolve()
 
 
 def check_installed(module: str, extra: str) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from windtunnel.errors import InputError
 from windtunnel.launch.deaths import Deaths, gave_up, not_connected
-from windtunnel.launch.errand import told
+from windtunnel.launch.errand import Heard, told
 
 POLL_SECONDS = 0.3
 HANG_SECONDS = 10.0  # after the pipe closed, Ray may take this long to shut down (measured: 1 to 2 s)
@@ -44,10 +44,9 @@ class Tasks:
 
     def __init__(self, asked: dict[str, Any], events: IO[str], gone: threading.Event) -> None:
         self.asked, self.events, self.gone = asked, events, gone
-        self.packs, self.deaths = Path(asked["packs"]), Deaths(Path(asked["packs"]))
+        self.store, self.deaths, self.heard = Path(asked["store"]), Deaths(Path(asked["store"])), Heard()
         self.waiting = deque(asked["errands"])
         self.running: dict[Any, dict[str, Any]] = {}
-        self.said: dict[str, Any] = {}
         self.room = _room()
 
     def run(self) -> None:
@@ -62,7 +61,7 @@ class Tasks:
             for task in done:
                 self._settle(self.running.pop(task), task)
             for errand in self.running.values():
-                self._tell_progress(errand["key"], told(self.packs, errand["key"]))
+                self._tell_progress(errand["key"], told(self.store, errand["key"]))
 
     def _submit(self, errand: dict[str, Any]) -> None:
         import ray
@@ -107,9 +106,9 @@ class Tasks:
         self.waiting.appendleft(errand)
 
     def _tell_progress(self, key: str, progress: dict[str, Any] | None) -> None:
-        if progress is not None and progress != self.said.get(key):
-            self.said[key] = progress
-            tell(self.events, progress=progress)
+        news = self.heard.news(key, progress)
+        if news is not None:
+            tell(self.events, progress=news)
 
 
 def _room() -> dict[str, float]:

@@ -21,11 +21,11 @@ from typing import Any
 
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.deaths import Deaths, gave_up
-from windtunnel.launch.errand import errands, told
+from windtunnel.launch.errand import Heard, errands, told, untold
 from windtunnel.launch.here import default_devices
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
-from windtunnel.launch.ray import check_installed
+from windtunnel.launch.ray import check_installed, shared_folder
 from windtunnel.launch.slurm_job import Job
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
@@ -96,7 +96,7 @@ class Slurm:
     def _executor(self, packs: Sequence[Pack], store: Store, cluster: str) -> Any:
         import submitit
 
-        folder = store.packs().parent.resolve() / "logs" / "slurm"
+        folder = shared_folder(store) / "logs" / "slurm"
         limits = {f"{cluster}_max_num_timeout": REQUEUES}
         executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **limits)
         asked: dict[str, Any] = {
@@ -119,14 +119,14 @@ class _Jobs:
 
     def __init__(self, executor: Any, packs: Sequence[Pack], store: Store, at_once: int | None) -> None:
         self.executor, self.store, self.at_once = executor, store, at_once
-        self.folder = store.packs().parent.resolve() / "logs" / "slurm"
+        self.folder = shared_folder(store) / "logs" / "slurm"
         for name in ("answers", "jobs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.deaths, self.asked_slurm = Deaths(store.packs()), time.monotonic()
+        self.deaths, self.asked_slurm = Deaths(store.path), time.monotonic()
         self.sent = {sent["key"]: sent for sent in errands(packs, store)}
         self.running = self._joined(packs)
         self.waiting = deque(pack for pack in packs if pack.key not in self.running)
-        self.said: dict[str, Any] = {}
+        self.heard = Heard()
 
     def train(self, report: Report | None, finished: Callable[[Pack], None] | None) -> None:
         """Submit and wait until every pack is recorded; raise what stopped one."""
@@ -139,6 +139,7 @@ class _Jobs:
             for key, (pack, job) in list(self.running.items()):
                 if self._recorded(pack, job):
                     self._end(key)
+                    untold(self.store.path, key)
                     if finished is not None:
                         finished(pack)
                 elif job.done(force_check=force):
@@ -209,10 +210,9 @@ class _Jobs:
         self._answer(key).unlink(missing_ok=True)
 
     def _report(self, key: str, report: Report | None) -> None:
-        progress = told(self.store.packs(), key)
-        if report is not None and progress is not None and progress != self.said.get(key):
-            self.said[key] = progress
-            report(Progress(**progress))
+        news = self.heard.news(key, told(self.store.path, key))
+        if report is not None and news is not None:
+            report(Progress(**news))
 
     def _note(self, key: str) -> Path:
         return self.folder / "jobs" / f"{key}.json"
