@@ -38,7 +38,8 @@ def test_no_hostile_file_runs_code_writes_elsewhere_or_crashes_a_reader():
     """Fifty files to every reader, two of them 2 GB once unpacked: buys that no reader was forgotten."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.hostile", "--check"],
-        cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     found = json.loads(done.stdout)
     assert found["files"] >= 40 and found["given"] > 500 and found["refused"] > 400

@@ -90,19 +90,23 @@ def misfit(value: Any, shape: Any, at: str = "it") -> str | None:
         if not isinstance(value, Mapping):
             return f"{at} is {_short(value)}, not an object"
         if str in shape:
-            return next((m for name, v in value.items() if (m := misfit(v, shape[str], f"{at}.{name}"))), None)
-        missing = sorted(shape.keys() - value.keys())
-        if missing:
-            return f"{at} lacks {', '.join(missing)}"
-        return next((m for name, each in shape.items() if (m := misfit(value[name], each, f"{at}.{name}"))), None)
+            each = shape[str]
+            return next((f"{at}.{m}" for name, v in value.items() if (m := misfit(v, each, name)) is not None), None)
+        for name, each in shape.items():
+            if name not in value:
+                return f"{at} lacks {', '.join(sorted(shape.keys() - value.keys()))}"
+            wrong = misfit(value[name], each, name)
+            if wrong is not None:
+                return f"{at}.{wrong}"
+        return None
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{at} is {_short(value)}, not a list"
-        return next((m for i, v in enumerate(value) if (m := misfit(v, shape[0], f"{at}[{i}]"))), None)
-    types = shape if isinstance(shape, tuple) else (shape,)
-    fits = isinstance(value, types) and (not isinstance(value, bool) or bool in types)
+        return next((m for i, v in enumerate(value) if (m := misfit(v, shape[0], f"{at}[{i}]")) is not None), None)
+    if (type(value) is bool and shape is not bool) or not isinstance(value, shape):
+        return f"{at} is {_short(value)}"
     huge = isinstance(value, int) and abs(value) >= 1 << 63  # no count of ours, and no float holds it
-    return None if fits and not huge else f"{at} is {_short(value)}"
+    return f"{at} is {_short(value)}" if huge else None
 
 
 def arrays_of(data: bytes, named: str, remedy: str) -> dict[str, np.ndarray]:
