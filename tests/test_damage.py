@@ -225,13 +225,13 @@ def test_a_checkpoint_with_any_damage_is_never_used(stopped_pack, tmp_path, name
     facts, tensors = checkpoint.newest(folder) or ({}, {})
     for _ in range(FLIPS):
         (tmp_path / step / name).write_bytes(flipped(good, draw))
-        found, damaged = checkpoint.search(tmp_path)
+        found, damaged = checkpoint.search(tmp_path, lambda facts, tensors: (facts, tensors))
         assert found is not None
         if damaged:
             noticed += 1
-            assert found.facts["step"] == 7
+            assert found[0]["step"] == 7
         else:
-            assert found.facts == facts and all(torch.equal(t, tensors[n]) for n, t in found.tensors.items())
+            assert found[0] == facts and all(torch.equal(t, tensors[n]) for n, t in found[1].items())
     assert noticed > 0.9 * FLIPS
 
 
@@ -239,12 +239,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(stopped_pac
     pack, folder, whole = stopped_pack
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "step-000000008" / "state.json"
-    path.write_text(path.read_text().replace('"alive": [0, 1]', '"alive": [0]'))
+    path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1'))
     said: list[str] = []
     again = train(pack, device=tiny.CPU, folder=tmp_path, report=lambda p: said.extend(p.said), checkpoint_seconds=-1.0)
     assert [tiny.numbers(r) for r in again] == whole
     (sentence,) = said
-    assert f"{tmp_path}/step-000000008 is damaged (state.json does not match its own checksum)" in sentence
+    assert f"{tmp_path}/step-000000008 cannot be used (state.json does not match its own checksum)" in sentence
     assert "goes on from step 7; 1 steps are trained again" in sentence
     assert (tmp_path / "damaged-step-000000008").is_dir() and checkpoint.newest(tmp_path)[0]["step"] == tiny.STEPS
 

@@ -112,6 +112,38 @@ def test_a_read_only_store_is_listed_shown_and_scored(tmp_path, capsys):
             wt.Store(folder).add(run(1))
 
 
+def test_a_report_of_a_read_only_store_is_written_here(tmp_path, corpus, capsys, monkeypatch):
+    wt.Store(tmp_path / "store").add(run())
+    (tmp_path / "read_only_study.py").write_text(f"import tiny\nstudy = tiny.study({str(corpus)!r})\n")
+    monkeypatch.chdir(tmp_path)
+    for folder in mounted(tmp_path / "store", "--bind", "-o", "ro", str(tmp_path / "store")):
+        there = ["read_only_study.py", "--store", str(folder)]
+        assert main(["plan", *there]) == 0 and main(["report", *there]) == 0
+        assert (
+            "the report is written here" in capsys.readouterr().err and (tmp_path / "tiny.html").stat().st_size > 1000
+        )
+        assert main(["forecast", *there]) == 2 and "too few runs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_training_needs_no_network(tmp_path, corpus):
+    """Two worker processes where no interface is up: buys that nothing is fetched, reported or listened to."""
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a network namespace")
+    code = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from pathlib import Path
+import tiny
+import windtunnel as wt
+from windtunnel.launch.here import Here
+packs = [tiny.pack(tiny.recipe(Path({str(corpus)!r})), [{{"lr": 0.01}}], seeds=[seed]) for seed in (0, 1)]
+Here(devices=2)(packs, wt.Store({str(tmp_path / "store")!r}))
+"""
+    subprocess.run(["unshare", "-rn", sys.executable, "-c", code], env=_environment(), check=True)
+    assert main(["runs", "--store", str(tmp_path / "store")]) == 0 and len(wt.Store(tmp_path / "store").runs()) == 2
+
+
 # many processes, clocks
 
 

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "windtunnel"
 
-GROUND = ("errors", "ladder", "meaning", "recipe", "runs", "files", "places", "remote", "records", "store")
+GROUND = ("errors", "ladder", "meaning", "recipe", "runs", "files", "places", "remote", "records", "index", "store")
 EVIDENCE = ("laws", "forecasts", "report")
 MAKING = ("scaling", "parts", "ideas", "train", "launch")
 

@@ -39,6 +39,8 @@ def json_of(data: bytes, named: str, remedy: str) -> dict[str, Any]:
     """The JSON object in these bytes. Raises InputError that begins with `named` and ends with `remedy`."""
     try:
         found = json.loads(data.decode("utf-8"))
+        if b"\\ud" in data or b"\\uD" in data:  # half of a pair cannot be printed, nor put into a table
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
     except (
         ValueError,
         RecursionError,
@@ -88,18 +90,23 @@ def misfit(value: Any, shape: Any, at: str = "it") -> str | None:
         if not isinstance(value, Mapping):
             return f"{at} is {_short(value)}, not an object"
         if str in shape:
-            return next((m for name, v in value.items() if (m := misfit(v, shape[str], f"{at}.{name}"))), None)
-        missing = sorted(shape.keys() - value.keys())
-        if missing:
-            return f"{at} lacks {', '.join(missing)}"
-        return next((m for name, each in shape.items() if (m := misfit(value[name], each, f"{at}.{name}"))), None)
+            each = shape[str]
+            return next((f"{at}.{m}" for name, v in value.items() if (m := misfit(v, each, name)) is not None), None)
+        for name, each in shape.items():
+            if name not in value:
+                return f"{at} lacks {', '.join(sorted(shape.keys() - value.keys()))}"
+            wrong = misfit(value[name], each, name)
+            if wrong is not None:
+                return f"{at}.{wrong}"
+        return None
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{at} is {_short(value)}, not a list"
-        return next((m for i, v in enumerate(value) if (m := misfit(v, shape[0], f"{at}[{i}]"))), None)
-    types = shape if isinstance(shape, tuple) else (shape,)
-    fits = isinstance(value, types) and (not isinstance(value, bool) or bool in types)
-    return None if fits else f"{at} is {_short(value)}"
+        return next((m for i, v in enumerate(value) if (m := misfit(v, shape[0], f"{at}[{i}]")) is not None), None)
+    if (type(value) is bool and shape is not bool) or not isinstance(value, shape):
+        return f"{at} is {_short(value)}"
+    huge = isinstance(value, int) and abs(value) >= 1 << 63  # no count of ours, and no float holds it
+    return f"{at} is {_short(value)}" if huge else None
 
 
 def arrays_of(data: bytes, named: str, remedy: str) -> dict[str, np.ndarray]:
@@ -151,5 +158,7 @@ def check_tensors(data: bytes, most: int = 100_000) -> None:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return "a number of more than 63 bits"
+    text = ascii(value) if not isinstance(value, dict | list) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "..."

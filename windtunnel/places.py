@@ -143,14 +143,14 @@ class Local:
                     if time.time() - path.lstat().st_mtime > _UNLOCKED_AT_MOST:
                         _remove_if_abandoned(path)
 
-    def _unlinked(self, name: str) -> Path:
+    def _unlinked(self, name: str) -> str:
         """The path of a name none of whose folders is a link, the store's own top folders apart."""
-        path = self.root
-        for depth, part in enumerate([*parts(self.inside), *parts(name)][:-1]):
-            path = path / part
-            if path.is_symlink() and not (depth == 0 and part in _TOP):
+        pieces, path = [*parts(self.inside), *parts(name)], str(self.root)
+        for depth, part in enumerate(pieces[:-1]):
+            path = os.path.join(path, part)
+            if not (depth == 0 and part in _TOP) and os.path.islink(path):
                 raise InputError(f"{path} is a link; a store follows none. Put the folder itself there.")
-        return self.path(name)
+        return os.path.join(path, pieces[-1])
 
 
 def parts(name: str) -> list[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from windtunnel.cli.live import Live, Plain
-from windtunnel.cli.shared import add_study, add_where, launcher_of, load_study, open_store, print_json
+from windtunnel.cli.shared import add_study, add_where, launcher_of, load_study, open_store, print_json, write_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +28,7 @@ def execute(args: argparse.Namespace) -> int:
     result = _over_processes(args, study, store) if args.on == "torchrun" else _launched(args, study, store)
     if result is None:
         return 0  # another process of this torchrun has the answer
-    command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
-    page = Path(args.store) / f"{study.name.replace(' ', '-')}.html"
-    result.report(page, command=command, study_file=args.study)
+    page, command = write_page(result, args)
     if args.json:
         print_json(result.to_json() | {"report": str(page)})
     else:

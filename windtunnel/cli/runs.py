@@ -7,7 +7,6 @@ from typing import Any
 
 from windtunnel.cli.shared import add_store, existing_store, print_json
 from windtunnel.ladder import compact
-from windtunnel.store import row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +20,7 @@ def execute(args: argparse.Namespace) -> int:
     store = existing_store(args)
     if args.key:
         return _show(store.get(args.key).to_json(), args.json)
-    rows = [row(record) for record in store.records()]
+    rows = store.rows()
     if args.json:
         print_json({"runs": rows})
         return 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import json
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,10 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError
+from windtunnel.places import Local
 from windtunnel.store import Store
 
 if TYPE_CHECKING:
-    from windtunnel.study import Study
+    from windtunnel.study import Result, Study
 
 DEFAULT_STORE = "windtunnel-store"
 
@@ -25,7 +29,10 @@ DEFAULT_STORE = "windtunnel-store"
 def add_store(parser: argparse.ArgumentParser) -> None:
     """--store and --json."""
     parser.add_argument(
-        "--store", default=DEFAULT_STORE, metavar="FOLDER", help=f"where runs and forecasts live ({DEFAULT_STORE})"
+        "--store",
+        default=DEFAULT_STORE,
+        metavar="PLACE",
+        help=f"folder or URL where runs and forecasts live ({DEFAULT_STORE})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -146,6 +153,23 @@ def existing_store(args: Any) -> Store:
             f"There is no store at {store.where}; name one with --store, or make one with `windtunnel run`."
         )
     return store
+
+
+def write_page(result: Result, args: Any) -> tuple[Path, str]:
+    """Write the report beside the runs, or here where the store is a URL or may not be written; its path, the command.
+
+    The command repeats the run.
+    """
+    command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
+    name = re.sub(r"[^\w.-]", "-", result.study.name).lstrip(".") + ".html"
+    folder = result.store.path if isinstance(result.store.place, Local) else Path()
+    try:
+        return result.report(folder / name, command=command, study_file=args.study), command
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        print(f"windtunnel: {folder} cannot be written, so the report is written here", file=sys.stderr)
+        return result.report(Path(name), command=command, study_file=args.study), command
 
 
 def print_json(data: Any) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.files import misfit, shape_of
 from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import Place, located
@@ -24,6 +25,14 @@ from windtunnel.runs import Run, canonical
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
 
+_NUMBER = (int, float)
+_INTERVAL = {"median": _NUMBER, "low": _NUMBER, "high": _NUMBER, "level": _NUMBER}
+_HIDDEN = {"kept": int, "rung": int, "size": _NUMBER, "predicted": _INTERVAL, "truth": _NUMBER, "error": _NUMBER}
+_SHAPE = {
+    "key": str, "created": str, "study": str, "idea": str, "target": {str: _NUMBER}, "loss": _INTERVAL,
+    "intervals": [_INTERVAL], "laws": {str: _NUMBER}, "caveats": [str], "backtest": [_HIDDEN | {"z": _NUMBER}],
+    "reliable": bool, "hyperparameters": {str: _INTERVAL}, "runs": [str],
+}  # fmt: skip
 METHOD = 2  # raised by one when the same runs would give other numbers; part of every forecast's key
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -87,7 +96,15 @@ class Forecast:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Forecast:
-        """The forecast that `to_json` wrote (a seal that the store added is ignored)."""
+        """The forecast that `to_json` wrote (a seal that the store added is ignored). Raises InputError for another."""
+        wrong = misfit(data, _SHAPE, "the forecast")
+        if wrong:
+            raise InputError(f"This is not a forecast: {wrong}.")
+        with shape_of("This forecast", "it was written by something else."):
+            return cls._of(data)
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any]) -> Forecast:
         return cls(
             key=data["key"],
             created=data["created"],

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from windtunnel.errors import InputError
+from windtunnel.files import shape_of
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.ladder import compact
 from windtunnel.laws.law import Sizes
@@ -63,11 +64,12 @@ class BestHyperparameters:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BestHyperparameters:
         """The answer that `to_json` wrote."""
-        read: dict[str, Any] = {**data, "caveats": tuple(data["caveats"])}
-        read["regret"] = Interval.from_json(data["regret"])
-        for name in ("values", "exponents"):
-            read[name] = {key: Interval.from_json(value) for key, value in data[name].items()}
-        return cls(**read)
+        with shape_of("These best hyperparameters", "give what to_json returned."):
+            read: dict[str, Any] = {**data, "caveats": tuple(data["caveats"])}
+            read["regret"] = Interval.from_json(data["regret"])
+            for name in ("values", "exponents"):
+                read[name] = {key: Interval.from_json(value) for key, value in data[name].items()}
+            return cls(**read)
 
 
 def best_hyperparameters(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.files import shape_of
 from windtunnel.forecasts.fit import Fit, fit
 from windtunnel.forecasts.frame import axis_of
 from windtunnel.forecasts.gap import fit_gap
@@ -87,10 +88,11 @@ class Verdict:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verdict:
         """The verdict that `to_json` wrote, now or before it knew crossings and single pairs."""
-        read: dict[str, Any] = {**data, "caveats": tuple(data["caveats"])}
-        for name in _INTERVALS:
-            read[name] = None if data.get(name) is None else Interval.from_json(data[name])
-        return cls(**read)
+        with shape_of("This verdict", "give what to_json returned."):
+            read: dict[str, Any] = {**data, "caveats": tuple(data["caveats"])}
+            for name in _INTERVALS:
+                read[name] = None if data.get(name) is None else Interval.from_json(data[name])
+            return cls(**read)
 
 
 def compare(

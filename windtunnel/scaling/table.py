@@ -18,10 +18,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from windtunnel.errors import InputError
+from windtunnel.files import misfit, shape_of
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.runs import canonical
 from windtunnel.scaling.sites import readout_modules
 from windtunnel.scaling.wrapped import modules
+
+_FACTORS = {str: (int, float)}
+_SITE = {"role": str, "shape": [int], "fan_in": int, "fan_out": int}
+_SHAPE = {"scales": {str: _FACTORS}, "forward": _FACTORS, "sites": {str: _SITE}, "caveats": [str]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,15 @@ class ScaleTable:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScaleTable:
-        """The table that `to_json` wrote; raises InputError where its hash does not fit its content."""
+        """The table that `to_json` wrote; raises InputError for anything else, and where its hash does not fit."""
+        wrong = misfit(data, _SHAPE, "it")
+        if wrong:
+            raise InputError(f"This is not a scale table: {wrong}. Give what ScaleTable.to_json returned.")
+        with shape_of("This scale table", "give what ScaleTable.to_json returned."):
+            return cls._of(data)
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any]) -> ScaleTable:
         sites = {name: Site(**{**site, "shape": tuple(site["shape"])}) for name, site in data["sites"].items()}
         scales = {name: Scale(**scale) for name, scale in data["scales"].items()}
         table = cls(

@@ -16,7 +16,7 @@ from typing import Any
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, fit, score
 from windtunnel.runs import Run, canonical
-from windtunnel.store import Store, row
+from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Stages, TuningState
 from windtunnel.tune import Basin, Transfer
@@ -217,10 +217,9 @@ def _known_truth(stages: Stages, name: str) -> list[str]:
     rung = stages.study.target.rung
     if rung is None:
         return []
-    there = [row(record) for record in stages.store.records()]
     known = [
         r
-        for r in there
+        for r in stages.store.rows()
         if (r["width"], r["depth"], r["tokens"]) == (rung.width, rung.depth, rung.tokens)
         and r["outcome"] == "finished"
         and r.get("idea", name) == name

@@ -13,7 +13,7 @@ from typing import Any
 
 from windtunnel.ladder import Rung, Size, compact
 from windtunnel.recipe import Recipe
-from windtunnel.store import Store, row
+from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
 
@@ -174,7 +174,7 @@ def _grouped(stages: Stages, recipe: Recipe, stage: str, asks: Sequence[Ask], kn
 
 
 def _speed(store: Store) -> tuple[float, str]:
-    rows = [row(record) for record in store.records()]
+    rows = store.rows()
     speeds = [r["flops"] / r["seconds"] for r in rows if r["outcome"] == "finished" and r["seconds"]]
     if not speeds:
         return GUESSED_SPEED, "a guess: no run in the store yet"

@@ -10,31 +10,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, contiguous_format
 
 from windtunnel.errors import InputError
-from windtunnel.files import RECORD_BYTES, check_tensors, json_of, misfit, seal_of, sealed, sha256
+from windtunnel.files import RECORD_BYTES, check_tensors, json_of, misfit, seal_of, sealed, sha256, shape_of
 from windtunnel.places import Local, Place
 from windtunnel.records import upgrade
 
 FORMAT = 2  # 1, written by 0.1.0, has no seal over its JSON and is not gone on from
 KEPT = 2
 TENSOR_BYTES = 1 << 40
+T = TypeVar("T")
+Take = Callable[[dict[str, Any], dict[str, Tensor]], T]
 _STEP = re.compile(r"step-\d{9}")
 _SHAPE = {"step": int, "sha256": str, "bytes": int, "members": [str]}
-
-
-@dataclass(frozen=True)
-class Found:
-    """The newest good checkpoint: its facts and tensors."""
-
-    facts: dict[str, Any]
-    tensors: dict[str, Tensor]
 
 
 def place_of(folder: Path | Place) -> Place:
@@ -66,17 +59,25 @@ def written(step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
 
 def newest(folder: Path | Place) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Facts and tensors of the newest good checkpoint, or None."""
-    found = search(folder)[0]
-    return None if found is None else (found.facts, found.tensors)
+    return search(folder, lambda facts, tensors: (facts, tensors))[0]
 
 
-def search(folder: Path | Place) -> tuple[Found | None, dict[str, str]]:
-    """The newest good checkpoint, and by name why each newer one is not. Raises InputError for a newer version's."""
+def search(
+    folder: Path | Place, take: Callable[[dict[str, Any], dict[str, Tensor]], T]
+) -> tuple[T | None, dict[str, str]]:
+    """What `take` makes of the newest good checkpoint, and by name why each newer one is not good.
+
+    `take` raises InputError for one that it cannot use. Raises InputError for a checkpoint of a newer version.
+    """
     place, damaged = place_of(folder), {}
     for name in _steps(place):
         try:
-            return _read(place, name), damaged
-        except _Damaged as error:
+            facts, tensors = _read(place, name)
+            with shape_of("state.json", "it is not used."):
+                return take(facts, tensors), damaged
+        except Newer:
+            raise
+        except (_Damaged, InputError) as error:
             damaged[name] = str(error)
     return None, damaged
 
@@ -99,11 +100,15 @@ def interrupted(packs: Path | Place) -> list[list[str]]:
     return [found for name in folders if (found := members(place.below(name)))]
 
 
+class Newer(InputError):
+    """A checkpoint of a newer windtunnel: training over it would lose what it holds."""
+
+
 class _Damaged(Exception):
     """Why a checkpoint cannot be used."""
 
 
-def _read(place: Place, name: str) -> Found:
+def _read(place: Place, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load
 
     facts = _facts(place, name)
@@ -112,12 +117,12 @@ def _read(place: Place, name: str) -> Found:
         if sha256(data) != facts["sha256"]:
             raise _Damaged("sha256 differs in state.safetensors")
         check_tensors(data)
-        return Found(facts, load(data))
+        return facts, load(data)
     except InputError as error:
         raise _Damaged(str(error)) from None
+    except (_Damaged, MemoryError):
+        raise
     except Exception as error:
-        if isinstance(error, _Damaged | MemoryError):
-            raise
         raise _Damaged(f"state.safetensors cannot be read: {error}") from None  # safetensors has its own errors
 
 
@@ -128,7 +133,7 @@ def _facts(place: Place, name: str) -> dict[str, Any]:
     except InputError as error:
         raise _Damaged(str(error)) from None
     if isinstance(facts.get("format"), int) and facts["format"] > FORMAT:
-        raise InputError(f"{named} is of format {facts['format']}; {upgrade(FORMAT, facts)}")
+        raise Newer(f"{named} is of format {facts['format']}; {upgrade(FORMAT, facts)}")
     if facts.get("seal") != seal_of(facts):
         raise _Damaged("state.json does not match its own checksum")
     wrong = misfit(facts, _SHAPE, "state.json")

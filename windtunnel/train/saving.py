@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from windtunnel.errors import InputError
-from windtunnel.files import shape_of
 from windtunnel.places import Place, unwritable
 from windtunnel.train import checkpoint
 from windtunnel.train.state import State, from_checkpoint, to_checkpoint
@@ -45,15 +45,13 @@ class Saving:
         if self.place is None:
             return None
         self.place.sweep()
-        found, damaged = checkpoint.search(self.place)
-        state = None
-        if found is not None and found.facts["members"] == self.members:
-            name = f"step-{found.facts['step']:09d}"
-            try:
-                with shape_of(f"{self.place.where}/{name}", ""):
-                    state = from_checkpoint(found.facts, found.tensors, groups, device)
-            except InputError as error:
-                damaged[name] = str(error)
+
+        def take(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
+            if facts["members"] != self.members:
+                raise InputError("it is of other runs")
+            return from_checkpoint(facts, tensors, groups, device)
+
+        state, damaged = checkpoint.search(self.place, take)
         for name, why in damaged.items():
             self._set_aside(name, why, state)
         return state
@@ -97,7 +95,7 @@ class Saving:
         after = "from the first step" if state is None else f"from step {state.step}"
         again = step - (state.step if state else 0)
         self._said.append(
-            f"The checkpoint {self.place.where}/{name} is damaged ({why}): training goes on {after}; {again} steps are "
-            f"trained again."
+            f"The checkpoint {self.place.where}/{name} cannot be used ({why}): training goes on {after}; {again} steps "
+            f"are trained again."
         )
         self.place.set_aside(name, f"damaged-{name}")

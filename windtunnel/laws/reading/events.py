@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from windtunnel.laws.reading.tables import bytes_of
+
 _FLOAT, _DOUBLE = 1, 2  # TensorProto.dtype
 _STATES = {1: "finished", 2: "failed", 3: "running"}  # hparams Status: SUCCESS, FAILURE, RUNNING
 
@@ -29,15 +31,15 @@ class Events:
 def read_events(file: Path) -> Events:
     """The scalars and hyperparameters of one event file; empty where there are none."""
     found = Events()
-    for record in _records(file.read_bytes()):
+    for record in _records(bytes_of(file)):
         step, summary = 0, b""
         for number, value in _fields(record):
-            if number == 2:
+            if number == 2 and isinstance(value, int):
                 step = value
-            elif number == 5:
+            elif number == 5 and isinstance(value, bytes):
                 summary = value
         for number, value in _fields(summary):
-            if number == 1:
+            if number == 1 and isinstance(value, bytes):
                 _take(found, step, value)
     return found
 
@@ -86,40 +88,54 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
 def _take(found: Events, step: int, message: bytes) -> None:
     """One Summary.Value: tag 1, simple_value 2, tensor 8, metadata 9."""
     parts = dict(_fields(message))
-    tag = parts.get(1, b"").decode("utf-8", "replace")
+    tag = _text(parts, 1)
     if tag.startswith("_hparams_/"):
-        _hparams(found, parts.get(9, b""))
+        _hparams(found, _inner(parts, 9))
         return
-    number = struct.unpack("<f", parts[2])[0] if len(parts.get(2, b"")) == 4 else _scalar(parts.get(8, b""))
+    stated = _inner(parts, 2)
+    number = struct.unpack("<f", stated)[0] if len(stated) == 4 else _scalar(_inner(parts, 8))
     if number is not None and step >= found.scalars.get(tag, (0, 0.0))[0]:
         found.scalars[tag] = (step, number)
+
+
+def _inner(parts: dict[int, Any], number: int) -> bytes:
+    """A field that holds bytes; none where it is absent or, in a damaged file, of another kind."""
+    value = parts.get(number)
+    return value if isinstance(value, bytes) else b""
+
+
+def _text(parts: dict[int, Any], number: int) -> str:
+    return _inner(parts, number).decode("utf-8", "replace")
 
 
 def _scalar(tensor: bytes) -> float | None:
     """A tensor without axes: content 4, float_val 5, double_val 6; None for anything else."""
     parts = dict(_fields(tensor))
-    kind = {_FLOAT: ("<f", 4, 5), _DOUBLE: ("<d", 8, 6)}.get(parts.get(1, 0))
-    if kind is None or parts.get(2, b""):
+    kinds = {_FLOAT: ("<f", 4, 5), _DOUBLE: ("<d", 8, 6)}
+    stated = parts.get(1, 0)
+    kind = kinds.get(stated) if isinstance(stated, int) else None
+    if kind is None or _inner(parts, 2):
         return None
     form, size, own = kind
-    content = next((parts[n] for n in (4, own) if isinstance(parts.get(n), bytes) and len(parts[n]) == size), None)
+    content = next((each for n in (4, own) if len(each := _inner(parts, n)) == size), None)
     return struct.unpack(form, content)[0] if content else None
 
 
 def _hparams(found: Events, metadata: bytes) -> None:
     """metadata.plugin_data(1).content(2) is HParamsPluginData: session start 3 {map 1}, session end 4 {status 1}."""
-    content = dict(_fields(dict(_fields(metadata)).get(1, b""))).get(2, b"")
+    content = _inner(dict(_fields(_inner(dict(_fields(metadata)), 1))), 2)
     for number, session in _fields(content):
-        if number == 3:
-            entries = [dict(_fields(entry)) for n, entry in _fields(session) if n == 1]
-            found.hparams |= {e.get(1, b"").decode("utf-8", "replace"): _value(e.get(2, b"")) for e in entries}
-        elif number == 4:
-            found.state = _STATES.get(dict(_fields(session)).get(1, 0), "")
+        if number == 3 and isinstance(session, bytes):
+            entries = [dict(_fields(entry)) for n, entry in _fields(session) if n == 1 and isinstance(entry, bytes)]
+            found.hparams |= {_text(e, 1): _value(_inner(e, 2)) for e in entries}
+        elif number == 4 and isinstance(session, bytes):
+            status = dict(_fields(session)).get(1, 0)
+            found.state = _STATES.get(status, "") if isinstance(status, int) else ""
 
 
 def _value(message: bytes) -> Any:
     """google.protobuf.Value: number 2, string 3, bool 4."""
     parts = dict(_fields(message))
-    if 2 in parts:
-        return struct.unpack("<d", parts[2])[0]
-    return parts[3].decode("utf-8", "replace") if 3 in parts else bool(parts.get(4, 0))
+    if len(_inner(parts, 2)) == 8:
+        return struct.unpack("<d", _inner(parts, 2))[0]
+    return _text(parts, 3) if 3 in parts else bool(parts.get(4, 0))

@@ -19,6 +19,7 @@ from windtunnel.errors import InputError
 from windtunnel.laws.reading.tables import Table
 
 NESTED = ("config", "summary", "summarymetrics", "summary_metrics", "params", "metrics", "tags", "hparams", "data")
+_NO_JSON = (ValueError, RecursionError)  # no JSON, a number of thousands of digits, nested for ever
 _WRAPPER = ({"value"}, {"value", "desc"})  # how W&B stores a config entry
 _NUMBERLESS = re.compile(r"(?<![\w.'\"])(nan|-?inf)(?![\w.'\"])")  # as Python prints them in a dictionary
 
@@ -58,7 +59,7 @@ def _whole(text: str) -> Any:
         return None
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
+    except _NO_JSON:
         return None
     return whole if isinstance(whole, list | dict) else None
 
@@ -66,7 +67,7 @@ def _whole(text: str) -> Any:
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
+    except _NO_JSON:
         return False
 
 
@@ -77,8 +78,8 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _record(file: Path, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} row {number} is not JSON ({error.msg}); write one object a line.") from None
+    except _NO_JSON as error:
+        raise InputError(f"{file} row {number} is not JSON ({error}); write one object a line.") from None
     return _check(file, number, record)
 
 
@@ -156,7 +157,7 @@ def _parsed(text: str) -> Any:
     """An object written as JSON, or as Python prints a dictionary; the text itself where it is neither."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except _NO_JSON:
         pass
     try:
         return ast.literal_eval(_NUMBERLESS.sub("None", text))

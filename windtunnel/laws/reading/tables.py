@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.places import check_size
+
+TABLE_BYTES = 1 << 30  # of a table, packed or unpacked; ten million rows of ten columns (chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +43,26 @@ class Table:
         return f"{self.noun}(s) {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else "")
 
 
+def bytes_of(file: Path) -> bytes:
+    """The bytes of a file. Raises InputError for one that is no table's size, is no plain file, or cannot be read."""
+    try:
+        if not file.is_file():
+            raise InputError(f"{file} is not a plain file; give a table.")
+        check_size(str(file), file.stat().st_size, TABLE_BYTES)
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+
+
 def text_of(file: Path) -> str:
     """The text of a file, gzipped or not. Raises InputError for anything else."""
-    data = file.read_bytes()
+    data = bytes_of(file)
     try:
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(TABLE_BYTES + 1)
+            check_size(f"{file}, unpacked,", len(data), TABLE_BYTES)
         text = data.decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file} is not text ({error}); give a CSV, Parquet or JSON lines table.") from None
     if "\0" in text:
         raise InputError(f"{file} is binary; give a CSV, Parquet (ending .parquet) or JSON lines table.")
@@ -96,10 +112,17 @@ def read_parquet(file: Path) -> Table:
     import pandas as pd
 
     try:
-        frame = pd.read_parquet(file)
+        import pyarrow.parquet as parquet
+
+        data = io.BytesIO(bytes_of(file))
+        facts = parquet.ParquetFile(data).metadata
+        check_size(f"{file}, unpacked,", 8 * facts.num_rows * facts.num_columns, TABLE_BYTES)
+        frame = pd.read_parquet(data)
     except ImportError:
         raise InputError(f"Reading {file} needs pyarrow: `pip install pyarrow`, or save the table as CSV.") from None
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:  # pyarrow's ArrowInvalid is one
         raise InputError(f"{file} is not a Parquet table ({error}).") from None
     named = {str(name): _plain(frame[name].to_numpy()) for name in frame.columns}
     return Table(file, named, range(1, len(frame) + 1))
