@@ -31,8 +31,9 @@ from windtunnel.scaling.table import Scale
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.pack import Group, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.ranks import Ranks, joined, share
-from windtunnel.train.sharded import How, ShardedEngine, check_division, train_sharded
+from windtunnel.train.sharded import ShardedEngine, check_division, train_sharded
 from windtunnel.train.sharded_checkpoint import Saver
+from windtunnel.train.sharded_record import How
 from windtunnel.train.sharded_update import acts_by_entry
 
 RUNG = wt.Rung(width=16, depth=2, heads=2, tokens=8 * tiny.CONTEXT * tiny.BATCH, batch=tiny.BATCH)

@@ -34,7 +34,8 @@ from windtunnel.store import Store
 from windtunnel.train import sharded_checkpoint
 from windtunnel.train.pack import Pack
 from windtunnel.train.ranks import Ranks, joined
-from windtunnel.train.sharded import How, train_sharded
+from windtunnel.train.sharded import train_sharded
+from windtunnel.train.sharded_record import How
 
 Answer = TypeVar("Answer")
 # Weights, gradients and two moments in float32, and as much again for activations: a model that needs more than a
