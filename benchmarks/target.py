@@ -82,7 +82,7 @@ def timed(pack: Pack, ranks: Ranks, how: How, steps: int) -> dict[str, Any]:
     built, curves, seconds = time.perf_counter() - began, engine.resumed(None), []
     for _ in range(steps):
         began = time.perf_counter()
-        engine.advance(curves, wish=False)  # ends with the loss on the host, so the device is done with the step before
+        engine.advance(curves)  # ends with the loss on the host, so the device is done with the step before
         seconds.append(time.perf_counter() - began)
     step = statistics.median(seconds[WARM:])
     flops = engine.size.training_flops(engine.tokens_per_step) / step
