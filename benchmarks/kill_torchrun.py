@@ -30,7 +30,7 @@ STUDY = '''\
 import windtunnel as wt
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
-from windtunnel.train.sharded import How
+from windtunnel.train.sharded_record import How
 
 How.__init__.__kwdefaults__["checkpoint_seconds"] = 0.2
 data = wt.data.text({corpus!r}, context=16, validation=0.2)

@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,9 @@ from windtunnel.recipe import DataShape, Judge
 from windtunnel.runs import RunSpec
 from windtunnel.train.pack import Pack
 from windtunnel.train.ranks import Ranks, joined, launched
-from windtunnel.train.sharded import How, ShardedEngine
+from windtunnel.train.sharded import ShardedEngine
+from windtunnel.train.sharded_checkpoint import Saver
+from windtunnel.train.sharded_record import How
 
 WARM = 5  # steps that are not in the rate
 
@@ -78,7 +82,7 @@ def timed(pack: Pack, ranks: Ranks, how: How, steps: int) -> dict[str, Any]:
     built, curves, seconds = time.perf_counter() - began, engine.resumed(None), []
     for _ in range(steps):
         began = time.perf_counter()
-        engine.advance(curves, wish=False)  # ends with the loss on the host, so the device is done with the step before
+        engine.advance(curves)  # ends with the loss on the host, so the device is done with the step before
         seconds.append(time.perf_counter() - began)
     step = statistics.median(seconds[WARM:])
     flops = engine.size.training_flops(engine.tokens_per_step) / step
@@ -89,15 +93,32 @@ def timed(pack: Pack, ranks: Ranks, how: How, steps: int) -> dict[str, Any]:
         "n": len(seconds[WARM:]), "tokens_a_second": engine.tokens_per_step / step, "flops_a_second": flops,
         "measured_peak": engine.peak, "share_of_measured_peak": flops / (engine.peak * ranks.world),
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if ranks.device.type == "cuda" else None,
-        "last_loss": curves.train_loss[-1],
+        "last_loss": curves.train_loss[-1], "checkpoint": checkpointed(engine, ranks),
     }  # fmt: skip
+
+
+def checkpointed(engine: ShardedEngine, ranks: Ranks) -> dict[str, float]:
+    """What one checkpoint costs: how long training stands still for it, and how long it is written beside."""
+    with tempfile.TemporaryDirectory() as mine:
+        folder = Path(ranks.told(mine))
+        saver = Saver(folder, ranks, 0.0)
+        for step in range(3):  # the last one is told: the first makes what is made once
+            began = time.perf_counter()
+            saver.start(step, engine.update.tensors(), {})
+            stopped = time.perf_counter() - began
+            saver.finish()
+            written = time.perf_counter() - began
+        ranks.told()
+        size = sum(path.stat().st_size for path in folder.glob("*-000000002-*/*"))
+        ranks.told()
+    return {"seconds_stopped": stopped, "seconds_until_written": written, "gib": size / 2**30}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="time the loop of one large target")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batch", type=int, help="examples a step (GPU: 32 of 2048 tokens; CPU: 8 of 64)")
-    parser.add_argument("--pieces", type=int, default=1)
+    parser.add_argument("--pieces", type=int, help="parts that a process cuts its share into (GPU: 2, CPU: 1)")
     parser.add_argument("--plain", action="store_true", help="float32 on a GPU too")
     parser.add_argument("--compiled", action="store_true", help="compile each block")
     parser.add_argument("--out", default="target", help="name of the result file")
@@ -106,8 +127,8 @@ def main() -> None:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
     with joined() as ranks:
         large = ranks.device.type == "cuda"
-        how = How(precision="bfloat16" if large and not args.plain else "float32", pieces=args.pieces,
-                  compiled=args.compiled)  # fmt: skip
+        precision, pieces = "bfloat16" if large and not args.plain else "float32", args.pieces or (2 if large else 1)
+        how = How(precision=precision, pieces=pieces, compiled=args.compiled)
         found = timed(asked(large, args.steps, args.batch or (32 if large else 8)), ranks, how, args.steps)
         if ranks.rank == 0:
             found["device"] = torch.cuda.get_device_name() if large else "cpu"

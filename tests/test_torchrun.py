@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import windtunnel as wt
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.torchrun import Torchrun, _serve, singles
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import Transformer
@@ -31,8 +31,9 @@ from windtunnel.scaling.table import Scale
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.pack import Group, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.ranks import Ranks, joined, share
-from windtunnel.train.sharded import How, ShardedEngine, check_division, train_sharded
+from windtunnel.train.sharded import ShardedEngine, check_division, train_sharded
 from windtunnel.train.sharded_checkpoint import Saver
+from windtunnel.train.sharded_record import How
 from windtunnel.train.sharded_update import acts_by_entry
 
 RUNG = wt.Rung(width=16, depth=2, heads=2, tokens=8 * tiny.CONTEXT * tiny.BATCH, batch=tiny.BATCH)
@@ -100,8 +101,19 @@ def in_two(ranks: Ranks, asked, folder, launched):
         shutil.copytree(folder / name, folder / f"{name}-kept", dirs_exist_ok=True) if ranks.rank == 0 else None
         ranks.told()
         found[f"{name} resumed"] = train_sharded(asked[name], ranks, How(), folder=folder / name)
+    found["left"] = left(ranks, asked["AdamW"], folder / "left")
+    found["came back"] = train_sharded(asked["AdamW"], ranks, How(), folder=folder / "left")
     launch(ranks, launched, folder / "store")
     return found
+
+
+def left(ranks: Ranks, pack, folder: Path) -> list[str]:
+    """Checkpoints there are when the second process alone was asked to leave after some steps."""
+    asked = iter([False] * (STOPPED - 1) + [ranks.rank == 1])
+    with pytest.raises(Stopped):
+        train_sharded(pack, ranks, How(), folder=folder, stop=lambda: next(asked))
+    ranks.told()
+    return [path.parent.name[:17] for path in folder.glob("sharded-*/manifest.json")]
 
 
 def stop(ranks: Ranks, pack, folder: Path) -> None:
@@ -109,9 +121,9 @@ def stop(ranks: Ranks, pack, folder: Path) -> None:
     engine = ShardedEngine(pack, ranks, How())
     curves, saver = engine.resumed(None), Saver(folder, ranks, 0.0)
     for _ in range(STOPPED):
-        engine.advance(curves, wish=False)
+        engine.advance(curves)
     saver.start(curves.step, engine.update.tensors(), engine.facts(curves))
-    engine.advance(curves, wish=False)  # while it is written
+    engine.advance(curves)  # while it is written
     saver.finish()
 
 
@@ -206,6 +218,11 @@ def test_first_values_are_the_engines_to_the_bit(two, asked):
 @pytest.mark.parametrize("name", ["AdamW", "Shampoo"])
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_stopped(name, two):
     assert tiny.numbers(two[0][f"{name} resumed"]) == tiny.numbers(two[0][name])
+
+
+def test_one_process_that_is_asked_to_leave_takes_all_with_it_after_a_checkpoint(two):
+    assert two[0]["left"] == [f"sharded-{STOPPED:09d}"]
+    assert tiny.numbers(two[0]["came back"]) == tiny.numbers(two[0]["AdamW"])
 
 
 @pytest.mark.parametrize("world", [1, 4])

@@ -52,7 +52,7 @@ def _launched(args: argparse.Namespace, study: Any, store: Any) -> Any:
 def _over_processes(args: argparse.Namespace, study: Any, store: Any) -> Any:
     """As one of torchrun's processes, or by starting torchrun and telling what it left in the store."""
     from windtunnel.launch.torchrun import led, spawn
-    from windtunnel.train.sharded import How
+    from windtunnel.train.sharded_record import How
 
     if not launched_by_torchrun(args):
         same = ["run", args.study, "--on", "torchrun", "--store", args.store, "--precision", args.precision]

@@ -14,19 +14,20 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.fitting import is_out_of_memory
 from windtunnel.launch.here import default_devices
+from windtunnel.launch.leave import asked_to_leave
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
 from windtunnel.launch.pieces import Pieces
 from windtunnel.runs import Run
@@ -34,14 +35,15 @@ from windtunnel.store import Store
 from windtunnel.train import sharded_checkpoint
 from windtunnel.train.pack import Pack
 from windtunnel.train.ranks import Ranks, joined
-from windtunnel.train.sharded import How, train_sharded
+from windtunnel.train.sharded import train_sharded
+from windtunnel.train.sharded_record import How
 
 Answer = TypeVar("Answer")
 # Weights, gradients and two moments in float32, and as much again for activations: a model that needs more than a
 # device has is trained over all of them even if it is no target (guess).
 BYTES_A_PARAMETER = 32
 RESTARTS = 3  # of what `spawn` starts: a death, or memory that ran out, a few times
-TOGETHER = timedelta(seconds=20)  # how far apart processes may be that fail at the same operation (guess)
+TOGETHER = 20.0  # seconds apart that processes may be which fail at the same operation (guess)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +149,10 @@ def _serve(ranks: Ranks) -> None:
             raise SystemExit(1) from error
         if what == "stop":
             return
-        if what == "turns":
-            _in_turn(ranks, *about)
-        else:
-            _whole(ranks, *about)
+        try:
+            _in_turn(ranks, *about) if what == "turns" else _whole(ranks, *about)
+        except Stopped as error:
+            raise SystemExit(1) from error
 
 
 def _in_turn(
@@ -164,12 +166,13 @@ def _in_turn(
     rounds = ranks.told(os.urandom(8).hex())
     done, stopped = set(), None
     try:
-        while (index := dist.distributed_c10d._get_default_store().add(f"turn {rounds}", 1) - 1) < len(packs):
-            execute(packs[index], store, device=ranks.device, report=report)
-            done.add(index)
-            if finished is not None:
-                finished(packs[index])
-    except InputError as error:
+        with asked_to_leave() as stop:
+            while (index := _store().add(f"turn {rounds}", 1) - 1) < len(packs):
+                execute(packs[index], store, device=ranks.device, report=report, stop=stop)
+                done.add(index)
+                if finished is not None:
+                    finished(packs[index])
+    except (InputError, Stopped) as error:
         stopped = error
     except Exception:
         stopped = RuntimeError(traceback.format_exc())
@@ -186,30 +189,58 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
     folder = store.packs() / pack.key
     pieces = Pieces(store, pack, ranks)
     how = replace(how, pieces=ranks.told(pieces.known(how.pieces)))  # what another reads may be older
-    try:
-        _check_unchanged(pack)
-        return train_sharded(pack, ranks, how, folder=folder, report=report)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise pieces.more(how.pieces) from error
-        if not _all_failed(ranks, pack):
-            raise  # one process alone, or the others after it died: torchrun starts all of them again
-        if ranks.rank:
-            return None
-        if isinstance(error, NOT_THE_RUNS):
+    with asked_to_leave() as stop:
+        try:
+            _check_unchanged(pack)
+            _check_shared(ranks, folder)
+            created = store.moment() if ranks.rank == 0 else None
+            return train_sharded(pack, ranks, how, folder=folder, report=report, created=created, stop=stop)
+        except Stopped:
             raise
-        return _crashed(pack, 0, error, ranks.device)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise pieces.more(how.pieces) from error
+            if not _all_failed(ranks, pack, stop):
+                raise  # one process alone, or the others after it died: torchrun starts all of them again
+            if ranks.rank:
+                return None
+            if isinstance(error, NOT_THE_RUNS):
+                raise
+            return _crashed(pack, 0, error, ranks.device)
 
 
-def _all_failed(ranks: Ranks, pack: Pack) -> bool:
+def _check_shared(ranks: Ranks, folder: Path) -> None:
+    """Raise InputError unless what process 0 writes is seen by all: a checkpoint has files of every process."""
+    mark = folder / f".seen-{ranks.told(os.urandom(8).hex())}"
+    if ranks.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    ranks.told()
+    seen = all(ranks.heard(mark.exists()))
+    if ranks.rank == 0:
+        mark.unlink()
+    if not seen:
+        raise InputError(
+            f"Not all processes see {folder}, where checkpoints of a run over many devices lie; over several nodes "
+            f"give --store a folder that all of them share."
+        )
+
+
+def _all_failed(ranks: Ranks, pack: Pack, stop: Callable[[], bool]) -> bool:
     """Whether all processes came here: then the run's own code is wrong, and they are still in step."""
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"failed {pack.key} {ranks.rank}", "yes")
-    try:
-        store.wait([f"failed {pack.key} {rank}" for rank in range(ranks.world)], TOGETHER)
-    except RuntimeError:  # of which a time-out is one
-        return False
-    return True
+    attempt = [f"failed {pack.key} {rank}" for rank in range(ranks.world)]
+    _store().set(attempt[ranks.rank], "yes")
+    deadline = time.monotonic() + TOGETHER
+    while not stop() and time.monotonic() < deadline:
+        if _store().check(attempt):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _store() -> Any:
+    """What the processes of this start share, a small table of texts; it works where a collective would wait."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def _sweep(store: Store) -> None:

@@ -8,6 +8,8 @@ A newcomer would use one group for all: a checkpoint's thread then takes message
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +98,7 @@ def _meeting_place() -> Any:
     """Where the processes find one another, apart for every time torchrun starts them.
 
     torchrun keeps one store over its restarts (measured, torch 2.13), so that a process may find the address of one
-    that was killed before, wait for it in vain, and use up a restart.
+    that was killed before and wait for it in vain; and its count of restarts differs between nodes (measured).
     """
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -104,8 +106,30 @@ def _meeting_place() -> Any:
     url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store, _, _ = next(rendezvous(url, rank, world, timeout=TRAINING))
-    attempt = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
-    return PrefixStore(f"windtunnel {' '.join(attempt)} of {world}", store)
+    return PrefixStore(f"windtunnel {_asked(store, rank) if rank else _answered(store, world)}", store)
+
+
+def _asked(store: Any, rank: int) -> str:
+    """The name of this start, as process 0 answers a question that nobody has asked before."""
+    question = secrets.token_hex(8)
+    store.set(f"question {rank}", question)
+    store.wait([f"answer {question}"], TRAINING)
+    name = store.get(f"answer {question}").decode()
+    store.set(f"heard {name} {rank}", "yes")
+    return name
+
+
+def _answered(store: Any, world: int) -> str:
+    """A new name for this start, once all others have heard it; questions of the dead are answered too."""
+    name, deadline = secrets.token_hex(8), time.monotonic() + TRAINING.total_seconds()
+    for rank in range(1, world):
+        while not store.check([f"heard {name} {rank}"]):
+            if store.check([f"question {rank}"]):
+                store.set(f"answer {store.get(f'question {rank}').decode()}", name)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Process {rank} did not come within {TRAINING}.")
+            time.sleep(0.02)
+    return name
 
 
 def _own_device() -> torch.device:

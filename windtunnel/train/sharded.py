@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Stopped
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.loop import JUDGE_CHUNK_TOKENS, Progress
@@ -37,6 +37,7 @@ from windtunnel.train.pack import (
 from windtunnel.train.peak import matmul_rate
 from windtunnel.train.precision import computed_in
 from windtunnel.train.ranks import Ranks, share
+from windtunnel.train.rows import multiplier
 from windtunnel.train.sharded_model import draw, sharded
 from windtunnel.train.sharded_record import Curves, How, recorded
 from windtunnel.train.sharded_update import ShardedUpdate
@@ -51,24 +52,33 @@ def train_sharded(
     *,
     folder: Path | None = None,
     report: Callable[[Progress], None] | None = None,
+    created: str | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Run:
     """Train the one run of a pack over all processes; every process calls this and gets the Run.
 
-    `folder` holds checkpoints (None: none are written); the caller removes it once the run is recorded. Raises
-    InputError where a batch cannot be divided, torch.OutOfMemoryError where a piece does not fit.
+    `folder` holds checkpoints (None: none are written); the caller removes it once the run is recorded. `created` is
+    when the run is said to begin, as process 0 says. `stop` is asked after every step; when it says True in any
+    process, all of them checkpoint and raise Stopped. Raises InputError where a batch cannot be divided,
+    torch.OutOfMemoryError where a piece does not fit.
     """
     engine = ShardedEngine(pack, ranks, how)
-    curves = engine.resumed(folder)
+    curves = engine.resumed(folder, created)
     saver = checkpoint.Saver(folder, ranks, how.checkpoint_seconds) if folder is not None else None
     clock = time.monotonic()
     while curves.step < engine.steps and not curves.diverged:
-        save = engine.advance(curves, wish=saver is not None and ranks.rank == 0 and saver.due())
+        wish = saver is not None and ranks.rank == 0 and saver.due()
+        save, leave = engine.advance(curves, wish, stop is not None and stop())
         now = time.monotonic()
         curves.seconds, clock = curves.seconds + now - clock, now
         if report is not None and ranks.rank == 0:
             report(engine.progress(curves))
-        if save and saver is not None and not curves.diverged:
+        if (save or leave) and saver is not None and not curves.diverged:
             saver.start(curves.step, engine.update.tensors(), engine.facts(curves))
+        if leave and curves.step < engine.steps and not curves.diverged:
+            if saver is not None:
+                saver.finish()
+            raise Stopped
     if saver is not None:
         saver.finish()
     return recorded(engine, curves)
@@ -84,7 +94,7 @@ class ShardedEngine:
         self.recipe, self.rung, self.data = pack.recipe_of(0), pack.rung, pack.recipe.data
         self.batch = self.rung.batch or 1
         check_division(self.batch, ranks.world, how.pieces)
-        self.tokens_per_step = self.batch * self.data.shape().tokens_per_example
+        self.tokens_per_step = pack.tokens_per_step()
         self.steps = math.ceil(self.rung.tokens / self.tokens_per_step)
         self.size = pack.size()
         self._build()
@@ -104,13 +114,13 @@ class ShardedEngine:
         self.hps = [{name: values[0] for name, values in hp.items()} for hp in stacked]
         self.update = ShardedUpdate(self.model, self.groups, self.pack.recipe.optimizer, self.hps)
 
-    def resumed(self, folder: Path | None) -> Curves:
+    def resumed(self, folder: Path | None, created: str | None = None) -> Curves:
         """The newest whole checkpoint, as process 0 finds it, or a start from nothing."""
         found = None
         if folder is not None:
             found = self.ranks.told(checkpoint.newest(folder, self.spec.key) if self.ranks.rank == 0 else None)
         if found is None:
-            return Curves(created=self.ranks.told(datetime.now(UTC).isoformat()))
+            return Curves(created=self.ranks.told(created or datetime.now(UTC).isoformat()))
         path, facts = found
         tensors = self.update.tensors()
         checkpoint.load(path, tensors, self.ranks)
@@ -128,9 +138,9 @@ class ShardedEngine:
             "judged": list(curves.judged),
         }
 
-    def advance(self, curves: Curves, wish: bool) -> bool:
-        """One step, and a judgement when one is due; whether process 0 wishes a checkpoint after it."""
-        loss, wished = self.ranks.summed(self._gradient(curves.step), float(wish))
+    def advance(self, curves: Curves, *said: bool) -> list[bool]:
+        """One step, and a judgement when one is due; of each thing that is said here, whether any process says it."""
+        loss, *agreed = self.ranks.summed(self._gradient(curves.step), *map(float, said))
         curves.train_loss.append(loss)
         if math.isfinite(loss):
             self.update.step(self._scheduled(curves.step))
@@ -140,7 +150,7 @@ class ShardedEngine:
         curves.step += 1
         if curves.step in self.judge_at and not curves.diverged:
             self._judge(curves)
-        return wished > 0
+        return [count > 0 for count in agreed]
 
     def progress(self, curves: Curves) -> Progress:
         """How far the run is."""
@@ -172,9 +182,7 @@ class ShardedEngine:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.ranks.device)
 
     def _scheduled(self, step: int) -> list[dict[str, Tensor]]:
-        # the step that is about to be taken ends at (step + 1) x tokens
-        tokens = min(self.rung.tokens, (step + 1) * self.tokens_per_step)
-        factor = self.recipe.schedule(tokens - self.tokens_per_step / 2, self.rung.tokens)
+        factor = multiplier(self.pack, 0, step, self.tokens_per_step)
         return [hp | {name: hp[name] * factor for name in hp if is_rate(name)} for hp in self.hps]
 
     def _held_out(self) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -78,8 +78,10 @@ def recorded(engine: ShardedEngine, curves: Curves) -> Run:
 
 def _cost(engine: ShardedEngine, seconds: float, tokens: int) -> Cost:
     device = engine.ranks.device
+    flops = engine.size.training_flops(tokens)
     return Cost(
-        flops=engine.size.training_flops(tokens),
+        flops=flops,
+        spent_flops=flops,
         seconds=seconds,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
