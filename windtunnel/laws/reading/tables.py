@@ -6,6 +6,7 @@ spreadsheet shows (the header is row 1), also where a quoted cell spans lines.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -39,12 +40,18 @@ class Table:
         return f"{self.noun}(s) {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else "")
 
 
-def text_of(file: Path) -> str:
-    """The text of a file, gzipped or not. Raises InputError for anything else."""
+def text_of(file: Path, *, lenient: bool = False) -> str:
+    """The text of a file, gzipped or not. Raises InputError for anything else.
+
+    `lenient` is for a file that is being written: a last character cut in two and blocks of NUL that a crash left are
+    dropped.
+    """
     data = file.read_bytes()
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
+        if lenient:
+            return codecs.getincrementaldecoder("utf-8-sig")().decode(data.replace(b"\0", b""))
         text = data.decode("utf-8-sig")
     except (UnicodeDecodeError, OSError, EOFError) as error:
         raise InputError(f"{file} is not text ({error}); give a CSV, Parquet or JSON lines table.") from None
