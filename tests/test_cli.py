@@ -24,7 +24,20 @@ FLAGS = {
     "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
     "report": {"STUDY.py", "--store", "--json"},
     "runs": {"KEY", "--store", "--json"},
-    "score": {"FORECAST", "RUN", "--store", "--json"},
+    "score": {
+        "FORECAST",
+        "RUN",
+        "--store",
+        "--json",
+        "--follow",
+        "--columns",
+        "--ladder",
+        "--tokens-per-step",
+        "--horizon",
+        "--every",
+        "--once",
+        "--warn-below",
+    },
 }
 NAMES = [
     "Allocation", "BestHyperparameters", "Chinchilla", "Curve", "DataShape", "Fit", "Forecast", "InputError",
