@@ -51,7 +51,7 @@ class Slow(AdamW):
     """Takes its time, so that a signal finds it at work."""
 
     def update(self, grad, state, param, hp, site):
-        time.sleep(0.02)
+        time.sleep(0.06)
         return AdamW.update(self, grad, state, param, hp, site)
 
 
