@@ -40,13 +40,13 @@ if not hasattr(Store, "add_uncounted"):
 FIGHT = """
 import os, sys
 from pathlib import Path
-from windtunnel.launch.one import _locked
+from windtunnel.launch.one import locked
 import windtunnel.launch.one as one
 one.LOCK_SECONDS = 0.0005
 folder, turns, overlaps = Path(sys.argv[1]), int(sys.argv[2]), 0
 for turn in range(turns):
     name = str((turn * 7 + os.getpid()) % 4)
-    with _locked(folder / f"{name}.lock"):
+    with locked(folder / f"{name}.lock"):
         try:
             os.close(os.open(folder / f"{name}.held", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -66,7 +66,7 @@ def fight(folder: Path, turns: int, processes: int = 8) -> dict[str, Any]:
     return {"processes": processes, "turns": turns // processes * processes, "overlaps": sum(overlaps)}
 
 
-def together(folder: Path, tokens: int = 3072) -> dict[str, Any]:
+def together(folder: Path, tokens: int = 1024) -> dict[str, Any]:
     """Two studies at once on one store; what was trained twice, and what differs from one study alone."""
     file, log = folder / "killed_study.py", folder / "added.txt"
     file.write_text(STUDY.format(corpus=None, tokens=tokens) + COUNTING.format(log=str(log)))

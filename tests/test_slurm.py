@@ -64,8 +64,10 @@ def tasks() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGUSR2, signal.SIGKILL])
 def test_a_job_that_is_preempted_goes_on_and_one_that_is_killed_is_replaced(corpus, tmp_path, sent):
+    """Four interpreters with torch: buys that submitit's own handler of signals meets ours as it does on a node."""
     store, asked = wt.Store(tmp_path / "store"), pack(corpus, Slow())
     signalled: list[int] = []
 
