@@ -1,5 +1,6 @@
 """The command line: verbs, no science. Exit codes: 0 done, 1 our bug, 2 bad input, 3 done but a forecast fails its own
-backtest; 130 interrupted, 143 asked to leave by SIGTERM (both: run again to go on).
+backtest, or (score --follow) the run lands outside it; 130 interrupted, 143 asked to leave by SIGTERM (both: run again
+to go on).
 
 Flags say where and how, never science; a test freezes them.
 """
@@ -23,7 +24,7 @@ VERBS = {
     "fit": "laws and a forecast from anyone's table of runs",
     "report": "rewrite a study's HTML report from the store",
     "runs": "list the records of a store, or show one",
-    "score": "set a stored forecast beside a stored run",
+    "score": "set a forecast beside the run that came later, or beside one that still trains",
 }
 
 

@@ -22,6 +22,7 @@ _USUAL = {  # what other people call our columns; only suggested, never assumed
     "params": ("n_params", "parameters", "num_params", "n", "model_size", "n_opt", "n_params_nonembed"),
     "tokens": ("n_tokens", "num_tokens", "train_tokens", "d", "tokens_opt"),
     "flops": ("compute", "c", "training_flops"),
+    "steps": ("step", "global_step", "trainer_global_step", "iteration", "iter", "_step"),
 }  # fmt: skip
 
 
@@ -52,21 +53,24 @@ def choose(table: Table, mapping: Mapping[str, str], *, targets: bool = False) -
     present = list(table.columns)
     if not present and not len(table.rows):
         raise InputError(f"{table.file} is empty; it needs a loss and a size for each run.")
-    chosen = {}
-    for ours in KNOWN:
-        theirs = _mapped(table, ours, mapping[ours]) if ours in mapping else _own(table, ours, present)
-        if theirs:
-            chosen[ours] = theirs
+    chosen = find(table, mapping, KNOWN)
     if not len(table.rows):
         raise InputError(f"{table.file} has column names but no rows; add one row a run.")
     if "loss" not in chosen and not targets:
-        raise InputError(f"{table.file} has no column `loss`; {_listed(present)}. {_hint('loss', present)}")
+        raise InputError(f"{table.file} has no column `loss`; {listed(present)}. {hint('loss', present)}")
     if not set(chosen) & set(ALONE) and not {"steps", "batch_tokens"} <= set(chosen):
         raise InputError(
             f"{table.file} has none of the columns {', '.join(ALONE)}, so no law can be fitted; "
-            f"{_listed(present)}. {_hint('params', present)}"
+            f"{listed(present)}. {hint('params', present)}"
         )
     return chosen
+
+
+def find(table: Table, mapping: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
+    """Which of the wanted columns the table has, by its names. Raises InputError for a mapped name it lacks."""
+    present = list(table.columns)
+    found = {n: _mapped(table, n, mapping[n]) if n in mapping else _own(table, n, present) for n in wanted}
+    return {ours: theirs for ours, theirs in found.items() if theirs}
 
 
 def _own(table: Table, ours: str, present: Sequence[str]) -> str | None:
@@ -86,7 +90,7 @@ def _mapped(table: Table, ours: str, theirs: str) -> str | None:
         return found
     close = _close(theirs, list(table.columns))
     suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise InputError(f"{table.file} has no column {theirs!r} for {ours};{suggestion} {_listed(list(table.columns))}.")
+    raise InputError(f"{table.file} has no column {theirs!r} for {ours};{suggestion} {listed(list(table.columns))}.")
 
 
 def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
@@ -94,7 +98,8 @@ def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
     return next((prefix + theirs for prefix in order if prefix + theirs in present), None)
 
 
-def _listed(present: Sequence[str]) -> str:
+def listed(present: Sequence[str]) -> str:
+    """The columns a table has, for a message."""
     shown = ", ".join(present[:40]) or "none"
     return f"its columns are {shown}" + (f" and {len(present) - 40} more" if len(present) > 40 else "")
 
@@ -111,7 +116,8 @@ def _close(theirs: str, present: Sequence[str]) -> list[str]:
     return [names[name] for name in difflib.get_close_matches(_plain(theirs), list(names), 3, 0.6)]
 
 
-def _hint(ours: str, present: Sequence[str]) -> str:
+def hint(ours: str, present: Sequence[str]) -> str:
+    """How to name one of our columns, with the likeliest of the table's."""
     usual = [name for name in present if _plain(name) in _USUAL[ours]]
     usual += [name for name in present if ours in _plain(name) and name != ours and name not in usual]
     others = f" (or {', '.join(usual[1:4])})" if len(usual) > 1 else ""

@@ -31,7 +31,25 @@ class Events:
 def read_events(file: Path) -> Events:
     """The scalars and hyperparameters of one event file; empty where there are none."""
     found = Events()
-    for record in _records(bytes_of(file)):
+    for step, value in _values(bytes_of(file)):
+        _take(found, step, value)
+    return found
+
+
+def read_series(file: Path) -> dict[str, dict[int, float]]:
+    """Every scalar of one event file: tag to step to value, the later one where a step was written twice."""
+    series: dict[str, dict[int, float]] = {}
+    for step, value in _values(bytes_of(file)):
+        one = Events()
+        _take(one, step, value)
+        for tag, (_, number) in one.scalars.items():
+            series.setdefault(tag, {})[step] = number
+    return series
+
+
+def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Step and Summary.Value message of each record."""
+    for record in _records(data):
         step, summary = 0, b""
         for number, value in _fields(record):
             if number == 2 and isinstance(value, int):
@@ -40,8 +58,7 @@ def read_events(file: Path) -> Events:
                 summary = value
         for number, value in _fields(summary):
             if number == 1 and isinstance(value, bytes):
-                _take(found, step, value)
-    return found
+                yield step, value
 
 
 def _records(data: bytes) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ CURVE = "Rows of {} are points of training curves, not separate runs: their nois
 
 def load(file: Path, delimiter: str | None = None) -> Table:
     """The table at a path, of whatever kind. Raises InputError where there is none."""
-    return _recognised(unfolded(_read(file, delimiter)))
+    return recognised(_read(file, delimiter))
 
 
 def _read(file: Path, delimiter: str | None) -> Table:
@@ -35,13 +35,20 @@ def _read(file: Path, delimiter: str | None) -> Table:
         return read_folder(file)
     if EVENTS in file.name:
         return read_event_file(file)
-    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
-    if suffixes and suffixes[-1] == ".parquet":
+    if file.suffix.lower() == ".parquet":
         return read_parquet(file)
     text = text_of(file)
-    if any(suffix in (".jsonl", ".ndjson", ".json") for suffix in suffixes):
-        return read_json(file, text)
-    return read_csv(file, text, delimiter)
+    return read_json(file, text) if is_json(file) else read_csv(file, text, delimiter)
+
+
+def is_json(file: Path) -> bool:
+    """Whether a file's ending, before .gz too, says JSON or JSON lines."""
+    return any(suffix.lower() in (".jsonl", ".ndjson", ".json") for suffix in file.suffixes[-2:])
+
+
+def recognised(table: Table) -> Table:
+    """The table with nested columns unfolded and what its format leaves no doubt about in `known`."""
+    return _recognised(unfolded(table))
 
 
 def _recognised(table: Table) -> Table:

@@ -90,10 +90,10 @@ def _check(file: Path, number: int, record: Any) -> dict[str, Any]:
 
 
 def _records_of(whole: dict[str, Any]) -> list[Any]:
-    """One object as records: pandas' column layouts, {"runs": [...]} as MLflow answers, or a single run."""
+    """One object as records: pandas' layouts, {"runs": []} (MLflow), {"log_history": []} (Trainer), or a single run."""
     if isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):
         return [dict(zip(whole["columns"], row, strict=False)) for row in whole["data"]]
-    for name in ("data", "runs"):
+    for name in ("data", "runs", "log_history"):
         if isinstance(whole.get(name), list) and all(isinstance(each, dict) for each in whole[name]):
             return whole[name]
     columns = list(whole.values())

@@ -6,6 +6,7 @@ spreadsheet shows (the header is row 1), also where a quoted cell spans lines.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -54,13 +55,19 @@ def bytes_of(file: Path) -> bytes:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from None
 
 
-def text_of(file: Path) -> str:
-    """The text of a file, gzipped or not. Raises InputError for anything else."""
+def text_of(file: Path, *, lenient: bool = False) -> str:
+    """The text of a file, gzipped or not. Raises InputError for anything else.
+
+    `lenient` is for a file that is being written: a last character cut in two and blocks of NUL that a crash left are
+    dropped.
+    """
     data = bytes_of(file)
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(TABLE_BYTES + 1)
             check_size(f"{file}, unpacked,", len(data), TABLE_BYTES)
+        if lenient:
+            return codecs.getincrementaldecoder("utf-8-sig")().decode(data.replace(b"\0", b""))
         text = data.decode("utf-8-sig")
     except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file} is not text ({error}); give a CSV, Parquet or JSON lines table.") from None

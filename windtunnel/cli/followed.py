@@ -1,0 +1,176 @@
+"""What `score --follow` reads: anyone's log, or one of our own runs through its pack's checkpoints and then its record.
+
+Both give rows so far, the share of the horizon each lies at, the shape the curve should have, and the final loss once
+it is known. A newcomer would end our own run at its last step: its final loss is the judge's, which only the record
+holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.forecasts.band import Past, final_loss, pasts_of, shape_of, typical_shapes
+from windtunnel.forecasts.heading import Shapes
+from windtunnel.forecasts.watch import Foretold
+from windtunnel.laws.reading.flight import flying, in_flight
+from windtunnel.laws.reading.logs import Log, read_log
+from windtunnel.laws.reading.tail import Tail
+from windtunnel.runs import Run
+from windtunnel.store import Store
+
+ENOUGH_JUDGED = 10  # evaluations from which the judge's losses of a ladder make a curve
+TYPICAL = (
+    "no curves of smaller runs are known, so the curve is taken to go as published ones do, and the probability moves "
+    "late; give finished smaller runs' logs with --ladder LOG"
+)
+
+
+class FollowedLog:
+    """A log in the making: `remarks` are to be said, `truth` is the final loss once the log is complete."""
+
+    def __init__(self, args: argparse.Namespace, foretold: Foretold, store: Store | None) -> None:
+        self.args, self.foretold = args, foretold
+        self.tail = Tail(Path(args.follow), args.columns, args.tokens_per_step)
+        self.remarks = self.tail.said
+        self.shape = _learned(args, foretold, store, self.remarks, train="train" in (args.columns or ""))
+        self.truth: float | None = None
+        self.ended = False
+
+    def read(self) -> Log | None:
+        """The log if it has changed."""
+        log = self.tail.read(whole=self.args.once)
+        if log is not None and len(log):
+            share = self.shares(log)
+            self.ended = _complete(share)
+            self.truth = final_loss(share, log.loss) if self.ended and np.isfinite(log.loss).any() else None
+        return log
+
+    def shares(self, log: Log) -> np.ndarray:
+        """Share of the horizon at each row (n,)."""
+        return log.at / (self.args.horizon or _horizon(self.foretold, log))
+
+    def shapes(self, log: Log) -> Shapes:
+        """The ladder's shape, or the typical ones."""
+        return self.shape or typical_shapes(_falling(log))
+
+
+class FollowedRun:
+    """A run of ours, in flight or recorded; its rows are training losses, one a step."""
+
+    def __init__(self, args: argparse.Namespace, foretold: Foretold, store: Store) -> None:
+        self.args, self.foretold, self.store, self.key = args, foretold, store, args.run or ""
+        self.remarks: list[str] = []
+        self.shape = _learned(args, foretold, store, self.remarks, train=True)
+        self.truth: float | None = None
+        self.ended = False
+        self.steps, self.rows = 1.0, -1
+
+    def read(self) -> Log | None:
+        """The run's rows if there are more. Raises InputError where no run, or more than one, begins with the key."""
+        recorded = [known for known in list(self.store.keys()) if self.key and known.startswith(self.key)]
+        if recorded:
+            return self._recorded(self.store.get(self.key))
+        flight = in_flight(self.store.path / "packs", self.key)
+        if flight is None and self.rows < 0:
+            flights = ", ".join(each[:12] for each in flying(self.store.path / "packs")) or "none"
+            raise InputError(
+                f"No run in {self.store.path} begins with {self.key!r}, finished or in flight (in flight, by their "
+                f"checkpoints: {flights}); a run can be followed from its first checkpoint on."
+            )
+        if flight is None or len(flight.train_loss) == self.rows:
+            return None
+        self.key, self.rows = flight.key, len(flight.train_loss)
+        self.steps = self.args.horizon or flight.horizon or _steps(self.args, self.foretold, self.store)
+        return _log_of(flight.train_loss, flight.key)
+
+    def _recorded(self, run: Run) -> Log:
+        self.ended, self.truth = True, run.loss if run.finished else None
+        if not run.finished:
+            self.remarks.append(f"the run {run.outcome}: {run.message}")
+        train = np.asarray(run.curve.get("train_loss", ()), float)
+        self.steps = max(1.0, len(train)) if run.finished else self.steps
+        return _log_of(train, run.key)
+
+    def shares(self, log: Log) -> np.ndarray:
+        """Share of the horizon at each row (n,)."""
+        return log.at / self.steps
+
+    def shapes(self, log: Log) -> Shapes:
+        """The ladder's shape, or the typical ones."""
+        return self.shape or typical_shapes()
+
+
+def _log_of(train: np.ndarray, key: str) -> Log:
+    return Log(np.arange(1.0, len(train) + 1), train, "steps", source=key)
+
+
+def _complete(share: np.ndarray) -> bool:
+    """Whether no further row fits before the horizon."""
+    spacing = float(np.median(np.diff(share))) if len(share) > 1 else 0.0
+    return bool(share[-1] >= 0.9995 or share[-1] + spacing > 1.0005)
+
+
+def _horizon(foretold: Foretold, log: Log) -> float:
+    """Where the run ends, in the log's unit."""
+    found = foretold.target.get(log.unit)
+    if found is None and log.unit == "steps" and "tokens" in foretold.target:
+        raise InputError(
+            f"{log.source} counts steps and the forecast counts tokens ({foretold.target['tokens']:.4g}); say how many "
+            f"tokens a step is with --tokens-per-step N, or at which step the run ends with --horizon N."
+        )
+    if found is None:
+        raise InputError(f"The forecast does not say how many {log.unit} the run takes; give --horizon N in them.")
+    return found
+
+
+def _steps(args: argparse.Namespace, foretold: Foretold, store: Store) -> float:
+    """Steps of the target: its tokens over those of a step, which the ladder's runs agree on."""
+    tokens, each = foretold.target.get("tokens"), args.tokens_per_step
+    if each is None:
+        runs = [store.get(key) for key in foretold.runs if key in store]
+        found = {float(run.curve["tokens"][0]) for run in runs if len(run.curve.get("tokens", ())) > 1}
+        each = found.pop() if len(found) == 1 else None
+    if tokens is None or each is None:
+        raise InputError(
+            "The checkpoint does not say how many steps the run takes; give --tokens-per-step N, or --horizon N in steps."
+        )
+    return float(np.ceil(tokens / each))
+
+
+def _learned(
+    args: argparse.Namespace, foretold: Foretold, store: Store | None, remarks: list[str], *, train: bool
+) -> Shapes:
+    """The shape of the curves of --ladder, or of the forecast's own runs in the store; empty where there are none."""
+    pasts: Sequence[Past] = [_past(Path(path), args) for path in args.ladder]
+    if not pasts and store is None and foretold.runs and Path(args.store).is_dir():
+        store = Store(args.store)
+    if not pasts and store is not None:
+        runs = [store.get(key) for key in foretold.runs if key in store]
+        judged = pasts_of(runs, "judged_loss")
+        dense = bool(judged) and min(len(past.share) for past in judged) >= ENOUGH_JUDGED
+        pasts = judged if dense and not train else pasts_of(runs)
+        if pasts and not train and not dense:
+            remarks.append("the ladder's runs were judged too seldom for a curve, so their training losses are used")
+    if not pasts:
+        remarks.append(TYPICAL)
+        return ()
+    return ((1.0, shape_of(pasts, foretold.loss.median)),)
+
+
+def _falling(log: Log) -> bool:
+    """Whether the learning rate has been seen to fall from its peak."""
+    lr = log.lr[np.isfinite(log.lr)] if log.lr is not None else np.zeros(0)
+    return bool(len(lr)) and bool(lr[-1] < 0.95 * lr.max())
+
+
+def _past(path: Path, args: argparse.Namespace) -> Past:
+    log = read_log(path, args.columns, tokens_per_step=args.tokens_per_step, whole=True)
+    if len(log) < 2:
+        raise InputError(f"{path} has {len(log)} row(s); a ladder's log is that of a finished run.")
+    share = log.at / log.at[-1]
+    return Past(share, log.loss, final_loss(share, log.loss), path.name)

@@ -1,0 +1,95 @@
+"""Where a final loss is heading: what a forecast's intervals and a curve so far say of it, as Student-t's, and both.
+
+The forecast is the prior; the curve is the evidence, read through the shape of the recipe's curves (`band.py`). Both
+have heavy tails, so that neither is believed blindly where they disagree. A newcomer would read the newest loss alone:
+the whole curve is read, because how it kept to the shape so far says how far to trust the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from windtunnel.errors import InputError
+from windtunnel.forecasts.band import Shape, gathered
+from windtunnel.forecasts.interval import Interval
+
+POINTS, WIDE = 2001, 60.0  # of the grid around each Student-t, and how many of its scales that reaches
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Student-t of the log of the final loss: what one source says of it."""
+
+    centre: float
+    scale: float
+    degrees: float
+
+    def log_density(self, value: np.ndarray) -> np.ndarray:
+        """Of the log of the final loss."""
+        away = (value - self.centre) / self.scale
+        constant = special.gammaln((self.degrees + 1) / 2) - special.gammaln(self.degrees / 2)
+        constant -= 0.5 * np.log(self.degrees * np.pi) + np.log(self.scale)
+        return constant - (self.degrees + 1) / 2 * np.log1p(away**2 / self.degrees)
+
+
+Headings = Sequence[tuple[float, Heading]]  # each with its probability
+Shapes = Sequence[tuple[float, Shape]]
+
+
+def prior_of(intervals: Sequence[Interval]) -> Heading:
+    """The Student-t that a forecast's intervals describe: scale and degrees of freedom by their widths."""
+    widths = {i.level: np.log(i.high / i.low) / 2 for i in intervals if i.high > i.low > 0}
+    if not widths:
+        raise InputError("The forecast has no interval with a width, so nothing can be said of landing inside it.")
+    levels, half = np.array(list(widths)), np.array(list(widths.values()))
+    grid = np.array([1.5, 2, 3, 4, 5, 7, 10, 15, 25, 50, 200.0])
+    away = special.stdtrit(grid[:, None], 0.5 + levels / 2)
+    scales = np.exp(np.mean(np.log(half / away), axis=1))
+    best = int(np.argmin(np.sum((np.log(half / away) - np.log(scales)[:, None]) ** 2, axis=1)))
+    middle = float(np.mean([np.log(i.low * i.high) / 2 for i in intervals]))
+    return Heading(middle, float(scales[best]), float(grid[best]))
+
+
+def headings_of(share: np.ndarray, loss: np.ndarray, shapes: Shapes) -> Headings:
+    """The final loss by the curve so far, one heading a shape with its probability; empty before `FIRST`.
+
+    Generalised least squares through each shape; the scale follows how well the curve keeps to it, as a multivariate
+    Student-t's does, and so does the shape's probability.
+    """
+    level, noise = gathered(share, loss, until=float(np.max(share, initial=0.0)))
+    seen = np.isfinite(level)
+    if not seen.any():
+        return ()
+    found = [_heading(level[seen] - shape.excess[seen], noise[seen], shape.covariance[np.ix_(seen, seen)],
+                      shape.degrees) for _, shape in shapes]  # fmt: skip
+    logs = np.array([np.log(weight) + fit for (weight, _), (_, fit) in zip(shapes, found, strict=True)])
+    weights = np.exp(logs - special.logsumexp(logs))
+    return tuple((float(weight), heading) for weight, (heading, _) in zip(weights, found, strict=True))
+
+
+def _heading(away: np.ndarray, noise: np.ndarray, covariance: np.ndarray, degrees: float) -> tuple[Heading, float]:
+    """The heading and the log of the marginal likelihood, up to a constant."""
+    root = np.linalg.cholesky(covariance + np.diag(noise + 1e-8))
+    ones, rows = np.linalg.solve(root, np.ones(len(away))), np.linalg.solve(root, away)
+    information = float(ones @ ones)
+    centre = float(ones @ rows) / information
+    misfit = float(np.sum((rows - centre * ones) ** 2))
+    more = degrees + len(away) - 1
+    fit = -np.log(np.diag(root)).sum() - np.log(information) / 2 - more / 2 * np.log1p(misfit / degrees)
+    return Heading(centre, float(np.sqrt((degrees + misfit) / more / information)), more), float(fit)
+
+
+def posterior(prior: Heading, headings: Headings) -> tuple[np.ndarray, np.ndarray]:
+    """Log of the final loss on a grid, and the probability of each point: prior times evidence."""
+    every = [prior, *(heading for _, heading in headings)]
+    fine = [each.centre + each.scale * WIDE * np.sinh(np.linspace(-6, 6, POINTS)) / np.sinh(6) for each in every]
+    grid = np.unique(np.concatenate(fine))  # dense wherever one of them is
+    logs = prior.log_density(grid) + np.log(np.gradient(grid))
+    if headings:
+        each = [np.log(weight + 1e-300) + heading.log_density(grid) for weight, heading in headings]
+        logs = logs + special.logsumexp(each, axis=0)
+    return grid, np.exp(logs - special.logsumexp(logs))

@@ -1,0 +1,257 @@
+"""One run's loss log, as far as it is written: where in the run each row lies, and its loss.
+
+A log of a run in flight is not a finished table: its last line may be half written, a resumed run writes some steps
+again, metrics other than the loss leave the loss empty, and a diverging loss is NaN. None of these is an error here;
+each is left out and said. A newcomer would sort by step: then a resumed run keeps rows of the pass it threw away.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.laws.reading.choosing import as_mapping, find, hint, listed
+from windtunnel.laws.reading.events import read_series
+from windtunnel.laws.reading.exports import is_json, recognised
+from windtunnel.laws.reading.folders import EVENTS
+from windtunnel.laws.reading.records import read_json
+from windtunnel.laws.reading.tables import Table, read_csv, read_parquet, text_of
+
+LARGEST = 512 * 2**20  # bytes of a log that is read (guess: a million steps with twenty metrics is 200 MB)
+WANTED = ("tokens", "steps", "loss", "lr", "batch_tokens")
+# In a log of one run these can mean nothing else; W&B's own `_step` can, and must be named with --columns.
+_ALSO = {"steps": ("step", "global_step", "train/global_step"), "lr": ("learning_rate", "train/learning_rate")}
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """Rows of one run in order: `at` (n,) rising, in `unit` ("tokens" or "steps"); `loss` (n,), NaN where not finite.
+
+    `lr` (n,) is None where the log has no learning rate. `notes` say what was left out and why.
+    """
+
+    at: np.ndarray
+    loss: np.ndarray
+    unit: str
+    lr: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    source: str = "log"
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def broken(self) -> int:
+        """How many of the last rows have a loss that is not finite: the run has diverged, unless it comes back."""
+        finite = np.flatnonzero(np.isfinite(self.loss))
+        return len(self.loss) - (int(finite[-1]) + 1 if len(finite) else 0)
+
+
+def read_log(
+    path: Path, columns: Mapping[str, str] | str | None = None, *, tokens_per_step: float | None = None,
+    whole: bool = False,
+) -> Log:  # fmt: skip
+    """The log at a path: CSV, JSON lines or an array, Parquet, TensorBoard, MLflow's run folder, a tracker's export.
+
+    Columns: loss, and tokens or steps; lr where there is one. `columns` maps them to the file's names.
+    `tokens_per_step` turns steps to tokens. `whole` False leaves out a last line without its end, which may be half
+    written. InputError for what is no log of one run; a log without rows yet is empty.
+    """
+    mapping = as_mapping(columns)
+    table, torn = _table(path, whole)
+    if not len(table.rows):
+        return Log(np.zeros(0), np.zeros(0), "tokens" if tokens_per_step else "steps", source=str(path))
+    also = {ours: next((name for name in names if name in table.columns), "") for ours, names in _ALSO.items()}
+    chosen = {ours: theirs for ours, theirs in also.items() if theirs and ours not in mapping}
+    chosen |= find(table, mapping, WANTED)
+    _check(table, chosen)
+    _one_run(table, mapping)
+    place, unit = _place(table, chosen, tokens_per_step)
+    loss, empty = _cells(table.columns[chosen["loss"]])
+    lr = _cells(table.columns[chosen["lr"]])[0] if "lr" in chosen else None
+    kept = np.flatnonzero(np.isfinite(place) & ~empty & (place >= 0))
+    last = kept[_not_repeated(place[kept])]
+    wrong = np.isfinite(loss[last]) & (loss[last] <= 0)
+    if wrong.any():
+        raise InputError(
+            f"{path} column {chosen['loss']} is zero or negative in {table.named(last[wrong])}; a loss is positive "
+            f'(nats per token is usual). Name another column with --columns "loss=THEIR_NAME".'
+        )
+    notes = [*torn, *_said(len(kept) - len(last), int(np.sum(~np.isfinite(loss[last]))))]
+    return Log(place[last], np.where(np.isfinite(loss[last]), loss[last], np.nan), unit,
+               None if lr is None else lr[last], tuple(notes), str(path))  # fmt: skip
+
+
+def _said(repeated: int, broken: int) -> list[str]:
+    said = []
+    if repeated:
+        said.append(f"{repeated} row(s) were written again by a resumed run; the later ones count")
+    if broken:
+        said.append(f"{broken} row(s) have a loss that is NaN or infinite; they are left out")
+    return said
+
+
+def _table(path: Path, whole: bool) -> tuple[Table, list[str]]:
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of a log: CSV, JSON lines, TensorBoard or MLflow.")
+    if path.is_dir():
+        return _folder(path), []
+    if EVENTS in path.name:
+        return _series_table(path, read_series(path)), []
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"{path} is larger than {LARGEST // 2**20} MB; log the loss less often, or thin the file.")
+    if path.suffix.lower() == ".parquet":
+        return recognised(read_parquet(path)), []
+    text, dropped = _whole_lines(path, text_of(path, lenient=True), whole)
+    if not text.strip():
+        return Table(path, {}, []), []
+    table = recognised(read_json(path, text) if is_json(path) else read_csv(path, text, None))
+    return table, [f"{dropped} line(s) are not whole and are left out"] if dropped else []
+
+
+def _whole_lines(path: Path, text: str, whole: bool) -> tuple[str, int]:
+    """The text without broken lines, and how many there were; the last one is not counted, as it may still grow."""
+    if (is_json(path) and text.lstrip()[:1] in ("[", "")) or (is_json(path) and _one_value(text)):
+        return text, 0
+    lines = text.splitlines(keepends=True)
+    last = lines.pop() if lines and not lines[-1].endswith("\n") else ""
+    right = _is_object if is_json(path) else _cells_as(lines[0] if lines else last, path)
+    if last and (whole or not lines) and right(last):
+        lines.append(last)
+    good = [line for line in lines if not line.strip() or right(line)]
+    if not is_json(path):
+        good = [line for index, line in enumerate(good) if index == 0 or line.strip() != good[0].strip()]
+    bad = sum(1 for line in lines if line.strip() and not right(line))
+    if bad > max(3, len(lines) // 2):
+        raise InputError(f"{path}: {bad} of {len(lines)} lines are not {'JSON objects' if is_json(path) else 'rows'}.")
+    return "".join(good), bad
+
+
+def _one_value(text: str) -> bool:
+    """Whether the text is one JSON object over several lines, as a trainer's state is."""
+    first = text.lstrip().split("\n", 1)[0]
+    return first.rstrip() in ("{", "[") or not _is_object(first)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _cells_as(header: str, path: Path) -> Any:
+    tab = ".tsv" in [suffix.lower() for suffix in path.suffixes] or ("," not in header and "\t" in header)
+    mark = "\t" if tab else "," if "," in header else ";"
+    count = len(next(csv.reader(io.StringIO(header), delimiter=mark), []))
+
+    def right(line: str) -> bool:
+        return len(next(csv.reader(io.StringIO(line), delimiter=mark), [])) == count
+
+    return right
+
+
+def _folder(folder: Path) -> Table:
+    """A TensorBoard run's folder, or an MLflow run's: one run, or InputError."""
+    runs = sorted({path.parent for path in folder.rglob(f"*{EVENTS}*") if path.is_file()})
+    if runs:
+        run = _only(folder, runs)
+        series: dict[str, dict[int, float]] = {}
+        for file in sorted(run.glob(f"*{EVENTS}*")):
+            for tag, values in read_series(file).items():
+                series.setdefault(tag, {}).update(values)
+        return _series_table(run, series)
+    stores = sorted(path.parent for path in folder.rglob("metrics") if path.is_dir())
+    if not stores:
+        raise InputError(f"{folder} holds neither TensorBoard event files nor an MLflow run; give the path of a log.")
+    metrics = _only(folder, stores) / "metrics"
+    files = sorted(path for path in metrics.rglob("*") if path.is_file())
+    return _series_table(folder, {path.relative_to(metrics).as_posix(): _metric(path) for path in files})
+
+
+def _only(folder: Path, runs: Sequence[Path]) -> Path:
+    if len(runs) > 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in runs[:6])
+        raise InputError(f"{folder} holds {len(runs)} runs ({names}); give the folder of one of them.")
+    return runs[0]
+
+
+def _metric(path: Path) -> dict[int, float]:
+    """Step to value of MLflow's lines `timestamp value step`; a half-written last line is left out."""
+    found: dict[int, float] = {}
+    text = path.read_text("utf-8", "replace")
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        parts = line.split()
+        try:
+            found[int(parts[2])] = float(parts[1])
+        except (IndexError, ValueError):
+            continue
+    return found
+
+
+def _series_table(path: Path, series: Mapping[str, Mapping[int, float]]) -> Table:
+    steps = sorted({step for values in series.values() for step in values})
+    columns = {tag: [values.get(step, "") for step in steps] for tag, values in series.items()}
+    return Table(path, {"step": steps, **columns} if steps else {}, steps, {"steps": "step"}, noun="step")
+
+
+def _check(table: Table, chosen: Mapping[str, str]) -> None:
+    present = list(table.columns)
+    if "loss" not in chosen:
+        raise InputError(f"{table.file} has no column `loss`; {listed(present)}. {hint('loss', present)}")
+    if not {"tokens", "steps"} & set(chosen):
+        raise InputError(
+            f"{table.file} has neither tokens nor steps, so nothing says how far the run is; {listed(present)}. "
+            f"{hint('steps', present)}"
+        )
+
+
+def _one_run(table: Table, mapping: Mapping[str, str]) -> None:
+    name = mapping.get("series") or table.known.get("series")
+    names = sorted({str(value) for value in table.columns[name]}) if name and name in table.columns else []
+    if len(names) > 1:
+        raise InputError(
+            f"{table.file} holds {len(names)} runs ({', '.join(names[:5])}); export the one to be watched."
+        )
+
+
+def _place(table: Table, chosen: Mapping[str, str], tokens_per_step: float | None) -> tuple[np.ndarray, str]:
+    """How far each row is, in tokens where that is known."""
+    if tokens_per_step is not None and "steps" in chosen:
+        return _cells(table.columns[chosen["steps"]])[0] * tokens_per_step, "tokens"
+    if "tokens" in chosen:
+        return _cells(table.columns[chosen["tokens"]])[0], "tokens"
+    steps = _cells(table.columns[chosen["steps"]])[0]
+    if "batch_tokens" in chosen:
+        return steps * _cells(table.columns[chosen["batch_tokens"]])[0], "tokens"
+    return steps, "steps"
+
+
+def _cells(values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers, NaN where there is none; and which cells are empty, so that nothing was logged there."""
+    numbers, empty = np.full(len(values), np.nan), np.zeros(len(values), bool)
+    for index, value in enumerate(values):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            empty[index] = True
+            continue
+        try:
+            numbers[index] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return numbers, empty
+
+
+def _not_repeated(place: np.ndarray) -> np.ndarray:
+    """Rows behind which no row lies as early or earlier: what a resumed run has not written again."""
+    if not len(place):
+        return np.zeros(0, bool)
+    after = np.minimum.accumulate(np.append(place[1:], np.inf)[::-1])[::-1]
+    return place < after
