@@ -137,7 +137,7 @@ def _steps(args: argparse.Namespace, foretold: Foretold, store: Store) -> float:
         each = found.pop() if len(found) == 1 else None
     if tokens is None or each is None:
         raise InputError(
-            "The checkpoint does not say how many steps the run takes; give --tokens-per-step N, or --horizon N in steps."
+            "The checkpoint does not say how many steps the run takes; give --tokens-per-step N, or --horizon STEPS."
         )
     return float(np.ceil(tokens / each))
 

@@ -12,8 +12,8 @@ from windtunnel.files import json_of
 from windtunnel.forecasts import Forecast, score
 from windtunnel.store import Store
 
-EPILOG = """FORECAST is the beginning of a stored forecast's key or hash, or a JSON file: one of a store's forecasts/, or
-what `windtunnel fit --json` printed for one target. LOG is a CSV, JSON lines or Parquet file, an export of W&B, a
+EPILOG = """FORECAST is the beginning of a stored forecast's key or hash, or a JSON file: one of a store's forecasts/,
+or what `windtunnel fit --json` printed for one target. LOG is a CSV, JSON lines or Parquet file, an export of W&B, a
 TensorBoard event file or run folder, an MLflow run folder, or a Trainer's trainer_state.json; its columns are loss, and
 tokens or steps.
 

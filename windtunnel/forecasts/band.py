@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +23,7 @@ FIRST = 0.05
 SHARES = np.concatenate([np.geomspace(FIRST, 0.3, 10), np.linspace(0.35, 1.0, 27)])
 BIN = 0.02  # of the horizon: rows nearer than this to a share are gathered there (a decay is seldom under a tenth)
 FEW = 5  # rows that are gathered at least, so that a spike is outvoted, where the rows are dense enough
+SHORT = 100  # rows below which a log is one of evaluations, whose last row is the final loss
 NEAR = 0.3  # nats of final loss over which a run's say in "like the largest runs" falls by e (guess: a rung or two)
 # Error of a foretold shape before any past: AMPLITUDE of the fall still to come, along the whole curve; DRIFT of it,
 # changing along the way; LEAST in log loss at all shares but the last. Median errors on 52 held-out top rungs of the
@@ -41,6 +43,11 @@ class Past:
     loss: np.ndarray
     final: float
     name: str = "run"
+
+    @cached_property
+    def excess(self) -> np.ndarray:
+        """Log loss over final loss at `SHARES` (shares,)."""
+        return gathered(self.share, self.loss)[0] - np.log(self.final)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +77,7 @@ def shape_of(pasts: Sequence[Past], final: float) -> Shape:
     Raises InputError where no run has losses over its whole horizon.
     """
     known = [past for past in pasts if np.isfinite(past.final) and past.final > 0]
-    grid = np.array([gathered(past.share, past.loss)[0] - np.log(past.final) for past in known]).reshape(
-        -1, len(SHARES)
-    )
+    grid = np.array([past.excess for past in known]).reshape(-1, len(SHARES))
     whole = np.isfinite(grid[:, SHARES >= 0.2]).all(axis=1)
     if not whole.any():
         raise InputError(
@@ -90,13 +95,16 @@ def shape_of(pasts: Sequence[Past], final: float) -> Shape:
 
 
 def final_loss(share: np.ndarray, loss: np.ndarray) -> float:
-    """Where a finished log ended: the median of its last hundredth where that holds five rows, else the last row."""
+    """Where a finished log ended: the median of its last hundredth (at least five rows), the last row of a short log.
+
+    Raises InputError for a log without a finite loss.
+    """
     usable = np.isfinite(loss)
     share, loss = share[usable], loss[usable]
     if not len(loss):
         raise InputError("A finished run's log has no finite loss; leave it out.")
-    near = loss[share >= 0.99 * share[-1]]
-    return float(np.median(near) if len(near) >= FEW else loss[-1])
+    rows = max(FEW, int(np.sum(share >= 0.99 * share[-1]))) if len(loss) >= SHORT else 1
+    return float(np.median(loss[-rows:]))
 
 
 def pasts_of(runs: Sequence[Run], kind: str = "train_loss") -> list[Past]:
@@ -110,21 +118,28 @@ def pasts_of(runs: Sequence[Run], kind: str = "train_loss") -> list[Past]:
     return pasts
 
 
-def gathered(share: np.ndarray, loss: np.ndarray, until: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Log loss at `SHARES` (NaN where nothing is near, and after `until`) and its variance by the scatter of its rows.
+def gathered(share: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log loss at `SHARES` (NaN where nothing is near) and its variance by the scatter of the rows around it.
 
     A median of the rows near a share, brought there along the straight line through them, so that spikes and steepness
-    do not move it. Losses that are not positive and finite are left out.
+    do not move it; where rows are sparse, the line between the two beside it. Losses that are not positive and finite
+    are left out. A share is filled only once the rows around it are all there, so that more rows change no other share.
     """
     usable = np.isfinite(loss) & (np.asarray(loss) > 0) & np.isfinite(share)
     share, logs = np.asarray(share, float)[usable], np.log(np.asarray(loss, float)[usable])
     order = np.argsort(share, kind="stable")
     share, logs = share[order], logs[order]
     level, variance = np.full(len(SHARES), np.nan), np.full(len(SHARES), np.nan)
-    for index, at in enumerate(SHARES):
-        if at <= until + 1e-9:
-            level[index], variance[index] = _near(share, logs, at)
+    if len(share) > 1:
+        dense = FEW * float(np.median(np.diff(share))) < 2 * BIN
+        for index in range(int(np.searchsorted(known_at(dense), share[-1] * 1.0001, side="right"))):
+            level[index], variance[index] = _near(share, logs, float(SHARES[index]))
     return level, variance
+
+
+def known_at(dense: bool) -> np.ndarray:
+    """The share at which each of `SHARES` is known: that of the last row around it where rows are dense."""
+    return np.minimum(SHARES + np.minimum(BIN, SHARES / 4), 0.999) if dense else SHARES
 
 
 def _near(share: np.ndarray, logs: np.ndarray, at: float) -> tuple[float, float]:
@@ -136,7 +151,7 @@ def _near(share: np.ndarray, logs: np.ndarray, at: float) -> tuple[float, float]
         middle = float(np.median(flat))
         spread = 1.48 * float(np.median(np.abs(flat - middle)))
         return middle, 2 * 1.57 * spread**2 / len(flat)  # of a median; doubled, as neighbours err together
-    if not len(share) or at < share[0] * 0.999 or at > share[-1] + reach:
+    if at < share[0] * 0.999:
         return np.nan, np.nan
     return float(np.interp(np.log(at), np.log(np.maximum(share, 1e-9)), logs)), 0.0
 

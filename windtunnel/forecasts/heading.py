@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts.band import Shape, gathered
+from windtunnel.forecasts.band import Shape
 from windtunnel.forecasts.interval import Interval
 
-POINTS, WIDE = 2001, 60.0  # of the grid around each Student-t, and how many of its scales that reaches
+ENDS = 2.0  # noise of the final loss, a median over a hundredth of a run, in that of a point of the curve so far
+POINTS, WIDE = 401, 60.0  # of the grid around each Student-t, and how many of its scales that reaches
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ Headings = Sequence[tuple[float, Heading]]  # each with its probability
 Shapes = Sequence[tuple[float, Shape]]
 
 
-def prior_of(intervals: Sequence[Interval]) -> Heading:
+@lru_cache(maxsize=64)
+def prior_of(intervals: tuple[Interval, ...]) -> Heading:
     """The Student-t that a forecast's intervals describe: scale and degrees of freedom by their widths."""
     widths = {i.level: np.log(i.high / i.low) / 2 for i in intervals if i.high > i.low > 0}
     if not widths:
@@ -54,20 +57,21 @@ def prior_of(intervals: Sequence[Interval]) -> Heading:
     return Heading(middle, float(scales[best]), float(grid[best]))
 
 
-def headings_of(share: np.ndarray, loss: np.ndarray, shapes: Shapes) -> Headings:
-    """The final loss by the curve so far, one heading a shape with its probability; empty before `FIRST`.
+def headings_of(level: np.ndarray, noise: np.ndarray, shapes: Shapes) -> Headings:
+    """The final loss by the curve so far (`gathered`), one heading a shape with its probability; empty where too early.
 
     Generalised least squares through each shape; the scale follows how well the curve keeps to it, as a multivariate
     Student-t's does, and so does the shape's probability.
     """
-    level, noise = gathered(share, loss, until=float(np.max(share, initial=0.0)))
     seen = np.isfinite(level)
     if not seen.any():
         return ()
-    found = [_heading(level[seen] - shape.excess[seen], noise[seen], shape.covariance[np.ix_(seen, seen)],
-                      shape.degrees) for _, shape in shapes]  # fmt: skip
+    found = [
+        _heading(level[seen] - shape.excess[seen], noise[seen], shape.covariance[np.ix_(seen, seen)], shape.degrees)
+        for _, shape in shapes
+    ]
     logs = np.array([np.log(weight) + fit for (weight, _), (_, fit) in zip(shapes, found, strict=True)])
-    weights = np.exp(logs - special.logsumexp(logs))
+    weights = _normal(logs)
     return tuple((float(weight), heading) for weight, (heading, _) in zip(weights, found, strict=True))
 
 
@@ -80,7 +84,8 @@ def _heading(away: np.ndarray, noise: np.ndarray, covariance: np.ndarray, degree
     misfit = float(np.sum((rows - centre * ones) ** 2))
     more = degrees + len(away) - 1
     fit = -np.log(np.diag(root)).sum() - np.log(information) / 2 - more / 2 * np.log1p(misfit / degrees)
-    return Heading(centre, float(np.sqrt((degrees + misfit) / more / information)), more), float(fit)
+    variance = (degrees + misfit) / more / information + ENDS * noise[-1]
+    return Heading(centre, float(np.sqrt(variance)), more), float(fit)
 
 
 def posterior(prior: Heading, headings: Headings) -> tuple[np.ndarray, np.ndarray]:
@@ -91,5 +96,11 @@ def posterior(prior: Heading, headings: Headings) -> tuple[np.ndarray, np.ndarra
     logs = prior.log_density(grid) + np.log(np.gradient(grid))
     if headings:
         each = [np.log(weight + 1e-300) + heading.log_density(grid) for weight, heading in headings]
-        logs = logs + special.logsumexp(each, axis=0)
-    return grid, np.exp(logs - special.logsumexp(logs))
+        logs = logs + np.logaddexp.reduce(each, axis=0)
+    return grid, _normal(logs)
+
+
+def _normal(logs: np.ndarray) -> np.ndarray:
+    """Exponentials that sum to 1."""
+    found = np.exp(logs - logs.max())
+    return found / found.sum()

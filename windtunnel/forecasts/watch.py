@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts.band import FIRST, SHARES
+from windtunnel.forecasts.band import BIN, FEW, FIRST, gathered, known_at
 from windtunnel.forecasts.heading import Heading, Shapes, headings_of, posterior, prior_of
 from windtunnel.forecasts.interval import Interval
 
@@ -97,37 +97,64 @@ class Look:
 
 
 def look_at(
-    forecast: Foretold,
-    share: np.ndarray,
-    loss: np.ndarray,
-    shapes: Shapes,
-    truth: float | None = None,
+    forecast: Foretold, share: np.ndarray, loss: np.ndarray, shapes: Shapes, truth: float | None = None
 ) -> Look:
     """What the rows so far say of the final loss: `share` of the horizon (n,) and `loss` (n,), NaN where there is none.
 
     `shapes` are those of the ladder (`shape_of`, with probability 1) or `typical_shapes`; `truth` is the final loss
     once it is known.
     """
+    return _looked(forecast, share, loss, gathered(share, loss), shapes, truth)
+
+
+def history(
+    forecast: Foretold, share: np.ndarray, loss: np.ndarray, shapes: Shapes, below: float = WARN_BELOW
+) -> tuple[bool, list[Look]]:
+    """What looks along the way would have said: whether a warning stands, and each look at which one was raised.
+
+    A watch that is started late, or again, so warns as one that was there from the start.
+    """
+    standing, raised = False, []
+    level, noise = gathered(share, loss)
+    spacing = float(np.median(np.diff(share))) if len(share) > 1 else 1.0
+    for index, at in enumerate(known_at(FEW * spacing < 2 * BIN)):
+        if np.isfinite(level[index]):
+            rows = share <= at
+            so_far = np.where(np.arange(len(level)) <= index, level, np.nan)
+            look = _looked(forecast, share[rows], loss[rows], (so_far, noise), shapes)
+            before, standing = standing, warned(standing, look.inside, below)
+            raised += [look] if standing and not before else []
+    return standing, raised
+
+
+def _looked(
+    forecast: Foretold,
+    share: np.ndarray,
+    loss: np.ndarray,
+    curve: tuple[np.ndarray, np.ndarray],
+    shapes: Shapes,
+    truth: float | None = None,
+) -> Look:
     prior, now = prior_of(forecast.intervals), float(np.max(share[np.isfinite(loss)], initial=0.0))
-    expected = _expected(prior, shapes, now, forecast.loss.level) if now >= FIRST else None
-    if truth is not None:
-        known = Interval(truth, truth, truth, forecast.loss.level)
-        return Look(share=now, loss=truth, expected=expected, final=known, foretold=forecast.loss, done=True,
-                    inside=float(forecast.loss.holds(truth)))  # fmt: skip
-    grid, mass = posterior(prior, headings_of(share, loss, shapes))
-    cumulative = np.cumsum(mass) - mass / 2
     level = forecast.loss.level
-    low, middle, high = np.exp(np.interp([0.5 - level / 2, 0.5, 0.5 + level / 2], cumulative, grid))
-    bounds = np.log([forecast.loss.low, forecast.loss.high])
-    below, above = np.interp(bounds, grid, cumulative, left=0.0, right=1.0)
+    expected = _expected(prior, shapes, now, level) if now >= FIRST else None
+    if truth is not None:
+        known, inside = Interval(truth, truth, truth, level), float(forecast.loss.holds(truth))
+    else:
+        grid, mass = posterior(prior, headings_of(*curve, shapes))
+        cumulative = np.cumsum(mass) - mass / 2
+        low, middle, high = np.exp(np.interp([0.5 - level / 2, 0.5, 0.5 + level / 2], cumulative, grid)).tolist()
+        ends = np.log([forecast.loss.low, forecast.loss.high])
+        below, above = np.interp(ends, grid, cumulative, left=0.0, right=1.0)
+        known, inside = Interval(middle, low, high, level), float(above - below)
     return Look(
         share=now,
-        loss=current(share, loss),
+        loss=current(share, loss) if truth is None else truth,
         expected=expected,
-        final=Interval(float(middle), float(low), float(high), level),
-        inside=float(above - below),
+        final=known,
+        inside=inside,
         foretold=forecast.loss,
-        done=False,
+        done=truth is not None,
     )
 
 
@@ -155,23 +182,6 @@ def _expected(prior: Heading, shapes: Shapes, now: float, level: float) -> Inter
 def warned(before: bool, inside: float, below: float = WARN_BELOW) -> bool:
     """Whether a warning stands, given whether one stood before: raised below `below`, taken back well above it."""
     return inside < (below + (1 - below) * CALM if before else below)
-
-
-def history(
-    forecast: Foretold, share: np.ndarray, loss: np.ndarray, shapes: Shapes, below: float = WARN_BELOW
-) -> tuple[bool, list[Look]]:
-    """What looks along the way would have said: whether a warning stands, and each look at which one was raised.
-
-    A watch that is started late, or again, so warns as one that was there from the start.
-    """
-    standing, raised = False, []
-    for at in SHARES[np.max(share, initial=0.0) >= SHARES]:
-        seen = share <= at
-        look = look_at(forecast, share[seen], loss[seen], shapes)
-        before, standing = standing, warned(standing, look.inside, below)
-        if standing and not before:
-            raised.append(look)
-    return standing, raised
 
 
 def unit_doubt(look: Look) -> str:
