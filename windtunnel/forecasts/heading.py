@@ -18,6 +18,9 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.band import Shape
 from windtunnel.forecasts.interval import Interval
 
+# How often a run leaves its level for good (data, hardware, a changed recipe), how far in log loss, and how finely the
+# share at which it did is asked for (guesses).
+DEPARTS, JUMP, EVERY = 0.05, 0.05, 2
 ENDS = 2.0  # noise of the final loss, a median over a hundredth of a run, in that of a point of the curve so far
 POINTS, WIDE = 401, 60.0  # of the grid around each Student-t, and how many of its scales that reaches
 
@@ -58,21 +61,31 @@ def prior_of(intervals: tuple[Interval, ...]) -> Heading:
 
 
 def headings_of(level: np.ndarray, noise: np.ndarray, shapes: Shapes) -> Headings:
-    """The final loss by the curve so far (`gathered`), one heading a shape with its probability; empty where too early.
+    """The final loss by the curve so far (`gathered`), a few headings with their probabilities; empty where too early.
 
     Generalised least squares through each shape; the scale follows how well the curve keeps to it, as a multivariate
-    Student-t's does, and so does the shape's probability.
+    Student-t's does, and so does the shape's probability. A run may also have left its old level for good at some
+    share: then what lies before says little of the end.
     """
-    seen = np.isfinite(level)
-    if not seen.any():
+    seen = np.flatnonzero(np.isfinite(level))
+    if not len(seen):
         return ()
-    found = [
-        _heading(level[seen] - shape.excess[seen], noise[seen], shape.covariance[np.ix_(seen, seen)], shape.degrees)
-        for _, shape in shapes
-    ]
-    logs = np.array([np.log(weight) + fit for (weight, _), (_, fit) in zip(shapes, found, strict=True)])
-    weights = _normal(logs)
-    return tuple((float(weight), heading) for weight, (heading, _) in zip(weights, found, strict=True))
+    found = []
+    for weight, shape in shapes:
+        away, covariance = level[seen] - shape.excess[seen], shape.covariance[np.ix_(seen, seen)]
+        for prior, before in _departures(len(seen)):
+            left = covariance + JUMP**2 * np.outer(before, before)
+            heading, fit = _heading(away, noise[seen], left, shape.degrees)
+            found.append((np.log(weight * prior) + fit, heading))
+    weights = _normal(np.array([log for log, _ in found]))
+    return tuple((float(w), heading) for w, (_, heading) in zip(weights, found, strict=True) if w > 1e-6)
+
+
+def _departures(points: int) -> list[tuple[float, np.ndarray]]:
+    """No departure, and one before each EVERY-th point, with their probabilities: which points lie before it."""
+    places = range(EVERY, points, EVERY)
+    kept = [(1 - DEPARTS if len(places) else 1.0, np.zeros(points))]
+    return kept + [(DEPARTS / len(places), (np.arange(points) < place).astype(float)) for place in places]
 
 
 def _heading(away: np.ndarray, noise: np.ndarray, covariance: np.ndarray, degrees: float) -> tuple[Heading, float]:
