@@ -7,7 +7,7 @@ line for an error; it is left for the next look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Tail:
     columns: Mapping[str, str] | str | None = None
     tokens_per_step: float | None = None
     said: list[str] = field(default_factory=list)
-    _seen: tuple[tuple[str, int, int, int], ...] = ()
+    _seen: tuple[tuple[str, int, int, int], ...] | None = None
     _unreadable: int = 0
     _last: Log | None = None
 
@@ -45,13 +45,13 @@ class Tail:
             self._unreadable += 1
             if self._last is None or self._unreadable >= PATIENCE or whole:
                 raise
-            self._seen = ()  # look again, changed or not
+            self._seen = None  # look again, changed or not
             return None
         self._unreadable, self._last = 0, log
         return log
 
     def _notice(self, seen: tuple[tuple[str, int, int, int], ...]) -> None:
-        before = {name: (node, size) for name, node, size, _ in self._seen}
+        before = {name: (node, size) for name, node, size, _ in self._seen or ()}
         now = {name: (node, size) for name, node, size, _ in seen}
         for name, (node, size) in before.items():
             if name not in now:
@@ -73,6 +73,3 @@ def _signature(path: Path) -> tuple[tuple[str, int, int, int], ...]:
             continue
         found.append((str(file), about.st_ino, about.st_size, about.st_mtime_ns))
     return tuple(found)
-
-
-Reader = Callable[[], Log | None]  # what a follower asks at each look
