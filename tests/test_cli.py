@@ -24,7 +24,10 @@ FLAGS = {
     "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
     "report": {"STUDY.py", "--store", "--json"},
     "runs": {"KEY", "--store", "--json"},
-    "score": {"FORECAST", "RUN", "--store", "--json"},
+    "score": {
+        "FORECAST", "RUN", "--store", "--json", "--follow", "--columns", "--ladder", "--tokens-per-step", "--horizon",
+        "--every", "--once", "--warn-below",
+    },  # fmt: skip
 }
 NAMES = [
     "Allocation", "BestHyperparameters", "Chinchilla", "Curve", "DataShape", "Fit", "Forecast", "InputError",
