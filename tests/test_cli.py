@@ -25,9 +25,19 @@ FLAGS = {
     "report": {"STUDY.py", "--store", "--json"},
     "runs": {"KEY", "--store", "--json"},
     "score": {
-        "FORECAST", "RUN", "--store", "--json", "--follow", "--columns", "--ladder", "--tokens-per-step", "--horizon",
-        "--every", "--once", "--warn-below",
-    },  # fmt: skip
+        "FORECAST",
+        "RUN",
+        "--store",
+        "--json",
+        "--follow",
+        "--columns",
+        "--ladder",
+        "--tokens-per-step",
+        "--horizon",
+        "--every",
+        "--once",
+        "--warn-below",
+    },
 }
 NAMES = [
     "Allocation", "BestHyperparameters", "Chinchilla", "Curve", "DataShape", "Fit", "Forecast", "InputError",

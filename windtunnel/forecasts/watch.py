@@ -116,12 +116,13 @@ def history(
     """
     standing, raised = False, []
     level, noise = gathered(share, loss)
-    spacing = float(np.median(np.diff(share))) if len(share) > 1 else 1.0
-    for index, at in enumerate(known_at(FEW * spacing < 2 * BIN)):
+    dense = len(share) > 1 and FEW * float(np.median(np.diff(share))) < 2 * BIN
+    for index, at in enumerate(known_at(dense)):
         if np.isfinite(level[index]):
-            rows = share <= at
+            # as `gathered` knows it: where rows are sparse it waits for the row behind, and one more
+            rows = int(np.searchsorted(share, at, side="right") if dense else np.searchsorted(share, at) + 2)
             so_far = np.where(np.arange(len(level)) <= index, level, np.nan)
-            look = _looked(forecast, share[rows], loss[rows], (so_far, noise), shapes)
+            look = _looked(forecast, share[:rows], loss[:rows], (so_far, noise), shapes)
             before, standing = standing, warned(standing, look.inside, below)
             raised += [look] if standing and not before else []
     return standing, raised
