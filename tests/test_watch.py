@@ -71,7 +71,7 @@ def test_a_departure_is_warned_of_once_and_long_before_the_end(run, drift):
     forecast = foretold(final)
     standing, raised = history(forecast, share, moved, shapes_of(forecast))
     assert standing and len(raised) == 1
-    assert 0.4 < raised[0].share < 0.6
+    assert 0.4 < raised[0].share < 0.75  # more than a quarter of the run is left
     assert (raised[0].final.median > forecast.loss.median) == (drift > 0)
 
 

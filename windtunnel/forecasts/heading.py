@@ -22,7 +22,8 @@ from windtunnel.forecasts.interval import Interval
 # share at which it did is asked for (guesses).
 DEPARTS, JUMP, EVERY = 0.05, 0.05, 2
 ENDS = 2.0  # noise of the final loss, a median over a hundredth of a run, in that of a point of the curve so far
-POINTS, WIDE = 401, 60.0  # of the grid around each Student-t, and how many of its scales that reaches
+LEAST = 1e-3  # probability below which a heading is dropped
+POINTS, WIDE = 201, 60.0  # of the grid around each Student-t, and how many of its scales that reaches
 
 
 @dataclass(frozen=True)
@@ -70,35 +71,43 @@ def headings_of(level: np.ndarray, noise: np.ndarray, shapes: Shapes) -> Heading
     seen = np.flatnonzero(np.isfinite(level))
     if not len(seen):
         return ()
-    found = []
+    before, prior = _departures(len(seen))
+    logs, headings = [], []
     for weight, shape in shapes:
-        away, covariance = level[seen] - shape.excess[seen], shape.covariance[np.ix_(seen, seen)]
-        for prior, before in _departures(len(seen)):
-            left = covariance + JUMP**2 * np.outer(before, before)
-            heading, fit = _heading(away, noise[seen], left, shape.degrees)
-            found.append((np.log(weight * prior) + fit, heading))
-    weights = _normal(np.array([log for log, _ in found]))
-    return tuple((float(w), heading) for w, (_, heading) in zip(weights, found, strict=True) if w > 1e-6)
+        covariance = shape.covariance[np.ix_(seen, seen)] + JUMP**2 * before[:, :, None] * before[:, None, :]
+        found, fit = _headings(level[seen] - shape.excess[seen], noise[seen], covariance, shape.degrees)
+        headings += found
+        logs.append(np.log(weight * prior) + fit)
+    weights = _normal(np.concatenate(logs))
+    kept = [(w, heading) for w, heading in zip(weights, headings, strict=True) if w > LEAST]
+    return tuple((float(w / sum(each for each, _ in kept)), heading) for w, heading in kept)
 
 
-def _departures(points: int) -> list[tuple[float, np.ndarray]]:
-    """No departure, and one before each EVERY-th point, with their probabilities: which points lie before it."""
-    places = range(EVERY, points, EVERY)
-    kept = [(1 - DEPARTS if len(places) else 1.0, np.zeros(points))]
-    return kept + [(DEPARTS / len(places), (np.arange(points) < place).astype(float)) for place in places]
+def _departures(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which points lie before a departure (hypotheses, points), and how probable each is: none, or one by its place."""
+    places = np.arange(EVERY, points, EVERY)
+    before = np.arange(points) < np.append(0, places)[:, None]
+    prior = np.full(len(before), DEPARTS / max(1, len(places)))
+    prior[0] = 1 - DEPARTS if len(places) else 1.0
+    return before.astype(float), prior
 
 
-def _heading(away: np.ndarray, noise: np.ndarray, covariance: np.ndarray, degrees: float) -> tuple[Heading, float]:
-    """The heading and the log of the marginal likelihood, up to a constant."""
+def _headings(
+    away: np.ndarray, noise: np.ndarray, covariance: np.ndarray, degrees: float
+) -> tuple[list[Heading], np.ndarray]:
+    """The heading of each hypothesis, `covariance` being (hypotheses, points, points), and its log marginal likelihood
+    up to a constant."""
     root = np.linalg.cholesky(covariance + np.diag(noise + 1e-8))
-    ones, rows = np.linalg.solve(root, np.ones(len(away))), np.linalg.solve(root, away)
-    information = float(ones @ ones)
-    centre = float(ones @ rows) / information
-    misfit = float(np.sum((rows - centre * ones) ** 2))
+    both = np.broadcast_to(np.stack([np.ones(len(away)), away], axis=1), (len(root), len(away), 2))
+    ones, rows = np.moveaxis(np.linalg.solve(root, both), 2, 0)
+    information = np.sum(ones**2, axis=1)
+    centre = np.sum(ones * rows, axis=1) / information
+    misfit = np.sum((rows - centre[:, None] * ones) ** 2, axis=1)
     more = degrees + len(away) - 1
-    fit = -np.log(np.diag(root)).sum() - np.log(information) / 2 - more / 2 * np.log1p(misfit / degrees)
-    variance = (degrees + misfit) / more / information + ENDS * noise[-1]
-    return Heading(centre, float(np.sqrt(variance)), more), float(fit)
+    spread = np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+    fit = -spread - np.log(information) / 2 - more / 2 * np.log1p(misfit / degrees)
+    scale = np.sqrt((degrees + misfit) / more / information + ENDS * noise[-1])
+    return [Heading(float(c), float(s), more) for c, s in zip(centre, scale, strict=True)], fit
 
 
 def posterior(prior: Heading, headings: Headings) -> tuple[np.ndarray, np.ndarray]:
@@ -108,8 +117,9 @@ def posterior(prior: Heading, headings: Headings) -> tuple[np.ndarray, np.ndarra
     grid = np.unique(np.concatenate(fine))  # dense wherever one of them is
     logs = prior.log_density(grid) + np.log(np.gradient(grid))
     if headings:
-        each = [np.log(weight + 1e-300) + heading.log_density(grid) for weight, heading in headings]
-        logs = logs + np.logaddexp.reduce(each, axis=0)
+        each = np.array([np.log(weight) + heading.log_density(grid) for weight, heading in headings])
+        most = each.max(axis=0)
+        logs = logs + most + np.log(np.exp(each - most).sum(axis=0))
     return grid, _normal(logs)
 
 

@@ -135,7 +135,7 @@ class Engine:
         params = initial_params(self.groups, [self.pack.specs[row[0]].seed for row in rows], self.device)
         states = first_states(self.groups, self.pack.recipe.optimizer, params, self.packed)
         created, spent = created or datetime.now(UTC).isoformat(), np.zeros(len(self.pack.specs))
-        state = State(rows=rows, params=params, states=states, spent=spent, created=created)
+        state = State(rows, params, states, spent, self.steps_of, created=created)
         self._choose(state)
         return state
 

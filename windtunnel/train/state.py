@@ -18,7 +18,7 @@ from windtunnel.train.rows import Row, without
 class State:
     """Stacked parameters and optimizer states, whose rows they are, and curves.
 
-    `spent` counts a member's steps, a step that k members shared as 1/k. `compiled` says how the rows are trained from
+    `horizons` and `spent` count a member's steps, to be done and done, a step that k members shared as 1/k. `compiled` says how the rows are trained from
     here on, so that a resumed pack goes on with the same arithmetic.
     """
 
@@ -26,6 +26,7 @@ class State:
     params: list[Tensor]
     states: list[dict[str, Tensor]]
     spent: np.ndarray
+    horizons: list[int]
     step: int = 0
     seconds: float = 0.0
     created: str = ""
@@ -71,6 +72,7 @@ def to_checkpoint(state: State, members: Sequence[str]) -> tuple[dict[str, Tenso
         "members": list(members),
         "rows": [list(row) for row in state.rows],
         "spent": state.spent.tolist(),
+        "horizons": state.horizons,
         "compiled": state.compiled,
         "compiled_steps": state.compiled_steps,
         "retired": {str(member): why for member, why in state.retired.items()},
@@ -96,6 +98,7 @@ def from_checkpoint(
         params=[tensors[f"param.{i}"].to(device) for i in range(groups)],
         states=states,
         spent=np.array(facts["spent"]),
+        horizons=facts["horizons"],
         step=facts["step"],
         seconds=facts["seconds"],
         created=facts["created"],

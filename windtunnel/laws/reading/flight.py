@@ -9,6 +9,7 @@ accuracy, members). A newcomer would load the file: only the few kilobytes of th
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.files import RECORD_BYTES, json_of, seal_of
 
 HEADER = 64 * 2**20  # bytes a safetensors header may have: more is no header of ours
+_STEP = re.compile(r"step-\d{9}")
+_WRONG = (InputError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error)
 _KINDS = {"F64": "<f8", "F32": "<f4", "I64": "<i8"}
 
 
@@ -57,17 +61,31 @@ def in_flight(packs: Path, key: str) -> Flight | None:
 
 
 def _of_pack(folder: Path, key: str) -> list[Flight]:
-    for state in sorted(folder.rglob("state.json"), reverse=True):  # step-000000123: the newest first
+    for state in _states(folder):
         try:
-            facts = json.loads(state.read_text("utf-8"))
+            facts = _facts(state)
             members = [str(each) for each in facts["members"]]
             places = [place for place, each in enumerate(members) if each.startswith(key)]
             if places:
                 arrays = _curves(state.with_name("state.safetensors"))
                 return [_flight(facts, members[place], place, arrays) for place in places]
-        except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error):
+        except _WRONG:
             continue  # being written or removed, or damaged: an older one will do
     return []
+
+
+def _states(folder: Path) -> list[Path]:
+    """The state files of a pack's checkpoints, the newest first; those that were set aside as damaged are not among."""
+    found = [state for state in folder.rglob("state.json") if _STEP.fullmatch(state.parent.name)]
+    return sorted(found, key=lambda state: state.parent.name, reverse=True)
+
+
+def _facts(state: Path) -> dict[str, Any]:
+    with open(state, "rb") as file:
+        facts = json_of(file.read(RECORD_BYTES), str(state), "It is not used.")
+    if "seal" in facts and facts["seal"] != seal_of(facts):
+        raise ValueError("not as it was written")
+    return facts
 
 
 def _flight(facts: Mapping[str, Any], key: str, place: int, arrays: Mapping[str, np.ndarray]) -> Flight:
@@ -85,15 +103,18 @@ def _flight(facts: Mapping[str, Any], key: str, place: int, arrays: Mapping[str,
 
 def _curves(path: Path) -> dict[str, np.ndarray]:
     """The arrays of curves in a safetensors file: 8 bytes of length, a JSON header, then the data."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        if not 0 < length <= HEADER:
+        if not 0 < length <= min(HEADER, size):
             raise ValueError("no safetensors header")
         header = json.loads(file.read(length))
         found = {}
         for name, about in header.items():
             if (name == "train_loss" or name.startswith("judged.")) and about.get("dtype") in _KINDS:
                 start, end = about["data_offsets"]
+                if not 0 <= start <= end <= size - 8 - length:
+                    raise ValueError("an array that lies outside its file")
                 file.seek(8 + length + start)
                 data = file.read(end - start)
                 found[name] = np.frombuffer(data, _KINDS[about["dtype"]]).reshape(about["shape"])
@@ -103,9 +124,9 @@ def _curves(path: Path) -> dict[str, np.ndarray]:
 def flying(packs: Path) -> list[str]:
     """Keys of all runs that have a checkpoint, sorted."""
     keys: set[str] = set()
-    for state in packs.glob("*/**/state.json") if packs.is_dir() else []:
+    for state in _states(packs) if packs.is_dir() else []:
         try:
-            keys |= {str(each) for each in json.loads(state.read_text("utf-8"))["members"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            keys |= {str(each) for each in _facts(state)["members"]}
+        except _WRONG:
             continue
     return sorted(keys)
