@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,10 +81,18 @@ class Tally:
     differences: list[str] = field(default_factory=list)
 
 
-def torment(folder: Path, *, kills: int, seed: int, corpus: str | None = None, tokens: int = 3072) -> Tally:
+def torment(
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    corpus: str | None = None,
+    tokens: int = 3072,
+    told: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
     """Kill a study `kills` times and say what differed; a study that ends too soon for a kill is followed by another.
 
-    `corpus` None is the standard library's source. Everything is written under `folder`.
+    `corpus` None is the standard library's source. Everything is written under `folder`; `told` hears of each study.
     """
     draw, tally = random.Random(seed), Tally()
     file = folder / "killed_study.py"
@@ -100,6 +109,7 @@ def torment(folder: Path, *, kills: int, seed: int, corpus: str | None = None, t
         _to_the_end(file, store, devices=draw.choice((1, 2)))
         tally.studies += 1
         tally.differences += compared(truth, store)
+        told(tally)
     return tally
 
 
@@ -223,11 +233,13 @@ def main() -> int:
     parser.add_argument("--corpus", help="folder of text to train on (default: the standard library's source)")
     parser.add_argument("--out", metavar="RESULT.json", help="where the counts are written")
     args = parser.parse_args()
+
+    def keep(tally: Tally) -> None:
+        if args.out:
+            Path(args.out).write_text(json.dumps({"seed": args.seed, **asdict(tally)}, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
-        tally = torment(Path(folder), kills=args.kills, seed=args.seed, corpus=args.corpus)
-    result = {"seed": args.seed, **asdict(tally)}
-    if args.out:
-        Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
+        tally = torment(Path(folder), kills=args.kills, seed=args.seed, corpus=args.corpus, told=keep)
     print(
         f"{tally.kills} kills ({tally.of_workers} of workers) over {tally.studies} studies of {tally.runs} runs, "
         f"{tally.with_a_checkpoint} with a checkpoint, {tally.inside_a_write} inside a write; {tally.workers_left} of "
