@@ -483,7 +483,7 @@ def test_memory_that_runs_out_on_one_process_halves_the_pieces_and_changes_no_nu
             assert runs[run.key].cost.processes == 2
         else:
             assert tiny.numbers(runs[run.key]) == tiny.numbers(run)
-    (pieces,) = Path(spread_store, "packs").glob("pieces-*.json")
+    (pieces,) = Path(spread_store, "packs").glob("pieces-*/pieces.json")
     assert json.loads(pieces.read_text()) == {"pieces": 2}
 
 

@@ -28,7 +28,7 @@ class Pieces:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         asked = [spec.to_json()["recipe"], spec.to_json()["rung"], ranks.world, name]
         digest = hashlib.sha256(canonical(asked).encode()).hexdigest()[:20]
-        self.path = store.packs() / f"pieces-{digest}.json"
+        self.path = store.packs() / f"pieces-{digest}" / "pieces.json"  # all that lies in packs/ is a folder
         self.share = (pack.rung.batch or 1) // ranks.world
 
     def known(self, least: int) -> int:
@@ -46,6 +46,7 @@ class Pieces:
                 "Memory ran out with one example at a time on each process; train over more devices, or make the "
                 "model or its examples smaller."
             )
+        self.path.parent.mkdir(exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"pieces": min(2 * tried, self.share)}), "utf-8")
         os.replace(temporary, self.path)

@@ -201,6 +201,8 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
             if is_out_of_memory(error):
                 raise pieces.more(how.pieces) from error
             if not _all_failed(ranks, pack, stop):
+                if stop():
+                    raise Stopped from error  # torchrun ends this process because of another one, which says why
                 raise  # one process alone, or the others after it died: torchrun starts all of them again
             if ranks.rank:
                 return None
