@@ -7,7 +7,7 @@ twelve shares of its horizon against (a) the forecast that `wt.fit` makes from i
 forecasts of 0.3 to 3 % scale, one a curve, whose errors are drawn so that 90 % of the intervals hold the truth. The
 baseline always says the forecast's level. Departures (1.5 to 6 half-widths, over a twentieth of the run, from a share
 between 0.2 and 0.7) and spikes (up to twice the loss for up to 1.5 % of the run) are put into held-out curves. The
-round constants of `forecasts/band.py` were chosen with the published curves in view, those worlds without.
+round constants of `forecasts/band.py` were chosen with the published curves in view, a few rules with such worlds.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from windtunnel.train.rows import Row, without
 class State:
     """Stacked parameters and optimizer states, whose rows they are, and curves.
 
-    `horizons` and `spent` count a member's steps, to be done and done, a step that k members shared as 1/k. `compiled` says how the rows are trained from
-    here on, so that a resumed pack goes on with the same arithmetic.
+    `horizons` and `spent` count a member's steps, to be done and done, a step that k members shared as 1/k. `compiled`
+    says how the rows are trained from here on, so that a resumed pack goes on with the same arithmetic.
     """
 
     rows: list[Row]
