@@ -6,12 +6,13 @@ Asked: the base learning rate to 0.2 % of the loss, and the forecast of a larger
 base width, carry the value up, one trunk with branches for each width and seed. The usual: an Optuna study (TPE, median
 pruner) at every width, then a run of its own for every horizon. Every run that either buys is trained here once, by
 windtunnel, and then both are replayed on what was measured (`answer_replay.py`): a newcomer would train each way apart,
-and would measure two draws of the noise. Resumes from its store.
+and would measure two draws of the noise. Resumes from its store; `--rates` first, on a quiet core.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,8 @@ import numpy as np
 
 import windtunnel as wt
 from benchmarks import answer_rates
-from benchmarks.answer_replay import Landscape, mean_of, ours, reached, regret_over, searched, summary
+from benchmarks.answer_bills import bills, ladder_flops, recheck_flops, tuning_bill
+from benchmarks.answer_replay import Landscape, mean_of, ours, reached, regret_over, searched
 from benchmarks.answer_runs import (
     BATCH,
     CONTEXT,
@@ -41,20 +43,16 @@ from benchmarks.answer_runs import (
     trained,
     trunks,
 )
-from benchmarks.common import write
+from benchmarks.common import RESULTS, write
 from windtunnel.laws.law import Sizes
 from windtunnel.runs import Run
 from windtunnel.store import Store
-from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import Tuning, coarse_values
 
 BAR = 0.002  # of the loss, asked by the question
 TRIALS = 40  # of an Optuna study that is never good: what it spent by then is a lower bound
 EQUAL = 12  # runs that our tuning trains at the base (5 coarse, 5 fine with 2 seeds, 3 of them the same)
-TARGET, LEVEL = 128, 0.95  # width of the model that is foretold, four times the ladder's top in parameters
-
-ENDS = ("good", "equal")  # of a search; see `ended`
-Work = dict[int, float]  # width to FLOPs
+TARGETS, LEVEL = (80, 128), 0.95  # widths of the models that are foretold, at the longest horizon
 
 
 # tuning: what each way spent when its value was good, and stayed good
@@ -98,20 +96,6 @@ def designs() -> list[tuple[tuple[int, ...], int]]:
     return [(h, seeds) for seeds in (1, 2, 2 * STUDIES) for h in horizons]
 
 
-def ladder_flops(rate: float, horizons: Sequence[int], seeds: int) -> tuple[Work, Work]:
-    """FLOPs at every width of a design's runs, with one trunk a width and seed, and trained apart."""
-    packs = {width: packed([(width, t, rate, 0) for t in horizons], 1) for width in WIDTHS}
-    apart = {w: seeds * pack.size().training_flops(apart_tokens(pack)) for w, pack in packs.items()}
-    return {w: seeds * pack.training_flops() for w, pack in packs.items()}, apart
-
-
-def recheck_flops(seeds: int) -> Work:
-    """FLOPs of the transfer check: a value on either side at the middle of the wider rungs, with at most two seeds."""
-    width = WIDTHS[1:][(len(WIDTHS) - 2) // 2]
-    one = packed([(width, HORIZONS[0], RANGE.low, 0)], 1)
-    return {width: 2 * Tuning().recheck * min(seeds, Tuning().seeds) * one.training_flops()}
-
-
 def forecasts(runs: Sequence[Run], study: int) -> list[dict[str, Any]]:
     """(ii) for one study: every design's half-widths at 95 % and what its ladder runs cost in both ways."""
     own = seeds_of(study)
@@ -122,82 +106,28 @@ def forecasts(runs: Sequence[Run], study: int) -> list[dict[str, Any]]:
         chosen = [run for run in runs if run.spec.rung.tokens in horizons and run.spec.seed in order[:seeds]]
         shared, apart = ladder_flops(rate, horizons, seeds)
         result.append(
-            {"horizons": len(horizons), "seeds": seeds, "runs": len(chosen)} | half_widths(chosen)
+            {"horizons": len(horizons), "seeds": seeds, "runs": len(chosen), "half_widths": half_widths(chosen)}
             | {"trunk": shared, "apart": apart, "recheck": recheck_flops(seeds)}
         )  # fmt: skip
     return result
 
 
-def half_widths(runs: Sequence[Run]) -> dict[str, float]:
-    """Half-widths of the 95 % interval of the target's loss over its median: of one new run, of the expected loss."""
-    size = recipe().model.size(rung(TARGET, HORIZONS[-1]), recipe().data.shape())
-    fitted = wt.fit(runs)
-    new = fitted.forecast(wt.Target(params=size.params, tokens=HORIZONS[-1]), level=LEVEL).loss
-    at = Sizes(params=np.array([size.params], float), tokens=np.array([HORIZONS[-1]], float),
-               flops=np.array([size.training_flops(HORIZONS[-1])], float))  # fmt: skip
-    expected = fitted.predict(at, noise=False).interval(LEVEL, exponential=True)
-    return {name: (i.high - i.low) / 2 / i.median for name, i in (("new_run", new), ("expected", expected))}
-
-
-# both together
-
-
-def tuning_bill(tuning: dict[str, Any]) -> dict[str, Any]:
-    """(i) in short: FLOPs of the usual way over ours, which stops by itself; and who was good, how often.
-
-    `checked` adds to ours the check at a larger width that the value transfers, as a study does by itself; its middle
-    value is a run of the ladder.
-    """
-    usual, mine = tuning["usual"], tuning["ours_flops"]
-    checked = mine + sum(recheck_flops(Tuning().seeds).values())
-
-    def times(widths: Sequence[int], end: str, mine: float = mine) -> dict[str, float]:
-        return summary([sum(ended(each[w], end) for w in widths) / mine for each in usual])
-
-    return {
-        "value": tuning["value"], "regret_percent": {w: 100 * r for w, r in tuning["regret"].items()},
-        "ours_flops": mine, "ours_good_after_flops": tuning["ours_reached_flops"],
-        "times_all_widths": {end: times(WIDTHS, end) for end in ENDS},
-        "times_all_widths_checked": {end: times(WIDTHS, end, checked) for end in ENDS},
-        "times_base_alone": {end: times(WIDTHS[:1], end) for end in ENDS},
-        "usual_never_good": {w: sum(s[w]["reached"] is None for s in usual) for w in WIDTHS}, "searches": len(usual),
-        "usual_regret_percent_equal_runs": {w: summary([100 * s[w]["equal_regret"] for s in usual]) for w in WIDTHS},
-    }  # fmt: skip
-
-
-def ended(search: dict[str, Any], end: str) -> float:
-    """FLOPs of one search: `good` is once its best is good and stays so, which nobody can know (never: all it spent);
-    `equal` is after as many runs as our tuning has."""
-    return search["equal"] if end == "equal" else search["reached"] or search["all"]
-
-
-def bills(tuning: dict[str, Any], design: dict[str, Any], speed: dict[int, dict[str, float]]) -> dict[str, Any]:
-    """(ii) for one study and design: how many times our FLOPs and core seconds the usual way takes.
-
-    The first horizon's run at the best value is the search's own and is not paid twice.
-    """
-    mine = [({WIDTHS[0]: tuning["ours_flops"]}, "tuning pack"), (design["recheck"], "tuning pack")]
-    mine.append((design["trunk"], "trunk pack"))
-    result: dict[str, Any] = {"ours_flops": flops_of(mine), "ours_core_seconds": seconds_of(mine, speed)}
-    saved = {w: -tuning["one_run"][w] for w in WIDTHS}
-    for end in ENDS:
-        every = [[({w: ended(each[w], end) for w in WIDTHS}, "plain")] for each in tuning["usual"]]
-        every = [[*search, (design["apart"], "plain"), (saved, "plain")] for search in every]
-        result[end] = {
-            "times_flops": summary([flops_of(work) / result["ours_flops"] for work in every]),
-            "times_core_seconds": summary([seconds_of(w, speed) / result["ours_core_seconds"] for w in every]),
-        }
-    return result | {"times_flops_of_the_ladder_alone": sum(design["apart"].values()) / sum(design["trunk"].values())}
-
-
-def flops_of(work: Sequence[tuple[Work, str]]) -> float:
-    """All FLOPs."""
-    return sum(sum(part.values()) for part, _ in work)
-
-
-def seconds_of(work: Sequence[tuple[Work, str]], speed: dict[int, dict[str, float]]) -> float:
-    """Core seconds, derived: FLOPs over the rate measured at that width in that way of training."""
-    return sum(flops / speed[width][way] for part, way in work for width, flops in part.items())
+def half_widths(runs: Sequence[Run]) -> dict[int, dict[str, float]]:
+    """By the target's width, half of the 95 % interval over the median: of one new run, and of the expected loss."""
+    fitted, tokens = wt.fit(runs), HORIZONS[-1]
+    found = {}
+    for width in TARGETS:
+        size = recipe().model.size(rung(width, tokens), recipe().data.shape())
+        new = fitted.forecast(wt.Target(params=size.params, tokens=tokens), level=LEVEL).loss
+        sizes = (size.params, tokens, size.training_flops(tokens))
+        at = Sizes(**{n: np.array([float(v)]) for n, v in zip(("params", "tokens", "flops"), sizes, strict=True)})
+        expected = fitted.predict(at, noise=False).interval(LEVEL, exponential=True)
+        found[width] = {
+            "params_over_top": size.params / max(run.size.params for run in runs), "foretold": new.median,
+            "new_run": (new.high - new.low) / 2 / new.median,
+            "expected": (expected.high - expected.low) / 2 / expected.median,
+        }  # fmt: skip
+    return found
 
 
 def speeds() -> dict[int, dict[str, float]]:
@@ -214,18 +144,44 @@ def speeds() -> dict[int, dict[str, float]]:
     return found
 
 
+def earlier_speeds() -> dict[int, dict[str, float]]:
+    """What `--rates` measured; empty where nothing was."""
+    path = RESULTS / "answer.json"
+    kept = json.loads(path.read_text()).get("flops_per_core_second", {}) if path.is_file() else {}
+    return {int(width): ways for width, ways in kept.items()}
+
+
 def answered(store: Store, workers: int, searches: int) -> dict[str, Any]:
     """Train what is missing, replay both ways and compare them, study by study."""
     packs = grids()
     found = landscapes(packs, trained(packs, store, workers))
     tuning = [tuned(found, study, searches) for study in range(STUDIES)]
     runs = [run for group in trained(trunks([each["value"] for each in tuning]), store, workers) for run in group]
-    speed, studies = speeds(), []
+    speed, studies = earlier_speeds() or speeds(), []
     for study, each in enumerate(tuning):
         designed = [d | {"bill": bills(each, d, speed)} for d in forecasts(runs, study)]
-        studies.append({"tuning": tuning_bill(each), "designs": designed})
+        studies.append({"tuning": tuning_bill(each, speed), "designs": designed})
         print(f"study {study}: {studies[-1]['tuning']}", flush=True)
-    return {"flops_per_core_second": speed, "studies": studies}
+    return {"flops_per_core_second": speed, "branch_minus_run_apart": differences(found, runs), "studies": studies}
+
+
+def asked() -> dict[str, Any]:
+    """The question in numbers."""
+    return {
+        "widths": WIDTHS, "depth": DEPTH, "context": CONTEXT, "batch": BATCH, "horizons": HORIZONS, "points": POINTS,
+        "range": (RANGE.low, RANGE.high), "judged_tokens": JUDGED, "evaluations": EVALUATIONS, "target_widths": TARGETS,
+        "target_tokens": HORIZONS[-1], "bar": BAR, "level": LEVEL, "most_trials": TRIALS, "equal_runs": EQUAL,
+    }  # fmt: skip
+
+
+def differences(found: dict[int, dict[int, Landscape]], runs: Sequence[Run]) -> list[float]:
+    """Loss of every branch whose rate lies on the grid, less that of the same run without a trunk."""
+    result = []
+    for run in runs:
+        grid, rate = found[run.spec.rung.width].get(run.spec.seed), run.spec.hyperparameters["lr"]
+        if run.loss is not None and grid and run.spec.rung.tokens == HORIZONS[0] and rate in grid.rates:
+            result.append(run.loss - grid.at(rate))
+    return result
 
 
 def main() -> None:
@@ -234,14 +190,13 @@ def main() -> None:
     parser.add_argument("--store", default=None)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--searches", type=int, default=20)
+    parser.add_argument("--rates", action="store_true", help="measure and write only the FLOPs a core second")
     args = parser.parse_args()
-    asked = {
-        "widths": WIDTHS, "depth": DEPTH, "context": CONTEXT, "batch": BATCH, "horizons": HORIZONS, "points": POINTS,
-        "range": (RANGE.low, RANGE.high), "judged_tokens": JUDGED, "evaluations": EVALUATIONS, "target_width": TARGET,
-        "target_tokens": HORIZONS[-1], "bar": BAR, "level": LEVEL, "most_trials": TRIALS, "equal_runs": EQUAL,
-    }  # fmt: skip
+    if args.rates:
+        print(write("answer", {"flops_per_core_second": speeds()}))
+        return
     store = Store(args.store or tempfile.mkdtemp(prefix="answer-"))
-    print(write("answer", {"asked": asked} | answered(store, args.workers, args.searches)))
+    print(write("answer", {"asked": asked()} | answered(store, args.workers, args.searches)))
 
 
 if __name__ == "__main__":

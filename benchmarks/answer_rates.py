@@ -51,7 +51,7 @@ def ours(pack: Pack) -> Callable[[int], None]:
     return run
 
 
-def rates(pack: Pack, *, steps: int = 12, turns: int = 5) -> dict[str, float]:
+def rates(pack: Pack, *, steps: int = 8, turns: int = 3) -> dict[str, float]:
     """Median FLOPs a core second of the plain loop and of the pack, over turns after one to warm up."""
     torch.set_num_threads(1)
     flops = pack.size().training_flops(pack.tokens_per_step() * steps)

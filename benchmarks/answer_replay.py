@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,12 @@ class Landscape:
 
     def __call__(self, rate: float) -> Any:
         """The judged losses at any rate within the grid: a smooth interpolation in the logarithm."""
-        x = np.log2(self.rates)
-        return Akima1DInterpolator(x, self.losses, method="makima")(np.clip(math.log2(rate), x[0], x[-1]))
+        x = self._curve.x
+        return self._curve(np.clip(math.log2(rate), x[0], x[-1]))
+
+    @cached_property
+    def _curve(self) -> Any:
+        return Akima1DInterpolator(np.log2(self.rates), self.losses, method="makima")
 
     def at(self, rate: float) -> float:
         """The final loss as measured; KeyError for a rate that was not trained."""

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are not part of the package
 
-from benchmarks import answer, answer_replay
+from benchmarks import answer, answer_bills, answer_replay, answer_runs
 from benchmarks.answer_replay import Landscape
 from windtunnel.recipe import Tuned
 from windtunnel.tune import Tuning, coarse_values
@@ -68,21 +68,21 @@ def test_a_search_pays_pruned_runs_in_part_and_repeats_itself():
 
 
 def test_a_trunk_never_costs_more_than_its_runs_apart_and_one_horizon_shares_nothing():
-    trunk, apart = answer.ladder_flops(0.01, answer.HORIZONS, 2)
-    assert all(trunk[w] < apart[w] for w in answer.WIDTHS)
-    trunk, apart = answer.ladder_flops(0.01, answer.HORIZONS[:1], 2)
+    trunk, apart = answer_bills.ladder_flops(0.01, answer_runs.HORIZONS, 2)
+    assert all(trunk[w] < apart[w] for w in answer_runs.WIDTHS)
+    trunk, apart = answer_bills.ladder_flops(0.01, answer_runs.HORIZONS[:1], 2)
     assert trunk == apart
 
 
 def test_a_bill_by_hand():
     """Two searches, unit speeds but for the plain loop: every sum can be done in the head."""
-    widths = answer.WIDTHS
+    widths = answer_runs.WIDTHS
     search = {w: {"reached": 5.0, "all": 50.0, "equal": 20.0} for w in widths}
     never = {w: {"reached": None, "all": 50.0, "equal": 20.0} for w in widths}
     tuning = {"ours_flops": 6.0, "usual": [search, never], "one_run": dict.fromkeys(widths, 1.0)}
     design = {"recheck": {widths[1]: 4.0}, "trunk": dict.fromkeys(widths, 2.5), "apart": dict.fromkeys(widths, 11.0)}
     speed = {w: {"plain": 2.0, "tuning pack": 1.0, "trunk pack": 1.0} for w in widths}
-    found = answer.bills(tuning, design, speed)
+    found = answer_bills.bills(tuning, design, speed)
     assert found["ours_flops"] == found["ours_core_seconds"] == 20.0
     assert found["good"]["times_flops"]["low"] == 4 * (5 + 11 - 1) / 20
     assert found["good"]["times_flops"]["high"] == 4 * (50 + 11 - 1) / 20
