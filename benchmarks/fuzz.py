@@ -253,7 +253,9 @@ def _checkpoint(folder: Path) -> str:
     from windtunnel.train.state import State, to_checkpoint
 
     tensors = torch.zeros(1, 3), {"mean": torch.zeros(1, 3)}
-    state = State(rows=[(0,)], params=[tensors[0]], states=[tensors[1]], spent=np.zeros(1), step=3, created="now")
+    state = State(
+        rows=[(0,)], params=[tensors[0]], states=[tensors[1]], spent=np.zeros(1), horizons=[9], step=3, created="now"
+    )
     state.train_loss = [np.ones(1)] * 3
     checkpoint.save(folder / "packs", 3, *to_checkpoint(state, ["ab" * 10]))
     return "packs/step-000000003"

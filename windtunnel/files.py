@@ -84,7 +84,7 @@ def misfit(value: Any, shape: Any, at: str = "it") -> str | None:
     """Where a value from JSON differs from a shape, in words; None where it fits.
 
     A shape is a type or tuple of types (bool is not a number here), {name: shape} for an object that has at least these
-    names, {str: shape} for one with any names, or [shape] for a list.
+    names, {str: shape} for one with any names, or [shape] for a list (or a tuple, in data that has not been a file).
     """
     if isinstance(shape, dict):
         if not isinstance(value, Mapping):
@@ -100,7 +100,7 @@ def misfit(value: Any, shape: Any, at: str = "it") -> str | None:
                 return f"{at}.{wrong}"
         return None
     if isinstance(shape, list):
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             return f"{at} is {_short(value)}, not a list"
         return next((m for i, v in enumerate(value) if (m := misfit(v, shape[0], f"{at}[{i}]")) is not None), None)
     if (type(value) is bool and shape is not bool) or not isinstance(value, shape):
