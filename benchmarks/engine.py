@@ -166,11 +166,11 @@ def members() -> dict[str, Any]:
 def one(width: int, count: int) -> None:
     """For `members`: one pack, as written, its throughput and how far the process's memory rose."""
     torch.set_num_threads(1)
-    warm = Engine(pack_of(16, 1), CPU, True)
+    warm = Engine(pack_of(16, 1), CPU, True, False)
     warm.advance(warm.start())  # what torch itself loads is not the pack's
     pack = pack_of(width, count)
     before = _peak_kib()
-    engine = Engine(pack, CPU, True)
+    engine = Engine(pack, CPU, True, False)
     state = engine.start()
     seconds = timed(lambda i: engine.advance(state), 2, 0)
     seconds = timed(lambda i: engine.advance(state), max(3, round(2 / seconds)), 0)
@@ -188,11 +188,11 @@ def _peak_kib() -> int:
 
 
 def start() -> dict[str, Any]:
-    """Seconds from the beginning of a process to its first step, and of a checkpoint, beside a step."""
+    """Seconds from the beginning of a process to its first step as written, and of a checkpoint, beside a step."""
     code = (
         "import time; t = time.perf_counter(); import tempfile; "
         "from benchmarks.engine import *; torch.set_num_threads(1); "
-        "pack = pack_of({width}, PACK); engine = Engine(pack, CPU, True); state = engine.start(); "
+        "pack = pack_of({width}, PACK); engine = Engine(pack, CPU, True, False); state = engine.start(); "
         "engine.advance(state); first = time.perf_counter() - t; step = timed(lambda i: engine.advance(state), 5, 0); "
         "from windtunnel.train.saving import Saving; folder = tempfile.mkdtemp(); "
         "saving = Saving(Path(folder), [s.key for s in pack.specs]); "
