@@ -134,3 +134,11 @@ def test_the_transfer_check_of_a_ladder_over_horizons_is_at_another_width(corpus
     study = ladder_of_horizons(corpus)
     rung = study.ladder.rungs[study.recheck_index()]
     assert rung.width > study.ladder.base.width and rung.tokens == study.ladder.base.tokens
+
+
+def test_what_a_study_cost_counts_a_trunk_once(corpus, tmp_path):
+    store = wt.Store(tmp_path / "store")
+    result = ladder_of_horizons(corpus).run(store)
+    runs = store.runs()
+    spent, alone = sum(r.cost.spent for r in runs), sum(r.cost.flops for r in runs)
+    assert result.ladder_flops() == pytest.approx(spent) and spent < 0.8 * alone

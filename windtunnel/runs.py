@@ -101,6 +101,11 @@ class Cost:
     peak: float | None = None  # measured FLOP/s of a large matrix product on one of the devices, where it was measured
 
     @property
+    def spent(self) -> float:
+        """FLOPs that were spent on it."""
+        return self.flops if self.spent_flops is None else self.spent_flops
+
+    @property
     def flops_per_second(self) -> float:
         """Training FLOPs a second, over all devices; NaN for a run that took no time."""
         return self.flops / self.seconds if self.seconds > 0 else float("nan")

@@ -49,7 +49,7 @@ class Result:
     def ladder_flops(self) -> float:
         """FLOPs of everything trained before the forecast: tuning, re-check and ladder, each run once."""
         runs = {r.key: r for kind in (self.tried, self.ladder) for found in kind.values() for r in found}
-        return sum(run.cost.flops for run in runs.values())
+        return sum(run.cost.spent for run in runs.values())
 
     def lines(self) -> list[str]:
         """The answer in lines: caveats are the forecast's own and come first."""

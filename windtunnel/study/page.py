@@ -197,8 +197,8 @@ def _cost(result: Result) -> dict[str, Any]:
     outcomes = [str(r.outcome) for r in everything.values()]
     target = result.study.target_flops()
     return {
-        "ladder_flops": sum(r.cost.flops for r in ladder.values()),
-        "tuning_flops": sum(r.cost.flops for r in tried.values()),
+        "ladder_flops": sum(r.cost.spent for r in ladder.values()),
+        "tuning_flops": sum(r.cost.spent for r in tried.values()),
         "target_flops": target,
         "share_of_target": result.ladder_flops() / target if target else None,
         "seconds": sum(r.cost.seconds for r in everything.values()),

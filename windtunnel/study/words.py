@@ -38,7 +38,7 @@ def cost_line(result: Result) -> str:
     spent, target = result.ladder_flops(), result.study.target_flops()
     if not target:
         return f"Cost of tuning and ladder: {compact(spent)}FLOPs."
-    ladder = sum(run.cost.flops for runs in result.ladder.values() for run in runs)
+    ladder = sum(run.cost.spent for runs in result.ladder.values() for run in runs)
     each = max(1, len(result.ladder))
     return (
         f"Cost: the ladder took {100 * ladder / target / each:.0f} % of the target's FLOPs for each of {each} "
