@@ -155,7 +155,10 @@ def _learned(
         dense = bool(judged) and min(len(past.share) for past in judged) >= ENOUGH_JUDGED
         pasts = judged if dense and not train else pasts_of(runs)
         if pasts and not train and not dense:
-            remarks.append("the ladder's runs were judged too seldom for a curve, so their training losses are used")
+            remarks.append(
+                "the ladder's runs were judged too seldom for a curve, so their training losses are used; a log of "
+                "training losses may end beside the held-out loss that was foretold: score the recorded run"
+            )
     if not pasts:
         remarks.append(TYPICAL)
         return ()
