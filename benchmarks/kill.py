@@ -122,12 +122,17 @@ def numbers(store: Path) -> dict[str, Any]:
     return found
 
 
-def compared(truth: dict[str, Any], store: Path) -> list[str]:
-    """How a store differs from the undisturbed numbers, and what half-written things lie in it."""
+def differing(truth: dict[str, Any], store: Path) -> list[str]:
+    """How the runs of a store differ from the undisturbed numbers."""
     found = numbers(store)
     wrong = [f"{key} is missing" for key in truth.keys() - found.keys()]
     wrong += [f"{key} is not in the undisturbed study" for key in found.keys() - truth.keys()]
-    wrong += [f"{key} has other numbers" for key in truth.keys() & found.keys() if truth[key] != found[key]]
+    return wrong + [f"{key} has other numbers" for key in truth.keys() & found.keys() if truth[key] != found[key]]
+
+
+def compared(truth: dict[str, Any], store: Path) -> list[str]:
+    """How a store differs from the undisturbed numbers, and what half-written things lie in it."""
+    wrong = differing(truth, store)
     wrong += [f"{path.name} was left in {path.parent.name}/" for path in _hidden(store)]
     wrong += [f"{path.name} was left of a pack" for path in (store / "packs").glob("*")]
     forecasts = wt.Store(store).forecasts()
@@ -143,14 +148,23 @@ def _hidden(store: Path) -> list[Path]:
 
 def _start(file: Path, store: Path, devices: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "windtunnel", "run", str(file), "--store", str(store), "--devices", str(devices)]
-    here = str(Path(wt.__file__).resolve().parents[1])
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(file.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path})
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which windtunnel is imported from where it is imported here."""
+    here = str(Path(wt.__file__).resolve().parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def _to_the_end(file: Path, store: Path, devices: int) -> None:
-    code = _start(file, store, devices).wait()
+    ended(_start(file, store, devices), file)
+
+
+def ended(study: subprocess.Popen[bytes], file: Path) -> None:
+    """Wait for a study's end. Raises RuntimeError, with the last of its log, where that is not a good one."""
+    code = study.wait()
     if code not in (0, 3):  # 3: done, though a forecast fails its own backtest; the study here is far too small for one
         raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
 

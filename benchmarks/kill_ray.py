@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.common import write
-from benchmarks.kill import compared, numbers
+from benchmarks.kill import compared, ended, environment, numbers
 
 STUDY = '''\
 """Written by benchmarks/kill_ray.py."""
@@ -104,7 +104,7 @@ def torment(
     draw, tally, started = random.Random(seed), Tally(), time.monotonic()
     file = folder / "killed_study.py"
     file.write_text(STUDY.format(corpus=corpus, tokens=tokens))
-    _ended(_start(file, folder / "undisturbed", "here"), file)
+    ended(_start(file, folder / "undisturbed", "here"), file)
     truth = numbers(folder / "undisturbed")
     tally.runs = len(truth)
     while sum(tally.kills.values()) < kills:
@@ -137,7 +137,8 @@ def _once(
             if study.returncode == 2 and "workers in a row died" in _last_line(file):
                 tally.gave_up += 1
                 return False
-            return _ended(study, file)
+            ended(study, file)
+            return True
         if sum(tally.kills.values()) >= until:
             continue
         what = draw.choices(list(SHARES), list(SHARES.values()))[0]
@@ -195,17 +196,9 @@ def _start(file: Path, store: Path, on: str) -> subprocess.Popen[bytes]:
         "--devices",
         "2",
     ]
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    without = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    without = {name: value for name, value in environment().items() if name != "RAY_ADDRESS"}
     with open(file.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=without | {"PYTHONPATH": path})
-
-
-def _ended(study: subprocess.Popen[bytes], file: Path) -> bool:
-    code = study.wait()
-    if code not in (0, 3):  # 3: done, though a forecast fails its own backtest; this study is far too small for one
-        raise RuntimeError(f"the study ended with code {code}:\n{file.with_suffix('.log').read_text()[-2000:]}")
-    return True
+        return subprocess.Popen(command, stdout=log, stderr=log, env=without)
 
 
 def _last_line(file: Path) -> str:

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import windtunnel as wt
 from benchmarks import common
+from benchmarks.kill import differing, environment, numbers
 
 STUDY = '''\
 """Written by benchmarks/kill_torchrun.py."""
@@ -76,23 +76,10 @@ def torment(folder: Path, *, kills: int, seed: int, corpus: str | None = None, t
     return tally
 
 
-def numbers(store: Path) -> dict[str, Any]:
-    """Key to every number that a run's training decided."""
-    found = {}
-    for run in wt.Store(store).runs():
-        curve = {name: values.tobytes().hex() for name, values in run.curve.items()}
-        found[run.key] = [str(run.outcome), run.loss, dict(run.metrics), curve]
-    return found
-
-
 def compared(truth: dict[str, Any], store: Path) -> list[str]:
     """How a store differs from the undisturbed numbers."""
-    found = numbers(store)
-    wrong = [f"{key} is missing" for key in truth.keys() - found.keys()]
-    wrong += [f"{key} is not in the undisturbed study" for key in found.keys() - truth.keys()]
-    wrong += [f"{key} has other numbers" for key in truth.keys() & found.keys() if truth[key] != found[key]]
-    wrong += [f"{path.name} was left in packs/" for path in (store / "packs").glob("*/")]
-    return [f"{store.name}: {what}" for what in wrong]
+    left = [f"{path.name} was left in packs/" for path in (store / "packs").glob("*/")]
+    return [f"{store.name}: {what}" for what in differing(truth, store) + left]
 
 
 def _disturbed(file: Path, store: Path, draw: random.Random, tally: Tally, kills: int) -> None:
@@ -113,12 +100,11 @@ def _disturbed(file: Path, store: Path, draw: random.Random, tally: Tally, kills
 def _start(file: Path, store: Path, restarts: int) -> subprocess.Popen[bytes]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = ["-m", "windtunnel", "run", str(file), "--on", "torchrun", "--store", str(store)]
-    path = os.pathsep.join([str(Path(wt.__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(file.with_suffix(".log"), "ab") as log:
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [*torchrun, "--max-restarts", str(restarts), *command], stdout=log, stderr=log, env=environment
-        )
+            [*torchrun, "--max-restarts", str(restarts), *command],
+            stdout=log, stderr=log, env=environment() | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
 
 
 def _ended(process: subprocess.Popen[bytes], file: Path) -> None:

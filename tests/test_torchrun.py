@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import windtunnel as wt
 from windtunnel.errors import InputError, Stopped
-from windtunnel.launch.torchrun import Torchrun, _serve, singles
+from windtunnel.launch.torchrun import Torchrun, _serve
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import Transformer
 from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
@@ -296,7 +296,8 @@ def test_outside_torchrun_one_is_told_how_to_start(monkeypatch):
 
 
 def test_a_target_of_several_seeds_is_trained_run_by_run(to_launch):
-    assert [pack.specs for pack in singles(to_launch[2])] == [(spec,) for spec in to_launch[2].specs]
+    large = to_launch[2]
+    assert [large.part([i]).specs for i in range(len(large.specs))] == [(spec,) for spec in large.specs]
 
 
 # checkpoints as files

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,12 +80,7 @@ def _split(pack: Pack, most: int) -> list[Pack]:
         most = max(1, len(rows) // 2)
     count = -(-len(rows) // most)
     edges = [round(i * len(rows) / count) for i in range(count + 1)]
-    return [_part(pack, [m for row in rows[a:b] for m in row]) for a, b in pairwise(edges)]
-
-
-def _part(pack: Pack, members: list[int]) -> Pack:
-    labels = tuple(pack.labels[m] for m in members) if pack.labels else ()
-    return replace(pack, specs=tuple(pack.specs[m] for m in members), labels=labels)
+    return [pack.part(m for row in rows[a:b] for m in row) for a, b in pairwise(edges)]
 
 
 def _shape(pack: Pack) -> str:

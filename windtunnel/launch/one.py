@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def _alone(
     stop: Stop,
     because: str,
 ) -> Run:
-    single = replace(pack, specs=(pack.specs[member],), labels=pack.labels[member : member + 1])
+    single = pack.part([member])
     try:
         return train(
             single, device=device, folder=place.below(f"alone-{member}"), report=report, created=created, stop=stop,

@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 
-import torch
-
 from windtunnel.errors import InputError
 from windtunnel.runs import canonical
 from windtunnel.store import Store
 from windtunnel.train.pack import Pack
 from windtunnel.train.ranks import Ranks
+from windtunnel.train.record import device_name
 
 
 class Pieces:
@@ -25,7 +24,7 @@ class Pieces:
 
     def __init__(self, store: Store, pack: Pack, ranks: Ranks) -> None:
         spec, device = pack.specs[0], ranks.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        name = device_name(device)
         asked = [spec.to_json()["recipe"], spec.to_json()["rung"], ranks.world, name]
         digest = hashlib.sha256(canonical(asked).encode()).hexdigest()[:20]
         self.path = store.packs() / f"pieces-{digest}" / "pieces.json"  # all that lies in packs/ is a folder

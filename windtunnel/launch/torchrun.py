@@ -69,8 +69,8 @@ class Torchrun:
             _in_turn(self.ranks, small, store, report, finished)
         for pack in packs:
             if pack not in small:
-                for single in singles(pack):
-                    self._train(single, store, report)
+                for member in range(len(pack.specs)):
+                    self._train(pack.part([member]), store, report)
                 if finished is not None:
                     finished(pack)
 
@@ -133,11 +133,6 @@ def over_all(pack: Pack, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return pack.size().total * BYTES_A_PARAMETER > torch.cuda.get_device_properties(device).total_memory
-
-
-def singles(pack: Pack) -> list[Pack]:
-    """A pack for each of its runs."""
-    return [replace(pack, specs=(spec,), labels=pack.labels[i : i + 1]) for i, spec in enumerate(pack.specs)]
 
 
 def _serve(ranks: Ranks) -> None:

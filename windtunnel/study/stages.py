@@ -19,7 +19,7 @@ from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.pack import Pack
-from windtunnel.train.rows import apart_tokens, trained_tokens
+from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import Basin, Transfer, Tried, basin, coarse_values, fine_values, recheck_values, transfer
 
 # Members of a pack on one CPU core: past about 8 the throughput no longer rose (measured, width 16 to 32).
@@ -182,7 +182,7 @@ class Stages:
 
     def saved_flops(self, asks: Sequence[Ask]) -> float:
         """FLOPs that the missing runs of asks do not take because runs of several horizons have one trunk."""
-        return sum(pack.size().training_flops(apart_tokens(pack) - trained_tokens(pack)) for pack in self.packs(asks))
+        return sum(pack.size().training_flops(apart_tokens(pack) - pack.trained_tokens) for pack in self.packs(asks))
 
     def _trunks(self, asks: Sequence[Ask]) -> list[list[Ask]]:
         """Asks that begin as one run together, by rising horizon; all others by themselves."""
@@ -197,7 +197,7 @@ class Stages:
 
     def _shares(self, asks: Sequence[Ask]) -> bool:
         pack = self._packed(asks)
-        return trained_tokens(pack) < apart_tokens(pack)
+        return pack.trained_tokens < apart_tokens(pack)
 
     def _packed(self, asks: Sequence[Ask]) -> Pack:
         recipe = self.recipes[asks[0].name].shaped(asks[0].spec.hyperparameters)

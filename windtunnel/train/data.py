@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from windtunnel.recipe import Judge
+
+JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
 
 
 def pack_batch(data: Any, seeds: Sequence[int], step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -20,7 +23,17 @@ def pack_batch(data: Any, seeds: Sequence[int], step: int, size: int, device: to
     return inputs.to(device), targets.to(device)
 
 
-def judge_batches(judge: Judge, device: torch.device, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The held-out examples by which every run is judged, in chunks of `size` examples."""
-    chunks = judge.data.held_out(size=size, tokens=judge.tokens)
+def judge_steps(judge: Judge, steps: int) -> set[int]:
+    """The steps of a run of `steps` after which it is judged; the last one is among them."""
+    return {math.ceil(steps * (i + 1) / judge.evaluations) for i in range(judge.evaluations)}
+
+
+def judge_chunk(judge: Judge) -> int:
+    """Held-out examples that are judged at once."""
+    return max(1, JUDGE_CHUNK_TOKENS // judge.data.shape().tokens_per_example)
+
+
+def judge_batches(judge: Judge, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The held-out examples by which every run is judged, in chunks."""
+    chunks = judge.data.held_out(size=judge_chunk(judge), tokens=judge.tokens)
     return [(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)) for x, y in chunks]

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from windtunnel.errors import Stopped
 from windtunnel.places import Place
-from windtunnel.runs import Cost, Outcome, Run
+from windtunnel.runs import Cost, Run
 from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
-from windtunnel.train.data import judge_batches, pack_batch
+from windtunnel.train.data import judge_batches, judge_steps, pack_batch
 from windtunnel.train.pack import (
     Group,
     Pack,
@@ -37,13 +37,11 @@ from windtunnel.train.pack import (
     stacked_hyperparameters,
     table_of,
 )
-from windtunnel.train.record import versions, written_sources
+from windtunnel.train.record import device_name, recorded, tokens_done
 from windtunnel.train.rows import first_rows, multiplier, parted, steps_of
 from windtunnel.train.saving import Saving
 from windtunnel.train.state import State
 from windtunnel.train.steps import Tree, first_states, gradient, judgement, update
-
-JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,8 @@ class Engine:
         self.judgement = judgement(self.model, self.groups, packed)
         self.eager_because = ""
         self._faster: dict[int, Any] = {}  # number of rows -> compiled step
-        chunk = max(1, JUDGE_CHUNK_TOKENS // pack.judge.data.shape().tokens_per_example)
-        self.held_out = judge_batches(pack.judge, device, chunk)
-        self.judge_at = [
-            {math.ceil(steps * (i + 1) / pack.judge.evaluations) for i in range(pack.judge.evaluations)}
-            for steps in self.steps_of
-        ]
+        self.held_out = judge_batches(pack.judge, device)
+        self.judge_at = [judge_steps(pack.judge, steps) for steps in self.steps_of]
 
     def start(self, created: str | None = None) -> State:
         """Initial values; members that are the same run so far share a row."""
@@ -262,46 +256,20 @@ class Engine:
 
 
 def _record(engine: Engine, state: State, member: int, alone_because: str | None) -> Run:
-    pack, spec = engine.pack, engine.pack.specs[member]
-    why = state.retired.get(member)
-    trained = np.array([row[member] for row in state.train_loss[: engine.steps_of[member]]])
-    steps = np.arange(1, len(trained) + 1)
-    judged = [(step, loss[member], hits[member]) for step, loss, hits in state.judged if math.isfinite(loss[member])]
-    horizon = spec.rung.tokens
-    tokens_done = min(int(np.isfinite(trained).sum()) * engine.tokens_per_step, horizon)
-    spent = state.spent[member] * engine.tokens_per_step
-    return Run(
-        key=spec.key,
-        spec=spec,
-        outcome=Outcome.DIVERGED if why else Outcome.FINISHED,
-        message=why or "",
-        loss=None if why else float(judged[-1][1]),
-        metrics={} if why else {"accuracy": float(judged[-1][2])},
-        size=engine.size,
-        cost=Cost(
-            flops=engine.size.training_flops(tokens_done),
-            seconds=float(state.seconds * state.spent[member] / state.spent.sum()),
-            device=_device_name(engine.device),
-            threads=torch.get_num_threads(),
-            members=len(pack.specs),
-            alone_because=alone_because,
-            spent_flops=engine.size.training_flops(min(spent, tokens_done)),
-            compiled_steps=state.compiled_steps,
-            eager_because=engine.eager_because or None,
-        ),
-        curve={
-            "step": steps,
-            "tokens": np.minimum(steps * engine.tokens_per_step, horizon),
-            "train_loss": trained,
-            "judged_tokens": np.array([min(s * engine.tokens_per_step, horizon) for s, _, _ in judged]),
-            "judged_loss": np.array([loss for _, loss, _ in judged]),
-        },
-        created=state.created,
-        versions=versions(),
-        labels=dict(pack.labels[member]) if pack.labels else {},
-        source=written_sources(engine.recipes[member]),
+    pack, spent = engine.pack, state.spent[member]
+    train_loss = np.array([row[member] for row in state.train_loss[: engine.steps_of[member]]])
+    tokens = tokens_done(pack, member, train_loss)
+    cost = Cost(
+        flops=engine.size.training_flops(tokens),
+        seconds=float(state.seconds * spent / state.spent.sum()),
+        device=device_name(engine.device),
+        threads=torch.get_num_threads(),
+        members=len(pack.specs),
+        alone_because=alone_because,
+        spent_flops=engine.size.training_flops(min(spent * engine.tokens_per_step, tokens)),
+        compiled_steps=state.compiled_steps,
+        eager_because=engine.eager_because or None,
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    judged = [(step, loss[member], accuracy[member]) for step, loss, accuracy in state.judged]
+    why = state.retired.get(member)
+    return recorded(pack, member, train_loss=train_loss, judged=judged, why=why, cost=cost, created=state.created)

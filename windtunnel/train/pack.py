@@ -11,7 +11,7 @@ Legend: m members, g tensors of a group; a group's parameters are one tensor (m,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -59,6 +59,12 @@ class Pack:
         filled = self.recipe.fill({name: spec.hyperparameters[name] for name in self.recipe.tuned_fields()})
         return carried(filled, spec.rung, spec.base_rung)
 
+    def part(self, members: Iterable[int]) -> Pack:
+        """A pack of some of its members, in this order."""
+        chosen = list(members)
+        labels = tuple(self.labels[m] for m in chosen) if self.labels else ()
+        return replace(self, specs=tuple(self.specs[m] for m in chosen), labels=labels)
+
     def alike(self) -> list[Hashable]:
         """What two members must have in common to be one run but for their horizons: seed and numbers."""
         return [
@@ -74,7 +80,12 @@ class Pack:
 
     def training_flops(self) -> float:
         """FLOPs that training it takes, what members share counted once."""
-        return self.size().training_flops(trained_tokens(self))
+        return self.size().training_flops(self.trained_tokens)
+
+    @cached_property
+    def trained_tokens(self) -> int:
+        """Tokens it trains on, what members share counted once; stepping through their schedules takes a while."""
+        return trained_tokens(self)
 
     def size(self) -> Size:
         """Parameters and FLOPs of one member."""

@@ -1,13 +1,78 @@
-"""What a run's record says besides its numbers: versions, and the text of every file its parts were written in."""
+"""The record of a run that was trained: its curves and end, versions, the text of every file its parts are written in.
+
+Importing this file must not import torch: what only names versions stays quick.
+"""
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from windtunnel.meaning import source_of
 from windtunnel.recipe import Recipe
+from windtunnel.runs import Cost, Outcome, Run
+
+if TYPE_CHECKING:
+    import torch
+
+    from windtunnel.train.pack import Pack
+
+
+def recorded(
+    pack: Pack,
+    member: int,
+    *,
+    train_loss: Sequence[float] | np.ndarray,
+    judged: Iterable[tuple[int, float, float]],
+    why: str | None,
+    cost: Cost,
+    created: str,
+) -> Run:
+    """The Run of a member: a loss a step, and (step, loss, accuracy) of each judgement, NaN where none was due.
+
+    `why` says why it diverged; None or empty: it finished.
+    """
+    spec, tokens_per_step = pack.specs[member], pack.tokens_per_step()
+    steps, done = np.arange(1, len(train_loss) + 1), [each for each in judged if math.isfinite(each[1])]
+    judged_steps = np.array([step for step, _, _ in done], dtype=np.int64)
+    return Run(
+        key=spec.key,
+        spec=spec,
+        outcome=Outcome.DIVERGED if why else Outcome.FINISHED,
+        message=why or "",
+        loss=None if why else float(done[-1][1]),
+        metrics={} if why else {"accuracy": float(done[-1][2])},
+        size=pack.size(),
+        cost=cost,
+        curve={
+            "step": steps,
+            "tokens": np.minimum(steps * tokens_per_step, spec.rung.tokens),
+            "train_loss": np.asarray(train_loss),
+            "judged_tokens": np.minimum(judged_steps * tokens_per_step, spec.rung.tokens),
+            "judged_loss": np.array([loss for _, loss, _ in done]),
+        },
+        created=created,
+        versions=versions(),
+        labels=dict(pack.labels[member]) if pack.labels else {},
+        source=written_sources(pack.recipe_of(member)),
+    )
+
+
+def tokens_done(pack: Pack, member: int, train_loss: Sequence[float] | np.ndarray) -> int:
+    """Tokens of the steps whose loss was finite, cut at the horizon."""
+    return min(int(np.isfinite(train_loss).sum()) * pack.tokens_per_step(), pack.specs[member].rung.tokens)
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, else the device's kind."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,8 @@ from torch import Tensor
 from windtunnel.errors import InputError, Stopped
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
-from windtunnel.train.loop import JUDGE_CHUNK_TOKENS, Progress
+from windtunnel.train.data import judge_chunk, judge_steps
+from windtunnel.train.loop import Progress
 from windtunnel.train.pack import (
     Pack,
     build_model,
@@ -37,9 +38,9 @@ from windtunnel.train.pack import (
 from windtunnel.train.peak import matmul_rate
 from windtunnel.train.precision import computed_in
 from windtunnel.train.ranks import Ranks, share
-from windtunnel.train.rows import multiplier
+from windtunnel.train.rows import multiplier, steps_of
 from windtunnel.train.sharded_model import draw, sharded
-from windtunnel.train.sharded_record import Curves, How, recorded
+from windtunnel.train.sharded_record import Curves, How, run_of
 from windtunnel.train.sharded_update import ShardedUpdate
 
 Batch = tuple[Tensor, Tensor]
@@ -81,7 +82,7 @@ def train_sharded(
             raise Stopped
     if saver is not None:
         saver.finish()
-    return recorded(engine, curves)
+    return run_of(engine, curves)
 
 
 class ShardedEngine:
@@ -95,11 +96,10 @@ class ShardedEngine:
         self.batch = self.rung.batch or 1
         check_division(self.batch, ranks.world, how.pieces)
         self.tokens_per_step = pack.tokens_per_step()
-        self.steps = math.ceil(self.rung.tokens / self.tokens_per_step)
+        (self.steps,) = steps_of(pack, self.tokens_per_step)
         self.size = pack.size()
         self._build()
-        evaluations = pack.judge.evaluations
-        self.judge_at = {math.ceil(self.steps * (i + 1) / evaluations) for i in range(evaluations)}
+        self.judge_at = judge_steps(pack.judge, self.steps)
         self.held_out = list(self._held_out())
         self.peak = sum(ranks.summed(matmul_rate(ranks.device, how.precision))) / ranks.world
 
@@ -188,8 +188,7 @@ class ShardedEngine:
     def _held_out(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Held-out examples in chunks that every process has as many of, and how many of each are this one's own."""
         world, judge = self.ranks.world, self.pack.judge
-        chunk = max(1, JUDGE_CHUNK_TOKENS // judge.data.shape().tokens_per_example)
-        for inputs, targets in judge.data.held_out(size=chunk * world, tokens=judge.tokens):
+        for inputs, targets in judge.data.held_out(size=judge_chunk(judge) * world, tokens=judge.tokens):
             mine = share(len(inputs), self.ranks.rank, world)
             own = mine.stop - mine.start
             # one that has none still joins the others, who wait for it, with an example that does not count

@@ -6,15 +6,13 @@ cost says so. A newcomer would add up the processes' seconds: the cost holds wal
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from windtunnel.runs import Cost, Outcome, Run
-from windtunnel.train.record import versions, written_sources
+from windtunnel.runs import Cost, Run
+from windtunnel.train.record import device_name, recorded, tokens_done
 
 if TYPE_CHECKING:
     from windtunnel.train.sharded import ShardedEngine
@@ -47,33 +45,13 @@ class Curves:
     diverged: str = ""
 
 
-def recorded(engine: ShardedEngine, curves: Curves) -> Run:
+def run_of(engine: ShardedEngine, curves: Curves) -> Run:
     """The Run, as a pack would record it."""
-    steps = np.arange(1, len(curves.train_loss) + 1)
-    judged = [row for row in curves.judged if math.isfinite(row[1])]
-    done = min(int(np.isfinite(curves.train_loss).sum()) * engine.tokens_per_step, engine.rung.tokens)
-    tokens = np.array([min(step * engine.tokens_per_step, engine.rung.tokens) for step, _, _ in judged])
-    return Run(
-        key=engine.spec.key,
-        spec=engine.spec,
-        outcome=Outcome.DIVERGED if curves.diverged else Outcome.FINISHED,
-        message=curves.diverged,
-        loss=None if curves.diverged else judged[-1][1],
-        metrics={} if curves.diverged else {"accuracy": judged[-1][2]},
-        size=engine.size,
-        cost=_cost(engine, curves.seconds, done),
-        curve={
-            "step": steps,
-            "tokens": np.minimum(steps * engine.tokens_per_step, engine.rung.tokens),
-            "train_loss": np.array(curves.train_loss),
-            "judged_tokens": tokens,
-            "judged_loss": np.array([loss for _, loss, _ in judged]),
-        },
+    cost = _cost(engine, curves.seconds, tokens_done(engine.pack, 0, curves.train_loss))
+    return recorded(
+        engine.pack, 0, train_loss=curves.train_loss, judged=curves.judged, why=curves.diverged, cost=cost,
         created=curves.created,
-        versions=versions(),
-        labels=dict(engine.pack.labels[0]) if engine.pack.labels else {},
-        source=written_sources(engine.recipe),
-    )
+    )  # fmt: skip
 
 
 def _cost(engine: ShardedEngine, seconds: float, tokens: int) -> Cost:
@@ -83,7 +61,7 @@ def _cost(engine: ShardedEngine, seconds: float, tokens: int) -> Cost:
         flops=flops,
         spent_flops=flops,
         seconds=seconds,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device_name(device),
         threads=torch.get_num_threads(),
         members=1,
         processes=engine.ranks.world,
