@@ -232,7 +232,9 @@ def test_an_interrupt_stops_the_workers(corpus, tmp_path):
 
 @pytest.mark.usefixtures("no_new_children")
 @pytest.mark.parametrize("devices", [1, 2])
-def test_sigterm_checkpoints_what_is_in_flight_and_run_again_goes_on_with_the_same_bits(corpus, tmp_path, devices):
+def test_sigterm_checkpoints_what_is_in_flight_and_run_again_goes_on_with_the_same_bits(
+    corpus, tmp_path, capfd, devices
+):
     store, handler = wt.Store(tmp_path / "store"), signal.getsignal(signal.SIGTERM)
     some = packs(corpus, Slow(), seeds=((0,), (1,)))
 
@@ -242,6 +244,7 @@ def test_sigterm_checkpoints_what_is_in_flight_and_run_again_goes_on_with_the_sa
     with pytest.raises(Stopped):
         Here(devices=devices)(some, store, ask_to_leave)
     assert signal.getsignal(signal.SIGTERM) is handler
+    assert capfd.readouterr().err == ""  # a worker that aborts on its way out is taken for dead, and replaced
     saved = {p.parent.name: int(p.name[-9:]) for p in (store.path / "packs").glob("*/step-*")}
     assert saved and all(0 < step < tiny.STEPS for step in saved.values())
     steps: list[tuple[str, int]] = []

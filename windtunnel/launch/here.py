@@ -134,6 +134,8 @@ class _Workers:
                 _close(process)
 
     def _let_leave(self) -> None:
+        with self.starting:
+            self.ending = True
         for process in self.processes:
             process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS

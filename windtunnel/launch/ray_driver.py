@@ -185,6 +185,7 @@ def main() -> None:
 
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)  # at once: an orderly exit aborts on the pipe that the reading thread may still hold
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
             if stop():
                 raise Stopped
         except Stopped:
-            sys.exit(LEFT)
+            os._exit(LEFT)  # at once: an orderly exit aborts on the pipe that the reading thread holds
         except (InputError, MemoryError) as error:
             _tell(events, **{"input error": str(error) or "A worker is out of memory; train fewer packs at once."})
         except OSError as error:
