@@ -49,7 +49,7 @@ def contract(subject: Subject) -> Finding:
     except InputError as error:
         return failed(str(error), place_of(optimizer), _geometry_remedy(optimizer))
     groups = groups_of(table)
-    hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU)
+    hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU, [0])
     try:
         for group, hp in zip(groups, hps, strict=True):
             _keeps(optimizer, group.site, {name: values[0] for name, values in hp.items()})
