@@ -155,6 +155,7 @@ def test_a_soup_is_the_mean_of_its_branches(corpus):
     names = [stretch.name for stretch in Soup().stretches(pack.recipe, RUNG)]
     assert names == ["trunk", "branch 0", "branch 1", "branch 2", "soup"]
     start = Soup().stretches(pack.recipe, RUNG)[-1].start
+    assert start is not None
     found = start({f"branch {i}": {"w": torch.full((2,), float(i))} for i in range(3)} | {"trunk": {}})
     torch.testing.assert_close(found["w"], torch.ones(2))
 

@@ -40,6 +40,7 @@ class PredictionAnchor:
     strength: float = 1.0
 
     needs = ("reference",)
+    cost = 4 / 3  # a forward pass more, of a forward and a backward pass that cost three
 
     def __call__(self, outputs: Tensor, targets: Tensor, given: dict[str, Any]) -> Tensor:
         """Losses (examples, tokens)."""

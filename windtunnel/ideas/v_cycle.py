@@ -37,11 +37,12 @@ class VCycle:
 
     def stretches(self, recipe: Recipe, rung: Rung) -> Sequence[Stretch]:
         """Three stretches; the tokens together are those of the rung."""
-        if rung.width % (2 * rung.heads) and rung.heads % 2:
-            raise InputError(f"A V-cycle halves the width, which {rung} does not allow; give an even number of heads.")
+        if rung.width % 2 or (rung.heads % 2 and rung.heads > 1):
+            raise InputError(f"A V-cycle halves width and heads; {rung} has {rung.heads} heads: give an even number.")
         half = rung.but(width=rung.width // 2, depth=ceil(rung.depth / 2), heads=max(1, rung.heads // 2))
         parts = [round(rung.tokens * share) for share in (self.first, self.small)]
-        head, shapes = rung.width // rung.heads, (partial(_shapes, recipe, rung), partial(_shapes, recipe, half))
+        head = rung.width // rung.heads if rung.heads > 1 else 1  # a single head is halved inside
+        shapes = (partial(_shapes, recipe, rung), partial(_shapes, recipe, half))
         quick = recipe.but(schedule=Faster(schedule=recipe.schedule, factor=self.faster))
         return (
             Stretch(name="first", recipe=recipe, rung=rung.but(tokens=parts[0])),
@@ -102,7 +103,7 @@ def _along(tensor: Tensor, axis: int, size: int, within: int, sums: bool) -> Ten
     shared = overlap(units.shape[axis], size // within).to(tensor)  # (units, old units), rows add up to one
     if sums:
         shared = shared * (tensor.shape[axis] / size)
-    return torch.tensordot(shared, units, dims=([1], [axis])).movedim(0, axis).flatten(axis, axis + 1)
+    return (units.movedim(axis, -1) @ shared.T).movedim(-1, axis).flatten(axis, axis + 1)
 
 
 def overlap(old: int, new: int) -> Tensor:

@@ -114,7 +114,8 @@ def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = 
     params = initial_params(groups, [seed], device)
     states = first_states(groups, recipe.optimizer, params, packed=False)
     grads_of = gradient(model, groups, recipe.objective, packed=False)
-    ahead, stepped = (make(groups, recipe.optimizer, packed=False) for make in (look_ahead, update))
+    ahead = look_ahead(groups, recipe.optimizer, packed=False)
+    stepped = update(groups, recipe.optimizer, packed=False)
     hps = stacked_hyperparameters(groups, [recipe.optimizer], device, [seed])
     start, size, needs, memory = params, rung.batch or 1, needs_of(recipe.objective), {}
     visits = Visits(recipe, 0, steps, size) if "memory" in needs else None

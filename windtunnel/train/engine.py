@@ -99,9 +99,7 @@ class Engine:
         at, size = self.first_step + state.step, self.rung.batch or 1
         inputs, targets = pack_batch(self.data, seeds, at, size, self.device)
         indices = self.visits.places(seeds, at, self.device) if state.memory else None
-        done = [state.step / self.steps_of[row[0]] for row in state.rows]
-        done = torch.tensor(done, dtype=torch.float32, device=self.device)
-        given = given_of(self.needs, state.start, state.memory, indices, done)
+        given = self.given(state, indices)
         if not self.packed:
             torch.manual_seed(hash((seeds[0], state.step)))  # a part that draws noise stays a function of seed and step
         faster = self._compiled(state, inputs, targets, given) if state.compiled else None
@@ -115,13 +113,19 @@ class Engine:
                 self.last |= {m: self.judging.weights(state, i) for i, row in enumerate(state.rows) for m in row}
             self._leave(state, ended)
 
+    def given(self, state: State, indices: Tensor | None) -> Given:
+        """What the objective is given at this step, of examples at these places of its memory."""
+        done = [state.step / self.steps_of[row[0]] for row in state.rows]
+        share = torch.tensor(done, dtype=torch.float32, device=self.device)
+        return given_of(self.needs, state.start, state.memory, indices, share)
+
     def _at_once(
         self, faster: Any, state: State, factors: Mapping[int, float], inputs: Tensor, targets: Tensor,
         given: Given, indices: Tensor | None,
     ) -> bool:  # fmt: skip
         """A compiled step; False, and nothing has changed, where an update could not bear a loss that is not finite."""
         try:
-            done = faster(state.params, state.states, self._scheduled(state, factors), inputs, targets, given)
+            done = faster(state.params, state.states, self.scheduled(state, factors), inputs, targets, given)
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  (documented, not exported)
             return False
         state.params, state.states, losses, memory = done
@@ -135,18 +139,18 @@ class Engine:
         given: Given, indices: Tensor | None,
     ) -> None:  # fmt: skip
         """Gradient, then update of the rows whose loss is finite: an update need not bear what is not."""
-        hps = self._scheduled(state, factors) if self.look_ahead is not None else []
-        grads, losses, memory = self._gradients(state.params, state.states, hps, inputs, targets, given)
+        hps = self.scheduled(state, factors) if self.look_ahead is not None else []
+        grads, losses, memory = self.gradients(state.params, state.states, hps, inputs, targets, given)
         finite = torch.isfinite(losses).nonzero().flatten()
         self._keep(state, indices, memory)
         self._count(state, losses)
         if len(finite) < len(losses):
             grads = [g.index_select(0, finite) for g in grads]
         if state.alive:
-            hps = self._scheduled(state, factors)
+            hps = self.scheduled(state, factors)
             state.params, state.states = self.update(state.params, grads, state.states, hps)
 
-    def _gradients(
+    def gradients(
         self, params: list[Tensor], states: list[Tree], hps: list[Tree], inputs: Tensor, targets: Tensor, given: Given
     ) -> tuple[list[Tensor], Tensor, Tree]:
         """Gradients for the update, taken where the optimizer looks ahead to; losses of the weights as they are."""
@@ -188,7 +192,7 @@ class Engine:
         """The compiled step for batches of this shape, None where there is none."""
         shape = tuple(inputs.shape)
         if shape not in self._faster:
-            hps = self._scheduled(state, dict.fromkeys(state.alive, 1.0))
+            hps = self.scheduled(state, dict.fromkeys(state.alive, 1.0))
             arguments = (state.params, state.states, hps, inputs, targets, given)
             self._faster[shape], because = compiled(self._whole_step, arguments)
             self.eager_because = self.eager_because or because
@@ -197,11 +201,12 @@ class Engine:
     def _whole_step(
         self, params: list[Tensor], states: list[Tree], hps: list[Tree], inputs: Tensor, targets: Tensor, given: Given
     ) -> tuple[list[Tensor], list[Tree], Tensor, Tree]:
-        grads, losses, memory = self._gradients(params, states, hps, inputs, targets, given)
+        grads, losses, memory = self.gradients(params, states, hps, inputs, targets, given)
         params, states = self.update(params, grads, states, hps)
         return params, states, losses, memory
 
-    def _scheduled(self, state: State, factor_of: Mapping[int, float]) -> list[dict[str, Tensor]]:
+    def scheduled(self, state: State, factor_of: Mapping[int, float]) -> list[dict[str, Tensor]]:
+        """For each group, its numbers with the learning rates multiplied by each member's factor."""
         rows = tuple(row[0] for row in state.rows)
         if getattr(self, "_hp_rows", None) != rows:
             self._hp_rows = rows
