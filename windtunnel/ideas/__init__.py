@@ -3,20 +3,32 @@
 from windtunnel.ideas.anchors import prediction_anchor, weight_anchor
 from windtunnel.ideas.early_learning import early_learning
 from windtunnel.ideas.half_fine_tuning import half_fine_tuning
+from windtunnel.ideas.layer_norm import layer_norm
 from windtunnel.ideas.model_soup import model_soup
 from windtunnel.ideas.muon import muon
 from windtunnel.ideas.progressive_self_distillation import progressive_self_distillation
 from windtunnel.ideas.sharpness_aware import sharpness_aware
+from windtunnel.ideas.structured_sparsity import sparse_from_the_start, structured_sparsity
+from windtunnel.ideas.ternary_weights import ternary_weights, ternary_weights_by_mean
 from windtunnel.ideas.v_cycle import v_cycle
+from windtunnel.ideas.weight_compander import weight_compander
+from windtunnel.ideas.weight_standardization import weight_standardization
 
 __all__ = [
     "early_learning",
     "half_fine_tuning",
+    "layer_norm",
     "model_soup",
     "muon",
     "prediction_anchor",
     "progressive_self_distillation",
     "sharpness_aware",
+    "sparse_from_the_start",
+    "structured_sparsity",
+    "ternary_weights",
+    "ternary_weights_by_mean",
     "v_cycle",
     "weight_anchor",
+    "weight_compander",
+    "weight_standardization",
 ]
