@@ -1,8 +1,8 @@
 """B15: BitNet b1.58 Reloaded (2407.09527): weights of three values, trained through.
 
 Read: the abstract and equations 1 to 4 as restated in our facts. The forward pass uses round(clip(w / scale, -1, 1))
-times the scale, which is the median (this paper) or mean (BitNet) of |w|; gradients pass straight to w. Activations stay in
-float here: the paper's 8 bits are about memory, and its losses are about weights.
+times the scale, which is the median (this paper) or mean (BitNet) of |w|; gradients pass straight to w. Activations
+stay in float here: the paper's 8 bits are about memory, and its losses are about weights.
 """
 
 from __future__ import annotations
