@@ -28,8 +28,8 @@ from windtunnel.curvature.stability import (
 )
 
 __all__ = [
-    "BatchCurve", "Bend", "Density", "Eigenvalue", "Inflation", "NoiseScale", "Operator", "Ritz", "RuleReach", "StepsToTarget",
-    "batch_sharpness", "bend", "eigenvalue_curve", "gauss_newton", "gradient", "hessian", "inflation", "lanczos",
-    "largest_stable_rate", "noise_scale", "power_iteration", "preconditioned", "rule_reach", "spectral_density",
-    "steps_to_target", "top_eigenvalue",
+    "BatchCurve", "Bend", "Density", "Eigenvalue", "Inflation", "NoiseScale", "Operator", "Ritz", "RuleReach",
+    "StepsToTarget", "batch_sharpness", "bend", "eigenvalue_curve", "gauss_newton", "gradient", "hessian", "inflation",
+    "lanczos", "largest_stable_rate", "noise_scale", "power_iteration", "preconditioned", "rule_reach",
+    "spectral_density", "steps_to_target", "top_eigenvalue",
 ]  # fmt: skip

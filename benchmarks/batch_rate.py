@@ -1,0 +1,129 @@
+"""Batch size and learning rate on the digits' perceptron: the largest rate that trains, and what foretells it.
+
+    python -m benchmarks.batch_rate [--part edges|curvature|ladder] [--workers 1]
+
+Check B1 of the plan: log-log slope of the largest rate that does not diverge against the batch, SGD 1 +- 0.2 up to its
+plateau, Adam 0.5 +- 0.15, and the plateau from the measured eigenvalues right within a factor of 2. Every run has the
+same examples (10 passes), as in the paper (2006.09092), so a small batch takes more steps. A newcomer would look for
+NaN: cross-entropy rarely gives one, so each reading of "does not diverge" is reported. docs/batch-and-rate.md has the
+table. Parts are kept in the result file, so each can be measured again alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import windtunnel as wt
+from benchmarks import batch_rate_curvature, batch_rate_ladder, batch_rate_runs
+from benchmarks.batch_rate_runs import BATCHES, SEEDS
+from benchmarks.common import RESULTS, write
+from windtunnel.scaling.slopes import plain
+
+BARS = {"sgd": (1.0, 0.2), "adam": (0.5, 0.15)}
+FACTOR = 2.0
+
+
+def edges() -> dict[str, Any]:
+    """The largest rate of every batch, seed and reading, with the bend of each."""
+    found: dict[str, Any] = {}
+    for name in BARS:
+        tables = batch_rate_runs.edges(name)
+        found[name] = {
+            reading: {"rates": table.tolist(), "bend": bend_of(table), "slope": whole(table), "rules": rules(table)}
+            for reading, table in tables.items()
+        }
+        for reading, row in found[name].items():
+            print(name, reading, row["bend"], row["slope"], flush=True)
+    return found
+
+
+def curvature(measured: dict[str, Any]) -> dict[str, Any]:
+    """Eigenvalues of mini-batches along a safe run at every batch, and the bends that follow from them."""
+    found: dict[str, Any] = {}
+    for name in BARS:
+        rates = np.exp(np.log(np.array(measured[name]["trains"]["rates"])).mean(axis=1))
+        points = batch_rate_curvature.along(name, dict(zip(BATCHES, rates / 8, strict=True)))
+        found[name] = points | {
+            "bends": {
+                each: bend_of(2 / np.array(points[each])) for each in ("start", "sharpest", "sharpest_along_steps")
+            }
+        }
+        print(name, json.dumps(found[name]["bends"]), flush=True)
+    return found
+
+
+def verdicts(measured: dict[str, Any], foretold: dict[str, Any]) -> dict[str, Any]:
+    """The bars of the plan beside what was measured, for every reading."""
+    rows: dict[str, Any] = {}
+    for name, (slope, bar) in BARS.items():
+        for reading, row in measured[name].items():
+            value = row["bend"]["slope"] if name == "sgd" else row["slope"]["value"]
+            rows[f"{name} {reading}"] = {
+                "slope": value, "slope_met": value is not None and abs(value - slope) <= bar,
+                "plateau": row["bend"]["plateau"],
+            } | {
+                f"plateau_from_{source}": {
+                    "value": each["plateau"], "factor": each["plateau"] / row["bend"]["plateau"],
+                    "met": 1 / FACTOR <= each["plateau"] / row["bend"]["plateau"] <= FACTOR,
+                }
+                for source, each in foretold[name]["bends"].items()
+            }  # fmt: skip
+    return rows
+
+
+def bend_of(table: np.ndarray) -> dict[str, Any] | None:
+    """A rise and a plateau as plain data; None where a rate is missing."""
+    if not np.all(np.isfinite(table)):
+        return None
+    found = wt.curvature.bend(BATCHES, table)
+    return {name: plain(getattr(found, name)) for name in (
+        "slope", "slope_low", "slope_high", "plateau", "plateau_low", "plateau_high", "top", "misfit")}  # fmt: skip
+
+
+def whole(table: np.ndarray) -> dict[str, Any]:
+    """The slope over all batches, with its interval."""
+    from windtunnel.scaling.slopes import slope_of
+
+    return slope_of(BATCHES, table).to_json()
+
+
+def rules(table: np.ndarray) -> dict[str, Any]:
+    """How far the linear and the square-root rule reach from the smallest batch."""
+    from windtunnel.scaling.rules import carry
+
+    found = [wt.curvature.rule_reach(rule, BATCHES, table) for rule in (carry.linear, carry.square_root)]
+    return {each.rule: {"until": each.until, "ended": each.ended, "off": each.off} for each in found}
+
+
+def main() -> None:
+    """Measure the parts asked for (all by default), keep the others, and write the verdicts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=["edges", "curvature", "ladder"], action="append")
+    arguments = parser.parse_args()
+    path = RESULTS / "batch_rate.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    result.pop("machine", None)
+    parts: dict[str, Callable[[], Any]] = {
+        "edges": edges,
+        "curvature": lambda: curvature(result["edges"]),
+        "ladder": batch_rate_ladder.measured,
+    }
+    for part in arguments.part or parts:
+        begin = time.process_time()
+        result[part] = parts[part]()
+        result.setdefault("core_seconds", {})[part] = round(time.process_time() - begin)
+        write("batch_rate", result)
+    if "edges" in result and "curvature" in result:
+        result["verdicts"] = verdicts(result["edges"], result["curvature"])
+    result |= {"batches": BATCHES, "seeds": len(SEEDS), "passes": batch_rate_runs.PASSES}
+    print(write("batch_rate", result))
+
+
+if __name__ == "__main__":
+    main()
