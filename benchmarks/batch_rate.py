@@ -1,6 +1,6 @@
 """Batch size and learning rate on the digits' perceptron: the largest rate that trains, and what foretells it.
 
-    python -m benchmarks.batch_rate [--part edges|curvature|ladder] [--workers 1]
+    python -m benchmarks.batch_rate [--part edges|below|curvature|ladder]
 
 Check B1 of the plan: log-log slope of the largest rate that does not diverge against the batch, SGD 1 +- 0.2 up to its
 plateau, Adam 0.5 +- 0.15, and the plateau from the measured eigenvalues right within a factor of 2. Every run has the
@@ -21,7 +21,7 @@ import numpy as np
 
 import windtunnel as wt
 from benchmarks import batch_rate_curvature, batch_rate_ladder, batch_rate_runs
-from benchmarks.batch_rate_runs import BATCHES, SEEDS
+from benchmarks.batch_rate_runs import BATCHES, BELOW, SEEDS
 from benchmarks.common import RESULTS, write
 from windtunnel.scaling.slopes import plain
 
@@ -40,6 +40,23 @@ def edges() -> dict[str, Any]:
         }
         for reading, row in found[name].items():
             print(name, reading, row["bend"], row["slope"], flush=True)
+    return found
+
+
+def below(measured: dict[str, Any]) -> dict[str, Any]:
+    """SGD's largest rates at batches below those of the check, and the bend of all batches together."""
+    found: dict[str, Any] = {}
+    for reading, table in batch_rate_runs.edges("sgd", BELOW, batch_rate_runs.GRID_BELOW).items():
+        whole_table = np.concatenate([table, np.array(measured["sgd"][reading]["rates"])])
+        sizes = (*BELOW, *BATCHES)
+        inflated = wt.curvature.inflation(sizes, 2 / whole_table)
+        found[reading] = {
+            "batches": sizes, "rates": table.tolist(), "bend": bend_of(whole_table, sizes),
+            "saturating": {"plateau": inflated.plateau, "low": inflated.plateau_low, "high": inflated.plateau_high,
+                           "misfit": inflated.misfit},
+            "local_slopes": (np.diff(np.log(whole_table).mean(axis=1)) / np.log(2)).tolist(),
+        }  # fmt: skip
+        print(reading, found[reading], flush=True)
     return found
 
 
@@ -77,11 +94,11 @@ def verdicts(measured: dict[str, Any], foretold: dict[str, Any]) -> dict[str, An
     return rows
 
 
-def bend_of(table: np.ndarray) -> dict[str, Any] | None:
+def bend_of(table: np.ndarray, batches: tuple[int, ...] = BATCHES) -> dict[str, Any] | None:
     """A rise and a plateau as plain data; None where a rate is missing."""
     if not np.all(np.isfinite(table)):
         return None
-    found = wt.curvature.bend(BATCHES, table)
+    found = wt.curvature.bend(batches, table)
     return {name: plain(getattr(found, name)) for name in (
         "slope", "slope_low", "slope_high", "plateau", "plateau_low", "plateau_high", "top", "misfit")}  # fmt: skip
 
@@ -104,13 +121,14 @@ def rules(table: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     """Measure the parts asked for (all by default), keep the others, and write the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=["edges", "curvature", "ladder"], action="append")
+    parser.add_argument("--part", choices=["edges", "below", "curvature", "ladder"], action="append")
     arguments = parser.parse_args()
     path = RESULTS / "batch_rate.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     result.pop("machine", None)
     parts: dict[str, Callable[[], Any]] = {
         "edges": edges,
+        "below": lambda: below(result["edges"]),
         "curvature": lambda: curvature(result["edges"]),
         "ladder": batch_rate_ladder.measured,
     }

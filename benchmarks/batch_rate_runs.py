@@ -26,12 +26,14 @@ from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
+BELOW = (2, 4)  # SGD alone: whether its slope tends to 1 where noise rules
 SEEDS = (0, 1, 2, 3, 4)
 PASSES = 10
 WIDTH, DEPTH = 64, 2
 # Log grids in steps of 2^(1/4), from well below the edge of the smallest batch to beyond that of the largest (a probe
 # with steps of 2^(1/2) and 3 seeds).
 GRIDS = {"sgd": 2.0 ** np.arange(-2, 4.01, 0.25), "adam": 2.0 ** np.arange(-7.5, 1.51, 0.25)}
+GRID_BELOW = 2.0 ** np.arange(-4, 1.01, 0.25)
 # Readings of "does not diverge": the mean training loss over the last pass, as a share of ln 10, where all start.
 READINGS = {"stays below its start": 1.0, "halves": 0.5, "trains": 0.1}
 
@@ -98,11 +100,11 @@ def runs(recipe: Recipe, rung: wt.Rung, asked: list[tuple[float, int]], evaluati
     return train(Pack(recipe=recipe, specs=tuple(specs), judge=judge), device=torch.device("cpu"), compile=False)
 
 
-def edges(name: str) -> dict[str, np.ndarray]:
+def edges(name: str, batches: tuple[int, ...] = BATCHES, grid: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Reading to the largest rates (batches, seeds); NaN where no rate passed."""
-    grid = GRIDS[name]
+    grid = GRIDS[name] if grid is None else grid
     found: dict[str, list[list[float]]] = {reading: [] for reading in READINGS}
-    for batch in BATCHES:
+    for batch in batches:
         rung = wt.Rung(width=WIDTH, depth=DEPTH, tokens=PASSES * CentredDigits().shape().train_tokens, batch=batch)
         asked = [(rate, seed) for rate in grid for seed in SEEDS]
         trained = runs(recipe(optimizer(name)), rung, asked, 1, rung)
