@@ -7,9 +7,11 @@ compare batches at one rate; every rule here is given, or carries, the rate that
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 import windtunnel as wt
 from benchmarks.batch_rate_runs import BATCHES, DEPTH, PASSES, WIDTH, CentredDigits, optimizer, recipe, runs
@@ -23,6 +25,8 @@ RATES = 2.0 ** np.arange(-12, -2.9, 1.0)
 SEEDS = (0, 1, 2)
 EVERY = 20  # judgements in a run: two a pass
 READ = (2, 5, 10)  # passes at which a run counts as a run of that length
+# The law's critical batch is bounded below by 100 tokens, which is for text: an image counts as its 64 pixels there.
+PIXELS = 64
 DRAWS = 200
 
 
@@ -34,9 +38,14 @@ def measured() -> dict[str, Any]:
             losses[width, batch], params[width] = _cell(width, batch)
             best = losses[width, batch][:, :, -1].mean(axis=1)
             print(f"width {width} B {batch}: best lr {RATES[np.argmin(best)]:.3g} loss {best.min():.3f}", flush=True)
+    return read(losses, params)
+
+
+def read(losses: dict[tuple[int, int], np.ndarray], params: dict[int, int]) -> dict[str, Any]:
+    """What every rule and law makes of losses (rates, seeds, judgements) by width and batch."""
     observed = observations(losses, params)
     return {
-        "widths": WIDTHS, "rates": RATES.tolist(), "seeds": len(SEEDS), "passes": READ,
+        "widths": WIDTHS, "rates": RATES.tolist(), "seeds": len(SEEDS), "passes": READ, "params": list(params.values()),
         "losses": [{"width": w, "batch": b, "loss": np.round(table, 5).tolist()} for (w, b), table in losses.items()],
         "critical": critical(observed, losses), "table": table(observed, losses, params),
     }  # fmt: skip
@@ -88,11 +97,14 @@ def tuned(observed: Observations) -> Observations:
 def critical(observed: Observations, losses: dict[tuple[int, int], np.ndarray]) -> dict[str, Any]:
     """The critical batch in examples: by the law fitted to the ladder, by steps to one loss, by the surface."""
     found: dict[str, Any] = {}
+    cells = tuned(observed)
+    tokens, batches = (PIXELS * np.asarray(column) for column in (cells.tokens, cells.batch_tokens))
     for law in (CriticalBatch(), CriticalBatch(interacting=True)):
-        fit = fit_law(law, tuned(observed), draws=DRAWS, seed=0)
-        drawn = fit.draws[:, law.names.index("critical")]
-        low, high = np.quantile(drawn, [0.05, 0.95])
-        found[law.name] = {"value": fit.parameters()["critical"], "low": low, "high": high, "spread": fit.spread}
+        fit = fit_law(law, replace(cells, tokens=tokens, batch_tokens=batches), draws=DRAWS, seed=0)
+        drawn = fit.draws[:, law.names.index("critical")] / PIXELS
+        low, high = (float(each) for each in np.quantile(drawn, [0.05, 0.95]))
+        value = fit.parameters()["critical"] / PIXELS
+        found[law.name] = {"value": value, "low": low, "high": high, "spread": fit.spread, "cells": len(cells)}
     for width in WIDTHS:
         target, steps = steps_to(losses, width)
         each = wt.curvature.steps_to_target(BATCHES, steps)
@@ -130,29 +142,28 @@ def _crossing(at: np.ndarray, curve: np.ndarray, target: float) -> float:
 
 def table(observed: Observations, losses: dict[tuple[int, int], np.ndarray], params: dict[int, int]) -> dict[str, Any]:
     """At the widest rung and the longest run: the best rate of every batch, and what every rule's rate costs."""
-    surface = wt.fit_surface(observed)
+    longest = np.flatnonzero(np.asarray(observed.tokens) == np.max(np.asarray(observed.tokens)))
+    surfaces = {"surface": wt.fit_surface(observed), "surface of the longest": wt.fit_surface(observed.where(longest))}
     tokens = READ[-1] * CentredDigits().shape().train_tokens
     means = {batch: np.log(losses[WIDTHS[-1], batch][:, :, -1].mean(axis=1)) for batch in BATCHES}
     bests = {batch: _bottom(means[batch]) for batch in BATCHES}
     fine, place = np.geomspace(RATES[0], RATES[-1], 401), _Place(params[WIDTHS[-1]], tokens)
-    foretold = {
-        b: float(fine[np.argmin(surface.excess({"lr": fine, "batch_tokens": float(b)}, place))]) for b in BATCHES
-    }
+    foretold = {name: {b: _at(surface, b, fine, place) for b in BATCHES} for name, surface in surfaces.items()}
     first = bests[BATCHES[0]][0]
     carried = {
         "unchanged": lambda b: first,
         "linear": lambda b: first * carry.linear(b / BATCHES[0], 1.0).lr,
         "square_root": lambda b: first * carry.square_root(b / BATCHES[0], 1.0).lr,
-        "surface": lambda b: foretold[b],
-    }
+    } | {name: rates.__getitem__ for name, rates in foretold.items()}
     rows = [
         {"batch": b, "best_rate": bests[b][0], "best_loss": float(np.exp(bests[b][1]))}
-        | {name: {"rate": rate(b), "excess": _excess(means[b], bests[b], rate(b))} for name, rate in carried.items()}
+        | {name: {"rate": rate(b), "excess": _excess(means[b], rate(b))} for name, rate in carried.items()}
         for b in BATCHES
     ]
     rates = [bests[b][0] for b in BATCHES]
     per_seed = np.array([[_bottom(np.log(column))[0] for column in losses[WIDTHS[-1], b][:, :, -1].T] for b in BATCHES])
-    best = {name: float(value[0]) for name, value in surface.best(place).items()}
+    surface = surfaces["surface"]
+    best = {each: {name: float(value[0]) for name, value in surfaces[each].best(place).items()} for each in surfaces}
     exponents = [
         {"of": e.hyperparameter, "in": e.size, "value": e.value, "error": e.error} for e in surface.exponents()
     ]
@@ -163,6 +174,11 @@ def table(observed: Observations, losses: dict[tuple[int, int], np.ndarray], par
         "reach": {r.__name__: str(wt.curvature.rule_reach(r, BATCHES, rates))
                   for r in (carry.linear, carry.square_root, carry.unchanged)},
     }  # fmt: skip
+
+
+def _at(surface: Any, batch: int, fine: np.ndarray, place: _Place) -> float:
+    """The surface's best rate at a batch and a size."""
+    return float(fine[np.argmin(surface.excess({"lr": fine, "batch_tokens": float(batch)}, place))])
 
 
 class _Place:
@@ -183,9 +199,9 @@ def _bottom(logs: np.ndarray) -> tuple[float, float]:
     return float(RATES[i] * 2.0**shift), float(middle - (left - right) * shift / 4)
 
 
-def _excess(logs: np.ndarray, best: tuple[float, float], rate: float) -> float | None:
-    """Relative loss above the best at a rate, on straight lines between the grid; None beyond the grid."""
+def _excess(logs: np.ndarray, rate: float) -> float | None:
+    """Relative loss above the grid's best at a rate, on a smooth curve through the grid; None beyond the grid."""
     if not RATES[0] <= rate <= RATES[-1]:
         return None
-    value = np.interp(np.log(rate), np.log(RATES), np.minimum(logs, 10.0))
-    return float(np.expm1(max(value - best[1], 0.0)))
+    value = PchipInterpolator(np.log(RATES), np.minimum(logs, 10.0))(np.log(rate))
+    return float(np.expm1(value - logs.min()))

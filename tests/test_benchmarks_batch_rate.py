@@ -56,8 +56,9 @@ def test_a_parabola_s_bottom_and_a_rule_s_excess_are_read_between_grid_points():
     logs = 0.1 * (np.log2(RATES) + 6.3) ** 2
     rate, least = _bottom(logs)
     assert np.log2(rate) == pytest.approx(-6.3) and least == pytest.approx(0, abs=1e-12)
-    assert _excess(logs, (rate, least), 2.0**-7) == pytest.approx(np.expm1(0.1 * 0.49))
-    assert _excess(logs, (rate, least), 1e3) is None
+    assert _excess(logs, 2.0**-7) == pytest.approx(np.expm1(0.1 * (0.49 - 0.09)))
+    assert 0 < _excess(logs, 2.0**-6.8) < _excess(logs, 2.0**-7)
+    assert _excess(logs, 1e3) is None
 
 
 def test_a_target_is_crossed_between_two_judgements():
