@@ -111,6 +111,7 @@ def test_gauss_newton_of_cross_entropy_is_the_mean_outer_product_of_sampled_grad
     torch.testing.assert_close(CURVE.gauss_newton(model, outputs, entropy_of, [(inputs, labels)]).dense(), fisher)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # theirs, at import
 def test_products_equal_those_of_curvlinops():
     """An independent library; it is no dependency, so the test runs where somebody installed it (3.0.1 measured)."""
     curvlinops = pytest.importorskip("curvlinops", reason="pip install curvlinops-for-pytorch to compare with it")
@@ -118,7 +119,7 @@ def test_products_equal_those_of_curvlinops():
     ours = CURVE.hessian(model, entropy, [batch]), CURVE.gauss_newton(model, outputs, entropy_of, [batch])
     theirs = (curvlinops.HessianLinearOperator, curvlinops.GGNLinearOperator)
     for operator, make in zip(ours, theirs, strict=True):
-        other = make(model, nn.CrossEntropyLoss(), dict(model.named_parameters()), [batch])
+        other = make(model, nn.CrossEntropyLoss(), list(model.parameters()), [batch])
         vector = torch.randn(operator.size, generator=seeded(), dtype=torch.float64)
         torch.testing.assert_close(operator.multiply(vector), other @ vector)
 
