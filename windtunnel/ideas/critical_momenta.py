@@ -6,6 +6,11 @@ used). Theirs ranks moments by the gradient's norm over the whole model; an opti
 tensor keeps its own ranking, which is their option `synced=False`. Momentum is corrected for its start before it is
 stored and squared; theirs corrects the step instead, whose first ones are then up to 1 / (1 - beta1) times Adam's. A
 newcomer would expect Adam's memory: this one holds `capacity` further copies of the weights.
+
+Measured (benchmarks/ideas_adaptive.py). Of 1,000 starts at the sharp of two wells, so many end in the flat one under
+Adam and here: at lr 0.03 7 and 7 %, 0.1 7 and 100 %, 0.3 8 and 74 %, 1 99 and 69 %: it helps in a window of rates.
+Digits' perceptron at training loss 0.05, 5 seeds: the largest Hessian eigenvalue falls in every seed, median 1.41 to
+0.93; accuracy falls too, by 0.8 points (the claim: not worse). At a tenth of the rate neither moves.
 """
 
 from __future__ import annotations

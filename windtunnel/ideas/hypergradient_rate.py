@@ -6,6 +6,11 @@ rule, rate + <new, last> clipped to bounds. Here on one worker, and for each ten
 optimizer sees: so the product is taken as a cosine and multiplies the rate (1703.04782 has a multiplicative rule),
 because tensors' gradients differ by orders of magnitude. A newcomer would leave the bounds out; with noisy gradients a
 rate that only ever agrees with itself runs away.
+
+Measured (benchmarks/ideas_adaptive.py; digits' perceptron, 5 seeds, accuracy over five initial rates 30 times apart):
+from 0.001 to 0.03 it spreads by 2.1 points where SGD spreads by 53, from 0.01 to 0.3 by 0.7 where SGD does by 5. From
+0.1 to 3 both lose 86 points: it mends rates that are too small, and none that diverge in their first steps. Local SGD
+with several workers, the paper's own setting, was not measured.
 """
 
 from __future__ import annotations
