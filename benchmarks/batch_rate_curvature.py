@@ -25,6 +25,7 @@ from benchmarks.batch_rate_runs import (
     optimizer,
     recipe,
 )
+from windtunnel.scaling.slopes import slope_of
 from windtunnel.train.pack import groups_of, initial_params, table_of
 
 AT = (0.0, 0.25, 1.0, 3.0, 10.0)  # passes
@@ -33,19 +34,35 @@ CHOSEN = SEEDS[:3]
 EPSILON, BETAS = 1e-8, (0.9, 0.95)
 
 
-def along(name: str, rates: dict[int, float]) -> dict[str, Any]:
-    """Largest eigenvalues (batches, seeds) at the start and at the sharpest point, and everything they came from."""
-    points = [[measured(name, batch, rates[batch], seed) for seed in CHOSEN] for batch in BATCHES]
+def along(name: str, rates: dict[int, float]) -> list[Any]:
+    """Points (batches, seeds, passes) of a safe run at every batch."""
+    return [[measured(name, batch, rates[batch], seed) for seed in CHOSEN] for batch in BATCHES]
 
-    def over(quantity: str, reduce: Any) -> list[list[float]]:
-        return [[reduce([p[quantity] for p in point]) for point in row] for row in points]
 
+def summary(name: str, points: list[Any]) -> dict[str, Any]:
+    """What the points say of the largest rate: at every pass, and at the sharpest point of a run.
+
+    Adam is read from the first whole pass on: before, its diagonal holds entries that no example has moved, and the
+    preconditioned curvature is whatever epsilon makes of them (a million times what it is after a pass).
+    """
+    first = AT.index(1.0) if name == "adam" else 0
+
+    def table(quantity: str, at: slice | int) -> np.ndarray:
+        values = [[np.max([p[quantity] for p in np.atleast_1d(np.array(run)[at])]) for run in row] for row in points]
+        return np.array(values, float)
+
+    passes = {
+        str(AT[i]): {
+            "eigenvalues": np.median(table("eigenvalue", i), axis=1).tolist(),
+            "slope": slope_of(BATCHES, 1 / table("eigenvalue", i)).to_json(),
+            "noise_scale": np.median(table("noise_scale", i), axis=1).tolist(),
+        }
+        for i in range(first, len(AT))
+    }
+    sharpest = 2 / table("eigenvalue", slice(first, None))
     return {
-        "passes": AT, "seeds": len(CHOSEN), "points": points,
-        "start": over("eigenvalue", lambda values: values[0]),
-        "sharpest": over("eigenvalue", max),
-        "sharpest_along_steps": over("sharpness", max),
-        "noise_scale": over("noise_scale", lambda values: values),
+        "at": passes, "seeds": len(CHOSEN), "draws": DRAWS, "rate": "an eighth of the largest that trains",
+        "foretold": {"start": (2 / table("eigenvalue", first)).tolist(), "sharpest": sharpest.tolist()},
     }  # fmt: skip
 
 
