@@ -41,11 +41,16 @@ def wells(optimizer: Any, middle: float, half: float) -> float:
     points = torch.rand(STARTS, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     points = points * half + torch.tensor([middle, 0.0], dtype=torch.float64)
     states = vmap(lambda p: optimizer.init(p, site))(points)
-    step = vmap(lambda g, s, p: optimizer.update(g, s, p, hp, site))
+    step = vmap(lambda g, s, p: optimizer.update(g, s, p, hp | _sums(optimizer, g, s, p, hp, site), site))
     for _ in range(WELL_STEPS):
         moves, states = step(_slope(points), states, points)
         points = points + moves
     return float((points[:, 0] > 0).double().mean())
+
+
+def _sums(optimizer: Any, grad: Tensor, state: Any, param: Tensor, hp: Any, site: Site) -> dict[str, Tensor]:
+    """What the optimizer wants summed over tensors, of one of them."""
+    return optimizer.totals(grad, state, param, hp, site) if hasattr(optimizer, "totals") else {}
 
 
 def _slope(points: Tensor) -> Tensor:
@@ -73,8 +78,11 @@ def sharpness(optimizer: Any, seed: int) -> dict[str, float]:
         rows, targets = (torch.from_numpy(each) for each in data.batch(seed=seed, step=step, size=BATCH))
         slopes = torch.autograd.grad(loss(model, (rows, targets)), list(model.parameters()))
         with torch.no_grad():
+            each = [_sums(optimizer, g, s, p, hp, site)
+                    for g, s, p in zip(slopes, states, model.parameters(), strict=True)]  # fmt: skip
+            sums = {name: torch.stack([one[name] for one in each]).sum() for name in each[0]}
             for i, (p, slope) in enumerate(zip(model.parameters(), slopes, strict=True)):
-                move, states[i] = optimizer.update(slope, states[i], p.detach(), hp, site)
+                move, states[i] = optimizer.update(slope, states[i], p.detach(), hp | sums, site)
                 p.add_(move.to(p.dtype))
             step += 1
             if step % 10 == 0:

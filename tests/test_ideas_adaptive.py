@@ -23,7 +23,8 @@ def walked(optimizer, gradients, start):
     param, state, path = start, optimizer.init(start, SITE), []
     for gradient in gradients:
         grad = gradient(param) if callable(gradient) else gradient
-        step, state = optimizer.update(grad, state, param, hp, SITE)
+        sums = optimizer.totals(grad, state, param, hp, SITE) if hasattr(optimizer, "totals") else {}
+        step, state = optimizer.update(grad, state, param, hp | sums, SITE)
         param = param + step
         path.append(param)
     return path, state
