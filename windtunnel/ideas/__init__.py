@@ -1,8 +1,10 @@
 """The gallery: one published idea a file, each only stating the idea. `studies/gallery` measures them."""
 
 from windtunnel.ideas.anchors import prediction_anchor, weight_anchor
+from windtunnel.ideas.critical_momenta import critical_momenta
 from windtunnel.ideas.early_learning import early_learning
 from windtunnel.ideas.half_fine_tuning import half_fine_tuning
+from windtunnel.ideas.hypergradient_rate import hypergradient_rate
 from windtunnel.ideas.layer_norm import layer_norm
 from windtunnel.ideas.model_soup import model_soup
 from windtunnel.ideas.muon import muon
@@ -15,8 +17,10 @@ from windtunnel.ideas.weight_compander import weight_compander
 from windtunnel.ideas.weight_standardization import weight_standardization
 
 __all__ = [
+    "critical_momenta",
     "early_learning",
     "half_fine_tuning",
+    "hypergradient_rate",
     "layer_norm",
     "model_soup",
     "muon",
