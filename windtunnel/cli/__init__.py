@@ -1,6 +1,6 @@
 """The command line: verbs, no science. Exit codes: 0 done, 1 our bug, 2 bad input, 3 done but a forecast fails its own
-backtest, or (score --follow) the run lands outside it; 130 interrupted, 143 asked to leave by SIGTERM (both: run again
-to go on).
+backtest, or (score --follow) the run lands outside it, 4 paused: the disk is full or the budget is spent; 130
+interrupted, 143 asked to leave by SIGTERM (4, 130, 143: the same command goes on). docs/figures-to-hold.md has the table.
 
 Flags say where and how, never science; a test freezes them.
 """
@@ -14,8 +14,10 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from windtunnel.errors import InputError, Stopped
+from windtunnel.errors import InputError, Paused, Stopped
+from windtunnel.places import FULL
 
+PAUSED = 4
 VERBS = {
     "check": "conformance of an idea in seconds: loads, packs, repeats, learns, is width-stable, saves",
     "plan": "the dry run of a study: runs missing, FLOPs, minutes, memory",
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return import_module(f"windtunnel.cli.{args.verb}").execute(args)
     except InputError as error:
         print(f"windtunnel: {error}", file=sys.stderr)
-        return 2
+        return PAUSED if isinstance(error, Paused) else 2
     except KeyboardInterrupt:
         print("windtunnel: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
         return 130
@@ -54,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
               file=sys.stderr)  # fmt: skip
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (*FULL, errno.EACCES, errno.EPERM, errno.EROFS):
             return _bug()
         print(f"windtunnel: {error}; finished runs are kept, mend it and run again", file=sys.stderr)
-        return 2
+        return PAUSED if error.errno in FULL else 2
     except Exception:
         return _bug()
 
