@@ -19,7 +19,7 @@ from windtunnel.cli import VERBS, main, parser
 FLAGS = {
     "check": {"IDEA.py", "--json"},
     "plan": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm"},
-    "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm", "--precision"},
+    "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm", "--precision", "--budget"},
     "forecast": {"STUDY.py", "--store", "--json"},
     "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
     "report": {"STUDY.py", "--store", "--json"},

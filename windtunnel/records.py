@@ -88,22 +88,23 @@ def read_record(place: Place, key: str) -> dict[str, Any]:
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
     """One flat row of a run's record, as `Store.table` and `--json` show it."""
-    spec, size = record["spec"], record["size"]
-    rung = spec["rung"]
+    spec, size, cost = record["spec"], record["size"], record["cost"]
+    rung, spent = spec["rung"], cost.get("spent_flops")
     return {
         "key": record["key"],
         "outcome": record["outcome"],
         "loss": record["loss"],
         "params": size["non_embedding"] + (size["embedding"] if size["tied"] else 0),
         "tokens": rung["tokens"],
-        "flops": record["cost"]["flops"],
+        "flops": cost["flops"],
+        "spent_flops": spent if isinstance(spent, int | float) else cost["flops"],
         "width": rung["width"],
         "depth": rung["depth"],
         "batch": rung["batch"],
         **spec["hyperparameters"],
         "seed": spec["seed"],
         "optimizer": spec["recipe"]["optimizer"]["is"],
-        "seconds": record["cost"]["seconds"],
+        "seconds": cost["seconds"],
         "created": record["created"],
         **record["labels"],
         "message": record["message"],

@@ -170,14 +170,14 @@ class Stages:
         packs, left = [], {a.spec.key: a for a in self.missing(asks)}
         for members in interrupted(self.store.place.below("packs")):
             if any(key in left for key in members) and all(key in asked for key in members):
-                packs.append(self._packed([asked[key] for key in members]))
+                packs.append(self.packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
         together: dict[Any, list[list[Ask]]] = {}
         for trunk in self._trunks(list(left.values())):
             shape = self.recipes[trunk[0].name].shaped(trunk[0].spec.hyperparameters)
             together.setdefault((trunk[0].name, *(ask.spec.rung for ask in trunk), repr(shape)), []).append(trunk)
         chunks = [chunk for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
-        packs += [self._packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
+        packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
         return sorted(packs, key=Pack.training_flops, reverse=True)
 
     def saved_flops(self, asks: Sequence[Ask]) -> float:
@@ -196,10 +196,11 @@ class Stages:
         return found
 
     def _shares(self, asks: Sequence[Ask]) -> bool:
-        pack = self._packed(asks)
+        pack = self.packed(asks)
         return pack.trained_tokens < apart_tokens(pack)
 
-    def _packed(self, asks: Sequence[Ask]) -> Pack:
+    def packed(self, asks: Sequence[Ask]) -> Pack:
+        """These runs, of one recipe, as one pack."""
         recipe = self.recipes[asks[0].name].shaped(asks[0].spec.hyperparameters)
         labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
         return Pack(recipe=recipe, specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from windtunnel.errors import Stopped
+from windtunnel.errors import Paused, Stopped
 from windtunnel.places import Place
 from windtunnel.runs import Cost, Run
 from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
@@ -46,7 +46,10 @@ from windtunnel.train.steps import Tree, first_states, gradient, judgement, upda
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pack is: `losses` are the latest training losses by member key, `said` sentences for who watches."""
+    """How far a pack is: `losses` are the latest training losses by member key, `said` sentences for who watches.
+
+    `flops` and `seconds` are what was spent on it so far, by earlier calls too.
+    """
 
     pack: str
     step: int
@@ -54,6 +57,7 @@ class Progress:
     losses: dict[str, float]
     seconds: float
     said: Sequence[str] = ()
+    flops: float = 0.0
 
 
 def train(
@@ -75,7 +79,7 @@ def train(
     cost allows); the caller removes it once the runs are recorded. `created` is when they are said to begin. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record. `compile` None compiles the
     step of a pack that is long enough for it to pay. `stop` is asked after every step; when it says True the state is
-    checkpointed and Stopped raised.
+    checkpointed and Stopped raised, and where `report` raises Paused, likewise.
     """
     engine = Engine(pack, device, packed, compile)
     saving = Saving(folder, [spec.key for spec in pack.specs], checkpoint_seconds)
@@ -86,7 +90,11 @@ def train(
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
         if report is not None:
-            report(replace(engine.progress(state), said=saving.said()))
+            try:
+                report(replace(engine.progress(state), said=saving.said()))
+            except Paused:
+                saving.now(state)
+                raise
         saving.offer(state)
         if stop is not None and stop() and state.alive:
             saving.now(state)
@@ -153,7 +161,8 @@ class Engine:
     def progress(self, state: State) -> Progress:
         """The latest losses of the members that still train."""
         latest = {self.pack.specs[i].key: float(state.train_loss[-1][i]) for i in state.alive}
-        return Progress(self.pack.key, state.step, self.steps, latest, state.seconds)
+        flops = self.size.training_flops(float(state.spent.sum()) * self.tokens_per_step)
+        return Progress(self.pack.key, state.step, self.steps, latest, state.seconds, flops=flops)
 
     def _at_once(
         self, faster: Any, state: State, factors: Mapping[int, float], inputs: Tensor, targets: Tensor
