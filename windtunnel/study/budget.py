@@ -83,10 +83,9 @@ class Meter:
     def hear(self, progress: Progress) -> None:
         """A pack got further. Raises Paused where going on would come out further from the budget than stopping."""
         now, before = progress.seconds if self.budget.seconds else progress.flops, self.flying.get(progress.pack)
-        if progress.pack in self.growing and before is not None:
-            self.growing[progress.pack] = max(0.0, now - before)
-        else:
-            self.growing[progress.pack] = 0.0  # what an earlier call spent on it is no growth
+        if before is None and progress.step > 1:  # an earlier call's checkpoint that was not counted is no growth
+            before = now
+        self.growing[progress.pack] = max(0.0, now - (before or 0.0))
         self.flying[progress.pack] = max(now, before or 0.0)
         if progress.step >= progress.steps:  # it is done, and recording it costs nothing
             del self.growing[progress.pack]

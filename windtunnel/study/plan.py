@@ -141,7 +141,7 @@ def _rows(stages: Stages, name: str) -> list[PlanRow]:
     asked = {"ladder": stages.ladder(name, state.values)}
     asked["re-check"] = [
         a for asks in stages.recheck(name, state.values).values() for a in asks
-        if known is False or a.spec.key not in {x.spec.key for x in asked["ladder"]}
+        if a.spec.key not in {x.spec.key for x in asked["ladder"]}
     ]  # fmt: skip
     if stages.study.train_target:
         asked["target"] = stages.target(name, state.values)
