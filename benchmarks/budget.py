@@ -30,7 +30,7 @@ STUDY = '''\
 import windtunnel as wt
 from windtunnel.parts.batch import FixedBatch
 
-data = wt.data.text({corpus!r}, context=32, validation=0.1, repeat=True)
+data = wt.data.text(context=32, validation=0.1, repeat=True)
 study = wt.Study(
     name="budgeted",
     base=wt.recipes.transformer_mup_adamw(data=data).but(batch=FixedBatch(examples=8)),
@@ -46,7 +46,7 @@ SHARES = (0.2, 0.45, 0.75)
 def round_of(folder: Path, seconds: bool, devices: int, tokens: int) -> dict[str, Any]:
     """One study through three budgets and to its end."""
     file, place = folder / "budgeted_study.py", folder / "store"
-    file.write_text(STUDY.format(corpus=str(Path(os.__file__).parent), tokens=tokens))
+    file.write_text(STUDY.format(tokens=tokens))
     study = _loaded(file)
     foretold = study.plan(wt.Store(place)).flops
     total, stops = (foretold if not seconds else None), []

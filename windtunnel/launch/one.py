@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +68,8 @@ def _execute(pack: Pack, store: Store, device: torch.device, report: Report | No
         _check_unchanged(pack)
         place = store.flight(pack.key)
         try:
-            runs = _runs(pack, device, place, report, store.moment(), stop)
+            there = [member for member, spec in enumerate(pack.specs) if spec.key in store]
+            runs = _runs(pack, device, place, report, store.moment(), stop, there)
         except OSError:
             if _recorded(pack, store):  # where no lock holds over nodes: another finished it and removed this folder
                 return
@@ -124,16 +125,27 @@ def _trained_in(place: Place) -> list[str]:
     return checkpoint.members(place) or [key for name in alone for key in checkpoint.members(place.below(name))]
 
 
-def _runs(pack: Pack, device: torch.device, place: Place, report: Report | None, created: str, stop: Stop) -> list[Run]:
+def _runs(
+    pack: Pack,
+    device: torch.device,
+    place: Place,
+    report: Report | None,
+    created: str,
+    stop: Stop,
+    there: Sequence[int],
+) -> list[Run]:
     try:
-        return train(pack, device=device, folder=place, report=report, created=created, stop=stop)
+        return train(
+            pack, device=device, folder=place, report=report, created=created, stop=stop, there=there
+        )
     except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
         if is_out_of_memory(error):
             raise
         because = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_alone(pack, i, device, place, report, created, stop, because) for i in range(len(pack.specs))]
+    left = [i for i in range(len(pack.specs)) if i not in there]
+    return [_alone(pack, i, device, place, report, created, stop, because) for i in left]
 
 
 def _alone(

@@ -72,8 +72,9 @@ def train(
     alone_because: str | None = None,
     compile: bool | None = None,
     stop: Callable[[], bool] | None = None,
+    there: Sequence[int] = (),
 ) -> list[Run]:
-    """Train all members and return their Runs, in the order of the specs.
+    """Train all members but those whose records are `there` and return their Runs, in the order of the specs.
 
     `folder` holds checkpoints (None: none are written), every `checkpoint_seconds` (None: as often as their measured
     cost allows); the caller removes it once the runs are recorded. `created` is when they are said to begin. `packed`
@@ -84,6 +85,7 @@ def train(
     engine = Engine(pack, device, packed, compile)
     saving = Saving(folder, [spec.key for spec in pack.specs], checkpoint_seconds)
     state = saving.restored(len(engine.groups), device) or engine.start(created)
+    state.leave(there, engine.groups)  # how the others are trained stays as it was
     clock = time.monotonic()
     while state.alive:
         engine.advance(state)
@@ -99,10 +101,11 @@ def train(
         if stop is not None and stop() and state.alive:
             saving.now(state)
             raise Stopped
-    left = saving.said()
-    if left and report is not None:
-        report(replace(engine.progress(state), said=left))
-    return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
+    unsaid = saving.said()
+    if unsaid and report is not None:
+        report(replace(engine.progress(state), said=unsaid))
+    left = [member for member in range(len(pack.specs)) if member not in there]
+    return [_record(engine, state, member, alone_because) for member in left]
 
 
 class Engine:
