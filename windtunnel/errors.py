@@ -5,6 +5,8 @@ turns it into one message and exit code 2. `Paused` is nobody's mistake: the dis
 4. `Stopped` neither: the machine is wanted back, what was in flight is checkpointed, exit code 143. Any other exception that reaches the command line is our bug (exit code 1).
 """
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A user's input cannot be used; the message says what was given, what is needed and what to do."""
@@ -16,3 +18,20 @@ class Paused(InputError):
 
 class Stopped(Exception):
     """This process was asked to leave (SIGTERM) and does so, after a checkpoint of what it was training."""
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` with the known name that is nearest to the given one; nothing where none is near."""
+    from difflib import get_close_matches  # only when something is wrong
+
+    by_plain: dict[str, list[str]] = {}
+    for name in known:
+        by_plain.setdefault(_plain(name), []).append(name)
+    close = get_close_matches(_plain(given), by_plain, 1, 0.5)
+    if not close:
+        return ""
+    return f" Did you mean {max(by_plain[close[0]], key=lambda name: name[:1] == given[:1])}?"
+
+
+def _plain(name: str) -> str:
+    return name.lower().lstrip("-").replace("-", "_")

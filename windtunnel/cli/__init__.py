@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
-from windtunnel.errors import InputError, Paused, Stopped
+from windtunnel.errors import InputError, Paused, Stopped, meant
 from windtunnel.places import FULL
 
 PAUSED = 4
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        args = parser(arguments).parse_args(arguments)
+        args = _parsed(arguments)
         return import_module(f"windtunnel.cli.{args.verb}").execute(args)
     except InputError as error:
         print(f"windtunnel: {error}", file=sys.stderr)
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser with every verb; only the asked verb's module is imported, unless none is asked."""
-    top = argparse.ArgumentParser(prog="windtunnel", description="Foretell a large model's result from small models.")
+    top = _Parser(prog="windtunnel", description="Foretell a large model's result from small models.")
     top.add_argument("--version", action="version", version=f"windtunnel {_version()}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     asked = next((a for a in arguments if a in VERBS), None)
@@ -75,6 +77,31 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         if asked in (None, verb):
             import_module(f"windtunnel.cli.{verb}").add_arguments(sub)
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, which takes no abbreviation for a flag and names what an unknown word was meant to be."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and leave with code 2."""
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = meant(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        super().error(message + ("." if near else "") + near)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    top = parser(arguments)
+    args, unknown = top.parse_known_args(arguments)
+    if unknown:
+        verbs = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+        verb = verbs.choices[args.verb]
+        flags = [flag for action in verb._actions for flag in action.option_strings]
+        near = meant(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+        verb.error(f"{args.verb} knows no {' '.join(unknown)}.{near}")
+    return args
 
 
 def _bug() -> int:
