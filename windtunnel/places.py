@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
 _TOP = ("runs", "forecasts", "checks", "packs")  # these alone may be links: to a larger disk, say
 _UNLOCKED_AT_MOST = 1.0  # seconds between making a folder and locking it: really microseconds
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what this user may have of it
-_NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # NFS locks no folder
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # NFS locks no folder
 
 
 class Place(Protocol):
@@ -269,7 +269,7 @@ def _lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise _Swept from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
         if not path.exists():
             raise _Swept

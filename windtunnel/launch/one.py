@@ -22,7 +22,7 @@ import torch
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
 from windtunnel.meaning import identity
-from windtunnel.places import Place, writing
+from windtunnel.places import NO_LOCKS, Place, writing
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -195,7 +195,8 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
 
 @contextmanager
 def locked(path: Path, wait: bool = True, stop: Stop = None) -> Iterator[None]:
-    """Hold a lock file; the system releases it when this process ends, however it ends.
+    """Hold a lock file; the system releases it when this process ends, however it ends. Where nothing can be locked
+    (some network mounts), goes on without.
 
     Raises BlockingIOError if another process holds it and `wait` is False; Stopped if `stop` says so while it waits.
     """
@@ -212,6 +213,9 @@ def locked(path: Path, wait: bool = True, stop: Stop = None) -> Iterator[None]:
                     raise Stopped from None
                 time.sleep(LOCK_SECONDS)
                 continue
+            except OSError as error:  # a mount without locks: two may train one pack, and the first record stays
+                if error.errno not in NO_LOCKS:
+                    raise
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue  # whoever held it removed it while this process waited: lock the new one
             try:
