@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,16 @@ Engine.advance = _telling
 """
 
 
-def torment(folder: Path, *, kills: int, seed: int, tokens: int, corpus: str | None = None) -> dict[str, Any]:
-    """Kill a study `kills` times, each time once it has trained a little; every start is timed."""
+def torment(
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    tokens: int,
+    corpus: str | None = None,
+    told: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Kill a study `kills` times, each time once it has trained a little; `told` hears of the count after each study."""
     draw = random.Random(seed)
     file = folder / "killed_study.py"
     file.write_text(kill.STUDY.format(corpus=corpus, tokens=tokens) + TELLING)
@@ -77,9 +86,17 @@ def torment(folder: Path, *, kills: int, seed: int, tokens: int, corpus: str | N
             done_at_kill.append(len(_recorded(store)))
         truth = truth or kill.numbers(store)
         differences += kill.differing(truth, store)
+        told(_result(again, beside, redone, differences, studies, done_at_kill, len(truth)))
+    return _result(again, beside, redone, differences, studies, done_at_kill, len(truth))
+
+
+def _result(
+    again: list[float], beside: list[tuple[float, float]], redone: int, differences: list[str], studies: int,
+    done_at_kill: list[int], runs: int,
+) -> dict[str, Any]:  # fmt: skip
     fresh = [after for _, after in beside]
     return {
-        "kills": kills, "studies": studies, "runs of a study": len(truth), "runs redone": redone,
+        "kills": len(again), "studies": studies, "runs of a study": runs, "runs redone": redone,
         "differences": differences, "recorded when killed": done_at_kill,
         "seconds to the next step": _spread(again), "seconds of a fresh start to its first step": _spread(fresh),
         "ratio": _spread([a / b for a, b in beside]),
@@ -153,11 +170,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=6144)
     args = parser.parse_args()
+
+    def keep(result: dict[str, Any]) -> None:
+        write("restart", result | {"seed": args.seed, "load average": os.getloadavg()[0]})
+
     with tempfile.TemporaryDirectory() as name:
-        result = torment(Path(name), kills=args.kills, seed=args.seed, tokens=args.tokens)
-    result |= {"seed": args.seed, "load average": os.getloadavg()[0]}
+        result = torment(Path(name), kills=args.kills, seed=args.seed, tokens=args.tokens, told=keep)
     print(json.dumps(result, indent=1))
-    write("restart", result)
+    keep(result)
     return 1 if result["runs redone"] or result["differences"] else 0
 
 
