@@ -1,6 +1,6 @@
 """The process that runs a study killed with SIGKILL again and again: seconds until the same command trains its next step.
 
-Beside every third restart stands a start of the same command in a fresh store on the same machine right after it, for
+Beside every fifth restart stands a start of the same command in a fresh store on the same machine right after it, for
 most of what passes is Python importing torch. The study says itself when it begins a pack, with which runs, and when its
 first step is done; a run that was recorded before a start and takes a step after it was redone.
 
@@ -28,7 +28,7 @@ import windtunnel as wt
 from benchmarks import kill
 from benchmarks.common import write
 
-BESIDE = 3  # restarts to one fresh start
+BESIDE = 5  # restarts to one fresh start
 TELLING = """
 
 import json, os, time
@@ -106,7 +106,7 @@ def _result(
 
 
 def _started(file: Path, store: Path) -> tuple[subprocess.Popen[bytes], Path, float]:
-    log = file.with_suffix(".told")
+    log = store.with_suffix(".told")
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "windtunnel", "run", str(file), "--store", str(store), "--devices", "1"]
     with open(file.with_suffix(".log"), "ab") as said:
