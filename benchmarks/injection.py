@@ -31,24 +31,53 @@ RUN = f"document.documentElement.setAttribute('{MARK}','1')"
 def payloads(url: str) -> list[str]:
     """Texts that would run RUN, or load something from `url`, where they were taken for markup."""
     return [
-        f"<script>{RUN}</script>", f"</script><script>{RUN}</script>", f"<img src=x onerror=\"{RUN}\">",
-        f"<svg onload=\"{RUN}\">", f"\"><svg/onload={RUN}>", f"' onmouseover='{RUN}' x='", f"\" onfocus=\"{RUN}\" autofocus=\"",
-        f"javascript:{RUN}", f"<a href=\"javascript:{RUN}\">x</a>", f"<iframe src=\"javascript:{RUN}\"></iframe>",
-        f"<iframe srcdoc=\"<script>parent.{RUN}</script>\"></iframe>", f"<body onload=\"{RUN}\">",
-        f"<details open ontoggle=\"{RUN}\">x</details>", f"<video><source onerror=\"{RUN}\"></video>",
-        f"<math><mtext></mtext><script>{RUN}</script></math>", f"<template><script>{RUN}</script></template>",
-        f"--><script>{RUN}</script><!--", f"]]><script>{RUN}</script>", f"</style><script>{RUN}</script><style>",
-        f"</title><script>{RUN}</script>", f"</textarea><script>{RUN}</script>", f"</svg><script>{RUN}</script>",
-        f"</text></g></svg><img src=x onerror={RUN}>", f"<ScRiPt>{RUN}</sCrIpT>", f"<scr\0ipt>{RUN}</scr\0ipt>",
-        f"&lt;script&gt;{RUN}&lt;/script&gt;", f"&#60;script&#62;{RUN}&#60;/script&#62;", f"\u003cscript\u003e{RUN}\u003c/script\u003e",
-        "{{ 7*7 }}{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}", f"${{{RUN}}}`{RUN}`",
-        f"';{RUN};'", f"\\\";{RUN};//", f"<set attributeName=onmouseover to={RUN}>", f"<animate onbegin=\"{RUN}\" attributeName=x dur=1s>",
-        f"<img src=\"{url}/img\">", f"<link rel=stylesheet href=\"{url}/css\">", f"<script src=\"{url}/js\"></script>",
-        f"<meta http-equiv=refresh content=\"0;url={url}/meta\">", f"<object data=\"{url}/object\"></object>",
-        f"<style>@import url({url}/import);</style>", f"<div style=\"background:url({url}/style)\">x</div>",
-        f"<base href=\"{url}/base/\">", f"<form action=\"{url}/form\"><input autofocus onfocus=this.form.submit()></form>",
-        f"<use href=\"{url}/use#x\">", f"<image xlink:href=\"{url}/image\">", f"<link rel=preconnect href=\"{url}\"><embed src=\"{url}/embed\">",
-    ]  # fmt: skip
+        f"<script>{RUN}</script>",
+        f"</script><script>{RUN}</script>",
+        f'<img src=x onerror="{RUN}">',
+        f'<svg onload="{RUN}">',
+        f'"><svg/onload={RUN}>',
+        f"' onmouseover='{RUN}' x='",
+        f'" onfocus="{RUN}" autofocus="',
+        f"javascript:{RUN}",
+        f'<a href="javascript:{RUN}">x</a>',
+        f'<iframe src="javascript:{RUN}"></iframe>',
+        f'<iframe srcdoc="<script>parent.{RUN}</script>"></iframe>',
+        f'<body onload="{RUN}">',
+        f'<details open ontoggle="{RUN}">x</details>',
+        f'<video><source onerror="{RUN}"></video>',
+        f"<math><mtext></mtext><script>{RUN}</script></math>",
+        f"<template><script>{RUN}</script></template>",
+        f"--><script>{RUN}</script><!--",
+        f"]]><script>{RUN}</script>",
+        f"</style><script>{RUN}</script><style>",
+        f"</title><script>{RUN}</script>",
+        f"</textarea><script>{RUN}</script>",
+        f"</svg><script>{RUN}</script>",
+        f"</text></g></svg><img src=x onerror={RUN}>",
+        f"<ScRiPt>{RUN}</sCrIpT>",
+        f"<scr\0ipt>{RUN}</scr\0ipt>",
+        f"&lt;script&gt;{RUN}&lt;/script&gt;",
+        f"&#60;script&#62;{RUN}&#60;/script&#62;",
+        f"\u003cscript\u003e{RUN}\u003c/script\u003e",
+        "{{ 7*7 }}{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+        f"${{{RUN}}}`{RUN}`",
+        f"';{RUN};'",
+        f'\\";{RUN};//',
+        f"<set attributeName=onmouseover to={RUN}>",
+        f'<animate onbegin="{RUN}" attributeName=x dur=1s>',
+        f'<img src="{url}/img">',
+        f'<link rel=stylesheet href="{url}/css">',
+        f'<script src="{url}/js"></script>',
+        f'<meta http-equiv=refresh content="0;url={url}/meta">',
+        f'<object data="{url}/object"></object>',
+        f"<style>@import url({url}/import);</style>",
+        f'<div style="background:url({url}/style)">x</div>',
+        f'<base href="{url}/base/">',
+        f'<form action="{url}/form"><input autofocus onfocus=this.form.submit()></form>',
+        f'<use href="{url}/use#x">',
+        f'<image xlink:href="{url}/image">',
+        f'<link rel=preconnect href="{url}"><embed src="{url}/embed">',
+    ]
 
 
 def page(payload: str) -> str:
@@ -62,7 +91,13 @@ def opened(text: str, folder: Path) -> bool:
     """Open a page in a headless Chromium; whether anything of it ran that marks the document."""
     file = folder / "page.html"
     file.write_text(text, "utf-8", "surrogatepass")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile", "--disable-extensions"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder}/profile",
+        "--disable-extensions",
+    ]
     command = ["chromium", *options, "--disable-background-networking", "--virtual-time-budget=1500", "--dump-dom"]
     done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=True, timeout=120)
     return f'<html lang="en" {MARK}=' in done.stdout or f"<html {MARK}=" in done.stdout

@@ -1,8 +1,8 @@
-"""The process that runs a study killed with SIGKILL again and again: seconds until the same command trains its next step.
+"""The process that runs a study killed with SIGKILL again and again: seconds until the same command trains on.
 
 Beside every fifth restart stands a start of the same command in a fresh store on the same machine right after it, for
-most of what passes is Python importing torch. The study says itself when it begins a pack, with which runs, and when its
-first step is done; a run that was recorded before a start and takes a step after it was redone.
+most of what passes is Python importing torch. The study says itself when the first step of a pack is done, and of which
+runs; a run that was recorded before a start and takes a step after it was redone.
 
     python -m benchmarks.restart --kills 50
 """
@@ -59,7 +59,7 @@ def torment(
     corpus: str | None = None,
     told: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Kill a study `kills` times, each time once it has trained a little; `told` hears of the count after each study."""
+    """Kill a study `kills` times, each time once it has trained a little; `told` hears the count after each study."""
     draw = random.Random(seed)
     file = folder / "killed_study.py"
     file.write_text(kill.STUDY.format(corpus=corpus, tokens=tokens) + TELLING)

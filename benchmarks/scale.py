@@ -126,7 +126,11 @@ def main() -> int:
         listing = ["-m", "windtunnel", "runs", "--store", str(store)]
         read = f"import windtunnel as wt; wt.Store({str(store)!r})"
         reporting = ["-m", "windtunnel", "report", str(file), "--store", str(store)]
-        result: dict[str, Any] = {"runs": len(list(wt.Store(store).keys())), "steps of each": STEPS, "times": args.times}
+        result: dict[str, Any] = {
+            "runs": len(list(wt.Store(store).keys())),
+            "steps of each": STEPS,
+            "times": args.times,
+        }
         asked = {
             "import alone": (["-c", "import windtunnel.store"], args.times),
             "open": (["-c", read], args.times),

@@ -29,7 +29,9 @@ def test_a_spoilt_ladder_is_answered_or_refused_with_a_sentence(tmp_path, seed):
 @quick
 @given(
     head=st.lists(st.sampled_from(HEADS), min_size=1, max_size=5),
-    rows=st.lists(st.lists(st.one_of(st.sampled_from(CELLS), st.floats().map(repr), st.text(max_size=5)), max_size=6), max_size=8),
+    rows=st.lists(
+        st.lists(st.one_of(st.sampled_from(CELLS), st.floats().map(repr), st.text(max_size=5)), max_size=6), max_size=8
+    ),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
 )
 def test_any_cells_at_all_are_answered_or_refused_with_a_sentence(tmp_path, head, rows, end):

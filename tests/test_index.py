@@ -95,6 +95,13 @@ def damaged(good: bytes, draw: random.Random) -> bytes:
     """A bit flipped, a piece cut out, doubled, moved or zeroed, or the end missing: never the same bytes."""
     a, b = sorted(draw.sample(range(len(good)), 2))
     flipped = good[:a] + bytes([good[a] ^ (1 << draw.randrange(8))]) + good[a + 1 :]
-    ways = [flipped, good[:a], good[:a] + good[b:], good[:b] + good[a:], good[b:] + good[:b], good[:a] + bytes(b - a) + good[b:]]
+    ways = [
+        flipped,
+        good[:a],
+        good[:a] + good[b:],
+        good[:b] + good[a:],
+        good[b:] + good[:b],
+        good[:a] + bytes(b - a) + good[b:],
+    ]
     found = draw.choice(ways)
     return found if found != good else flipped

@@ -24,7 +24,11 @@ def typos(name: str, known: set[str], draw: random.Random) -> list[str]:
     found = set()
     for _ in range(4):
         at = draw.randrange(len(name))
-        found |= {name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:], name[:at] + draw.choice(LETTERS) + name[at + 1 :]}
+        found |= {
+            name[:at] + name[at + 1 :],
+            name[:at] + name[at] + name[at:],
+            name[:at] + draw.choice(LETTERS) + name[at + 1 :],
+        }
         if at + 1 < len(name):
             found.add(name[:at] + name[at + 1] + name[at] + name[at + 2 :])
     return sorted(typo for typo in found - known if typo.isidentifier() and not typo.startswith("_"))

@@ -1,8 +1,9 @@
 """The exceptions a user meets: the input is wrong (and what to do), the study pauses, this process was asked to leave.
 
 Raise `InputError` for a user's mistake: it names what was given, what is needed and the remedy, and the command line
-turns it into one message and exit code 2. `Paused` is nobody's mistake: the disk is full or the budget is spent, exit code
-4. `Stopped` neither: the machine is wanted back, what was in flight is checkpointed, exit code 143. Any other exception that reaches the command line is our bug (exit code 1).
+turns it into one message and exit code 2. `Paused` is nobody's mistake: the disk is full or the budget is spent, exit
+code 4. `Stopped` neither: the machine is wanted back, what was in flight is checkpointed, exit code 143. Any other
+exception that reaches the command line is our bug (exit code 1).
 """
 
 from collections.abc import Iterable

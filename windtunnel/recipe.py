@@ -179,8 +179,9 @@ class Recipe:
         unknown = sorted(set(slots) - set(names))
         if unknown:
             raise InputError(
-                f"A Recipe has no slot {', '.join(unknown)}.{meant(unknown[0], names)} Its slots are {', '.join(names)}. "
-                f"To change a field inside a part, fill the slot: but(optimizer=AdamW(lr=3e-3))."
+                f"A Recipe has no slot {', '.join(unknown)}.{meant(unknown[0], names)} "
+                f"Its slots are {', '.join(names)}. To change a field inside a part, fill the slot: "
+                f"but(optimizer=AdamW(lr=3e-3))."
             )
         return replace(self, **slots)
 

@@ -1,6 +1,6 @@
 """The command line: verbs, no science. Exit codes: 0 done, 1 our bug, 2 bad input, 3 done but a forecast fails its own
 backtest, or (score --follow) the run lands outside it, 4 paused: the disk is full or the budget is spent; 130
-interrupted, 143 asked to leave by SIGTERM (4, 130, 143: the same command goes on). docs/figures-to-hold.md has the table.
+interrupted, 143 asked to leave by SIGTERM (4, 130, 143: the same command goes on); docs/exit-codes.md.
 
 Flags say where and how, never science; a test freezes them.
 """
@@ -83,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse, which takes no abbreviation for a flag and names what an unknown word was meant to be."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options | {"allow_abbrev": False})
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and leave with code 2."""

@@ -1,4 +1,4 @@
-"""What a wrong name in a study file was meant to be: Python says that it is unknown, this says which known one is nearest.
+"""What a wrong name in a study file was meant to be: Python says that it is unknown, this names the nearest known one.
 
 Names are looked up in what the file's own line could see when it failed; nothing of the file is run again. A newcomer
 would check keywords in every part: a frozen dataclass refuses an unknown one by itself, and only the sentence is ours.
@@ -19,7 +19,9 @@ from typing import Any
 
 from windtunnel.errors import meant
 
-_KEYWORD = re.compile(r"([\w.<>]+)\(\) got (?:an unexpected keyword argument|some positional-only arguments .*) '(\w+)'")
+_KEYWORD = re.compile(
+    r"([\w.<>]+)\(\) got (?:an unexpected keyword argument|some positional-only arguments .*) '(\w+)'"
+)
 _IMPORT = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 
 

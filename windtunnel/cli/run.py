@@ -1,4 +1,4 @@
-"""`windtunnel run STUDY.py`: the main job, followed live; then the report. Run again to resume, also within a budget."""
+"""`windtunnel run STUDY.py`: the main job, within a budget if one is given; then the report. Run again to resume."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def execute(args: argparse.Namespace) -> int:
     from windtunnel.study.words import caveat_lines
 
     if args.budget and args.on == "torchrun":
-        raise InputError("--budget is not kept by --on torchrun; `windtunnel plan` says what a study costs. Leave it out.")
+        raise InputError(
+            "--budget is not kept by --on torchrun; `windtunnel plan` says what a study costs. Leave it out."
+        )
     study, store = load_study(args.study), open_store(args)
     result = _over_processes(args, study, store) if args.on == "torchrun" else _launched(args, study, store)
     if result is None:

@@ -69,7 +69,9 @@ def perform(sent: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> 
 def refusal(error: InputError | OSError, where: str = "") -> dict[str, str]:
     """An error that is not the run's, as plain data for the process that runs the study."""
     full = isinstance(error, OSError) and error.errno in FULL
-    said = f"{error}{where}. Finished runs are kept; mend it and run again." if isinstance(error, OSError) else str(error)
+    said = (
+        f"{error}{where}. Finished runs are kept; mend it and run again." if isinstance(error, OSError) else str(error)
+    )
     return {"paused" if full or isinstance(error, Paused) else "input error": said}
 
 

@@ -135,9 +135,7 @@ def _runs(
     there: Sequence[int],
 ) -> list[Run]:
     try:
-        return train(
-            pack, device=device, folder=place, report=report, created=created, stop=stop, there=there
-        )
+        return train(pack, device=device, folder=place, report=report, created=created, stop=stop, there=there)
     except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which

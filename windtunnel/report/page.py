@@ -50,7 +50,9 @@ def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise Paused(f"{unwritable(error, str(final), len(text))}. The runs are kept; make room and ask again.") from None
+        raise Paused(
+            f"{unwritable(error, str(final), len(text))}. The runs are kept; make room and ask again."
+        ) from None
 
 
 def _replaced(final: Path, text: str) -> Path:

@@ -1,8 +1,8 @@
 """What a study may spend, in FLOPs or in device time, over all calls of it; and the launcher that stops there.
 
 A newcomer would give every call its own budget: a study that is killed and run again ten times would then cost ten of
-them. What the store's records and checkpoints say was spent counts, so the same command goes on with what is left, and a
-larger budget buys the rest. The launcher is told nothing: what it reports to raises Paused, as a full disk does.
+them. What the store's records and checkpoints say was spent counts, so the same command goes on with what is left, and
+a larger budget buys the rest. The launcher is told nothing: what it reports to raises Paused, as a full disk does.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Meter:
 
     def _paused(self) -> Paused:
         return Paused(
-            f"The budget is spent: {self.budget.says(self.spent)} of {self.budget}. Finished runs are kept and packs in "
-            f"flight are checkpointed; the same command with a larger --budget goes on from here."
+            f"The budget is spent: {self.budget.says(self.spent)} of {self.budget}. Finished runs are kept and packs "
+            f"in flight are checkpointed; the same command with a larger --budget goes on from here."
         )
 
 

@@ -69,8 +69,8 @@ def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Wat
     planned = plan(study, store, getattr(launch, "devices", None), measure=isinstance(launch, Here))
     left = planned.seconds if budget.seconds else planned.flops
     watch.say(
-        f"estimate: {planned.missing} runs to train, {compact(planned.flops)}FLOPs, about {planned.minutes:.3g} minutes "
-        f"on {planned.devices} device(s) ({planned.speed_source})"
+        f"estimate: {planned.missing} runs to train, {compact(planned.flops)}FLOPs, about {planned.minutes:.3g} "
+        f"minutes on {planned.devices} device(s) ({planned.speed_source})"
     )
     enough = "enough" if meter.recorded + left <= budget.amount else "not enough"
     watch.say(

@@ -1,7 +1,7 @@
 """The dry run: what a study would train, stage by stage, with FLOPs, minutes and memory. Nothing is trained.
 
 Runs after the tuning depend on its outcome, so until it is done they are counted, not named. Minutes come from the
-speed of runs already in the store at each size, else from a stated guess; where a budget is to be kept, from steps done.
+speed of runs already in the store at each size, else from a stated guess; within a budget, from steps done here.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Plan:
 
 
 def plan(study: Study, store: Store, devices: int | None = None, *, measure: bool = False) -> Plan:
-    """The rows of a study and what is missing from the store; `measure` trains a few steps of every shape to time it."""
+    """The rows of a study and what is missing from the store; `measure` times a few steps of every shape here."""
     from windtunnel.launch.here import default_devices
 
     stages = Stages(study, store)
