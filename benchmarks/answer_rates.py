@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from windtunnel.train.data import pack_batch
-from windtunnel.train.loop import Engine
+from windtunnel.train.engine import Engine
 from windtunnel.train.pack import Pack, build_model
 
 CPU = torch.device("cpu")

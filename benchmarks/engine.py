@@ -32,7 +32,7 @@ from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Recipe
 from windtunnel.runs import RunSpec
-from windtunnel.train.loop import Engine
+from windtunnel.train.engine import Engine
 from windtunnel.train.memory import pack_bytes
 from windtunnel.train.pack import Pack
 from windtunnel.train.peak import matmul_rate

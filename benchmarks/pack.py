@@ -19,8 +19,9 @@ from benchmarks.common import write
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Recipe
 from windtunnel.runs import RunSpec
-from windtunnel.train.loop import Engine, State
+from windtunnel.train.engine import Engine
 from windtunnel.train.pack import Pack
+from windtunnel.train.state import State
 
 CONTEXT, BATCH, DEPTH = 64, 4, 2
 

@@ -32,7 +32,7 @@ BESIDE = 5  # restarts to one fresh start
 TELLING = """
 
 import json, os, time
-from windtunnel.train.loop import Engine
+from windtunnel.train.engine import Engine
 
 _told = open(os.environ["RESTART_LOG"], "a", buffering=1)
 _advance = Engine.advance

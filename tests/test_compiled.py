@@ -13,7 +13,8 @@ from windtunnel.parts.optimizers import AdamW
 from windtunnel.runs import Outcome
 from windtunnel.train import compiled as compiling
 from windtunnel.train import loop
-from windtunnel.train.loop import Engine, train
+from windtunnel.train.engine import Engine
+from windtunnel.train.loop import train
 from windtunnel.train.saving import Saving
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")

@@ -67,6 +67,11 @@ def before(line: str) -> tuple[str, str]:
     return MEAN, f"        {line}\n{MEAN}"
 
 
+def also(*lines: str) -> tuple[str, str]:
+    """Give the optimizer more methods."""
+    return "    def init(", "".join(f"    {line}\n" for line in lines) + "    def init("
+
+
 # name: (check that fails, a piece of what is found, a piece of the remedy, what is replaced by what)
 BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
     "no docstring": (
@@ -116,6 +121,31 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
     "wrong step type": (
         "contract", "float64 (256, 16)", "zeros_like",
         (RETURN, '        return -hp["lr"] * mean.double(), state  # here\n'),
+    ),
+    "totals with axes": (
+        "contract", "no dict of numbers without axes", "grad.square().sum()",
+        also("def totals(self, grad, state, param, hp, site):", "    return {'square': grad.square()}  # here"),
+    ),
+    "looks ahead in another shape": (
+        "contract", "look_ahead of a embedding tensor", "shape and type of the parameter",
+        also("def look_ahead(self, grad, state, param, hp, site):", "    return grad.sum()  # here"),
+    ),
+    "looks ahead and does not say so": (
+        "costs", "2.00 times the base's FLOPs a token, 1.00 declared", "cost = 2.0",
+        also("def look_ahead(self, grad, state, param, hp, site):", "    return 1e-3 * grad"),
+    ),
+    "numbers of some": (
+        "contract", "does not give each tensor its own", "the same numbers for every tensor",
+        also("def numbers(self, tensors, seed, stretch):  # here", "    return {}"),
+    ),
+    "judged by another shape": (
+        "contract", "readout of a embedding tensor", "takes the place of the parameter",
+        also("def readout(self, param, state, site):", "    return param.sum()  # here"),
+    ),
+    "needs what there is not": (
+        "contract", "Wishful.needs names 'tomorrow'", "only what there is",
+        (BUT, "    return base.but(optimizer=Mine(), objective=Wishful())\n\n\n@dataclass(frozen=True)\n"
+         "class Wishful:  # here\n    needs = ('tomorrow',)\n"),
     ),
     "step alone": ("contract", "returned a", "two things", (RETURN, '        return -hp["lr"] * mean  # here\n')),
     "state forgets": (
@@ -324,7 +354,7 @@ def test_the_command_prints_a_line_a_check_and_details_only_of_failures(load, ca
     lines = capsys.readouterr().out.splitlines()
     assert [line[:4] for line in lines[1:5]] == ["pass", "pass", "pass", "FAIL"]
     assert lines[5].strip().startswith(f"{file}:16")
-    assert lines[-1].startswith("idea fails 1 of 14 checks: contract")
+    assert lines[-1].startswith("idea fails 1 of 15 checks: contract")
     assert all(line.isprintable() for line in lines)
 
 

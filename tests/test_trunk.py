@@ -10,7 +10,8 @@ import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.parts.optimizers import Lion, Muon
 from windtunnel.parts.schedules import WSD, Constant, Cosine
-from windtunnel.train.loop import Engine, train
+from windtunnel.train.engine import Engine
+from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 from windtunnel.train.rows import first_rows, parted, trained_tokens, without
 from windtunnel.train.saving import Saving

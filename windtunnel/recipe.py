@@ -6,8 +6,9 @@ A Recipe is a frozen set of parts. A newcomer's mistake is to write a size into 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from windtunnel.errors import InputError, meant
@@ -101,6 +102,12 @@ class Optimizer(Protocol):
     (Shampoo, SOAP), "matched" (Muon in Moonshot's form) or "relative" (LAMB); see `scaling.rules.reach`. It is a method
     `geometry(site)` where it depends on the tensor. `hp` holds every number field of the part as a tensor without axes;
     those called `lr` or `..._lr` are already scheduled and scaled for this site.
+
+    What the engine asks for only where a part has it (`train.extras`):
+    `numbers(tensors: name to Site, seed, stretch) -> name to numbers`, constants of single tensors, by name, in `hp`;
+    `totals(grad, state, param, hp, site) -> dict of scalars`, summed over all tensors of the network, in `hp` of the
+    next two; `look_ahead(grad, state, param, hp, site) -> shift`: the gradient that `update` gets is taken at the
+    weights shifted by it (say `cost = 2`); `readout(param, state, site) -> param`, the weights that are judged.
     """
 
     geometry: Any
@@ -131,6 +138,8 @@ class DataPlan(Protocol):
 
     `fingerprint` identifies what was read and how it is cut into examples; it enters every key. `held_out` yields the
     same validation examples in the same order every time; training never sees them. `repeat` allows more than one pass.
+    A plan whose examples have an identity says which ones a step sees with `indices(seed, step, size)`, whole
+    numbers: what an objective's memory is kept by.
     """
 
     repeat: bool
@@ -142,15 +151,59 @@ class DataPlan(Protocol):
 
 
 class Objective(Protocol):
-    """The loss per token: outputs (examples, tokens, classes) and targets (examples, tokens) to (examples, tokens)."""
+    """The loss per token: outputs (examples, tokens, classes) and targets (examples, tokens) to (examples, tokens).
+
+    One that needs more names it in an attribute `needs` and is called with a third argument, a dict of just that:
+    "done" (share of the horizon), "params" and "start" (name to tensor, now and at the beginning; for penalties on
+    weights, which are added to the loss of every token), "reference" (what the network as it was at the beginning puts
+    out), "memory" (of the batch's examples, from their last visit; the objective then has `memory(data shape) -> dict
+    of tensors`, a new example's, and returns the loss and the memory as it is to be kept).
+    """
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
 
 
 class Transform(Protocol):
-    """A change of the network: takes the built module, returns the module to be trained."""
+    """A change of the network: takes the built module, returns the module to be trained.
+
+    One that changes how many parameters there are, or what a token costs, has `size(size, rung, data) -> Size`.
+    """
 
     def __call__(self, model: nn.Module) -> nn.Module: ...
+
+
+Weights = Mapping[str, "Tensor"]  # of one network, by parameter name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A piece of training with a recipe, a size and a horizon of its own.
+
+    `start` makes its first weights from the last ones of earlier stretches, by their names and as the network uses them
+    (the parametrization's multipliers are in them, so that sizes can share them); a tensor that it leaves out begins as
+    a new network's would, and without it all do. The optimizer's state is new. Its data go on where the last
+    stretch on the same data stopped, and its schedule spans its own tokens.
+    """
+
+    name: str
+    recipe: Recipe
+    rung: Rung
+    start: Callable[[Mapping[str, Weights]], Weights] | None = None
+
+
+class Phases(Protocol):
+    """Training in several stretches, in order; the last one's network is judged, and has the size of `rung`.
+
+    `recipe` is the whole recipe with this slot empty; `rung.tokens` are what all stretches together may see.
+    """
+
+    def stretches(self, recipe: Recipe, rung: Rung) -> Sequence[Stretch]: ...
+
+
+class Probe(Protocol):
+    """Further numbers of a trained network, by name; `batches` are the judge's held-out inputs and targets."""
+
+    def __call__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Mapping[str, float]: ...
 
 
 @runtime_checkable
@@ -172,6 +225,7 @@ class Recipe:
     data: Any
     objective: Any
     transforms: tuple[Any, ...] = ()
+    phases: Any = None
 
     def but(self, **slots: Any) -> Recipe:
         """This recipe with some slots filled otherwise."""
@@ -189,9 +243,27 @@ class Recipe:
         """The rung with the batch rule applied where it leaves the batch open."""
         return rung if rung.batch else rung.but(batch=self.batch(rung, self.data.shape()))
 
+    def size(self, rung: Rung) -> Size:
+        """Parameters and FLOPs at a rung: the model's, as its transforms leave them, times what parts say they cost.
+
+        A part that makes a step dearer has a number `cost`, a factor on the FLOPs of a forward and backward pass.
+        """
+        data = self.data.shape()
+        size = self.model.size(rung, data)
+        for transform in self.transforms:
+            change = getattr(transform, "size", None)
+            size = change(size, rung, data) if change is not None else size
+        cost = prod(float(getattr(part, "cost", 1.0)) for part in self.pieces())
+        return size if cost == 1.0 else replace(size, flops_per_token=size.flops_per_token * cost)
+
+    def pieces(self) -> list[Any]:
+        """All parts, those of a slot that holds several one by one."""
+        return [piece for part in self.parts().values() for piece in (part if isinstance(part, tuple) else (part,))]
+
     def parts(self) -> dict[str, Any]:
-        """Slot name to part."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Slot name to part; the slot `phases` only where it is filled."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: part for name, part in held.items() if name != "phases" or part is not None}
 
     def tuned_fields(self) -> dict[str, Tuned]:
         """Name to range of every field left open for tuning. Names are field names and must be unique over slots."""
@@ -245,12 +317,13 @@ class Judge:
     """By what every run of a study is judged: `tokens` held-out tokens of `data`, `evaluations` times over a run.
 
     Belongs to the study, so an idea may change how a model is trained but never how it is judged. The loss is the mean
-    cross-entropy in nats per token.
+    cross-entropy in nats per token. `probes` measure more on each finished network; the record's metrics hold it.
     """
 
     data: Any
     tokens: int = 65536
     evaluations: int = 5
+    probes: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.evaluations < 1:
@@ -261,4 +334,5 @@ class Judge:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for a run's key."""
-        return {"data": self.data.fingerprint(), "tokens": self.tokens, "evaluations": self.evaluations}
+        said = {"data": self.data.fingerprint(), "tokens": self.tokens, "evaluations": self.evaluations}
+        return said | ({"probes": describe(self.probes)} if self.probes else {})

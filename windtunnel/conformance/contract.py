@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from windtunnel.conformance.extras import numbers_trouble, tensor_trouble
 from windtunnel.conformance.finding import Finding, Place, failed, passed
 from windtunnel.conformance.places import place_of, user_line, watching_returns
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
+from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import groups_of, stacked_hyperparameters, table_of
 
 UPDATES = 3  # the first may differ from the rest (a first step often divides by zero); a third for good measure
@@ -43,13 +45,19 @@ class Broken(Exception):
 
 def contract(subject: Subject) -> Finding:
     """init and update keep their promises on a tensor of every kind in the model."""
-    optimizer = subject.recipe.optimizer
+    optimizer, objective = subject.recipe.optimizer, subject.recipe.objective
+    try:
+        needs_of(objective)
+    except InputError as error:
+        return failed(str(error), place_of(objective), "Need only what there is; windtunnel/recipe.py says what.")
     try:
         table = table_of(subject.recipe, rung_of(subject.recipe, 1), rung_of(subject.recipe, 1))
     except InputError as error:
         return failed(str(error), place_of(optimizer), _geometry_remedy(optimizer))
     groups = groups_of(table)
-    hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU)
+    if trouble := numbers_trouble(optimizer, table.sites):
+        return failed(*trouble)
+    hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU, [0])
     try:
         for group, hp in zip(groups, hps, strict=True):
             _keeps(optimizer, group.site, {name: values[0] for name, values in hp.items()})
@@ -72,6 +80,9 @@ def _keeps(optimizer: Any, site: Site, hp: dict[str, Tensor]) -> None:
     _check_state(state, seen.get("return") or place_of(optimizer.init), f"init of a {site.role} tensor")
     for _ in range(UPDATES):
         grad = torch.randn(site.shape, generator=generator) * 0.1
+        trouble, hp = tensor_trouble(optimizer, grad, state, param, hp, site)
+        if trouble is not None:
+            raise Broken(*trouble)
         watched = {"grad": grad, "param": param} | _named("state", state) | _named("hp", hp)
         with watching_returns(optimizer.update) as seen, _Untouched(watched, optimizer.update):
             returned = optimizer.update(grad, dict(state), param, hp, site)

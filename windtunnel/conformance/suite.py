@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from windtunnel.conformance.contract import contract
+from windtunnel.conformance.cost import costs
 from windtunnel.conformance.finding import Finding, Mark, Report, failed
 from windtunnel.conformance.packing import equals_alone, finite, packs, trains
 from windtunnel.conformance.places import place_of_error
@@ -45,6 +46,7 @@ SUITE = (
     Check("learns", learns, ("finite",)),
     Check("width-stable", width_stable, ("learns",)),
     Check("saves", saves, ("repeatable",)),
+    Check("costs", costs, ("trains",)),
     Check("judge untouched", judge_untouched, ("trains",)),
     Check("elsewhere", elsewhere, ("trains",)),
 )

@@ -121,8 +121,8 @@ def sweep(store: Store) -> None:
 
 def _trained_in(place: Place) -> list[str]:
     """The run keys that a pack's folder has checkpoints of, together or alone."""
-    alone = [name for name in place.names() if name.startswith("alone-")]
-    return checkpoint.members(place) or [key for name in alone for key in checkpoint.members(place.below(name))]
+    below = [name for name in place.names() if name.startswith(("alone-", "stretch-"))]
+    return checkpoint.members(place) or [key for name in below for key in _trained_in(place.below(name))]
 
 
 def _runs(

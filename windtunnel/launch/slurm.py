@@ -34,7 +34,9 @@ from windtunnel.train.pack import Pack
 
 POLL_SECONDS = 0.5
 ASK_SLURM_SECONDS = 60.0  # between two questions to its accounting, which many share (submitit's own: 600)
-LEAVE_SECONDS = 20.0  # for a job of this machine that is cancelled (measured: 1 to 2 s)
+LEAVE_SECONDS = (
+    60.0  # for a job of this machine that is cancelled (measured: 1 to 2 s, more than 20 where ten share a core)
+)
 MINUTES = 60  # of a job, unless `time` says otherwise; a pack that takes longer is requeued
 REQUEUES = 1000  # submitit's own limit is 3, but a pack of many hours on a short partition needs many
 ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")

@@ -110,7 +110,7 @@ class Study:
 
     def size(self, recipe: Recipe, rung: Rung) -> Size:
         """Parameters and FLOPs of a recipe's model at a rung."""
-        return recipe.model.size(rung, recipe.data.shape())
+        return recipe.size(rung)
 
     def check(self) -> None:
         """Raise InputError if the target lies inside the ladder or the data are too short for what is asked."""

@@ -189,7 +189,8 @@ class Stages:
 
     def saved_flops(self, asks: Sequence[Ask]) -> float:
         """FLOPs that the missing runs of asks do not take because runs of several horizons have one trunk."""
-        return sum(pack.size().training_flops(apart_tokens(pack) - pack.trained_tokens) for pack in self.packs(asks))
+        packs = [pack for pack in self.packs(asks) if pack.recipe.phases is None]
+        return sum(pack.size().training_flops(apart_tokens(pack) - pack.trained_tokens) for pack in packs)
 
     def _trunks(self, asks: Sequence[Ask]) -> list[list[Ask]]:
         """Asks that begin as one run together, by rising horizon; all others by themselves."""

@@ -23,7 +23,7 @@ PAYS_FROM_FLOPS = 2e12
 # of terms in another order a hundred times that).
 ROUNDING = 1e-4
 
-Step = Callable[..., tuple[list[Tensor], list[dict[str, Tensor]], Tensor]]
+Step = Callable[..., tuple[list[Tensor], list[dict[str, Tensor]], Tensor, dict[str, Tensor]]]
 
 
 def compiled(step: Step, arguments: tuple[Any, ...]) -> tuple[Step | None, str]:
@@ -48,8 +48,8 @@ def compiled(step: Step, arguments: tuple[Any, ...]) -> tuple[Step | None, str]:
 def _graph(step: Step, arguments: tuple[Any, ...]) -> Step:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    def plain(params: Any, states: Any, hps: Any, inputs: Any, targets: Any) -> Any:
-        return step(params, states, hps, inputs, targets)  # make_fx counts the arguments of a method wrongly
+    def plain(params: Any, states: Any, hps: Any, inputs: Any, targets: Any, given: Any) -> Any:
+        return step(params, states, hps, inputs, targets, given)  # make_fx counts the arguments of a method wrongly
 
     # recorded here, so that the compiler sees neither vmap nor autograd, which it follows only in part
     recorded = torch.compile(make_fx(plain)(*arguments), dynamic=False)

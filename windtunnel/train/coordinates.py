@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Recipe
@@ -23,8 +24,9 @@ from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import readout_modules
 from windtunnel.scaling.slopes import Slope, slope_of
 from windtunnel.train.data import pack_batch
+from windtunnel.train.extras import Visits, first_memory, given_of, needs_of, remembered
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
-from windtunnel.train.steps import first_states, gradient, update
+from windtunnel.train.steps import first_states, gradient, look_ahead, named_params, update
 
 STEPS = 4
 # A module passes when doubling the width changes its mean |activation| by less than about 13 % (guess: twice the slope
@@ -112,13 +114,26 @@ def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = 
     params = initial_params(groups, [seed], device)
     states = first_states(groups, recipe.optimizer, params, packed=False)
     grads_of = gradient(model, groups, recipe.objective, packed=False)
+    ahead = look_ahead(groups, recipe.optimizer, packed=False)
     stepped = update(groups, recipe.optimizer, packed=False)
-    hps = stacked_hyperparameters(groups, [recipe.optimizer], device)
+    hps = stacked_hyperparameters(groups, [recipe.optimizer], device, [seed])
+    start, size, needs, memory = params, rung.batch or 1, needs_of(recipe.objective), {}
+    visits = Visits(recipe, 0, steps, size) if "memory" in needs else None
+    if visits is not None:
+        memory = first_memory(recipe, visits, [seed], device)
+    for step in range(steps):
+        batch = pack_batch(recipe.data, [seed], step, size, device)
+        indices = visits.places([seed], step, device) if visits is not None else None
+        given = given_of(needs, start, memory, indices, torch.tensor([step / steps]))
+        grads, _, new = grads_of(params, *batch, given)
+        if ahead is not None:
+            grads = grads_of(ahead(params, grads, states, hps), *batch, given)[0]
+        memory = remembered(memory, indices, new) if indices is not None else memory
+        params, states = stepped(params, grads, states, hps)
     seen = _record_outputs(model)
-    for step in range(steps + 1):
-        grads, _ = grads_of(params, *pack_batch(recipe.data, [seed], step, rung.batch or 1, device))
-        if step < steps:
-            params, states = stepped(params, grads, states, hps)
+    with torch.no_grad():
+        (weights,) = named_params(groups, params)
+        functional_call(model, weights, (pack_batch(recipe.data, [seed], steps, size, device)[0][0],))
     return {name: values[-1] for name, values in seen.items()}
 
 

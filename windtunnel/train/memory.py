@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.scaling.meta import on_meta
+from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import Pack, build_model
 from windtunnel.train.rows import first_rows
 
@@ -61,6 +62,8 @@ def _kept(pack: Pack) -> int:
     model = on_meta(lambda: build_model(pack.recipe, pack.rung)).to("meta")
     saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.device("meta"), saved:  # the forward pass too may make tensors: positions, masks
-        pack.recipe.objective(model(inputs), targets)
+        outputs = model(inputs)
+        if not needs_of(pack.recipe.objective):  # one that needs more is left out: its memory is counted nowhere
+            pack.recipe.objective(outputs, targets)
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     return sum(size for storage, (_, size) in kept.items() if storage not in weights)

@@ -26,6 +26,7 @@ from windtunnel.runs import RunSpec
 from windtunnel.scaling.sizes import scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
 from windtunnel.train.rows import trained_tokens
+from windtunnel.train.stretches import trained_tokens_of, training_flops_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,13 @@ class Pack:
         return replace(self, specs=tuple(self.specs[m] for m in chosen), labels=labels)
 
     def alike(self) -> list[Hashable]:
-        """What two members must have in common to be one run but for their horizons: seed and numbers."""
+        """What two members must have in common to be one run but for their horizons: seed and numbers.
+
+        And the horizon itself where the objective follows it.
+        """
+        follows = "done" in getattr(self.recipe.objective, "needs", ())
         return [
-            (spec.seed, tuple(sorted(numbers_of(recipe.optimizer).items())))
+            (spec.seed, tuple(sorted(numbers_of(recipe.optimizer).items())), spec.rung.tokens if follows else 0)
             for spec, recipe in zip(self.specs, self._recipes, strict=True)
         ]
 
@@ -80,16 +85,18 @@ class Pack:
 
     def training_flops(self) -> float:
         """FLOPs that training it takes, what members share counted once."""
+        if self.recipe.phases is not None:
+            return training_flops_of(self)
         return self.size().training_flops(self.trained_tokens)
 
     @cached_property
     def trained_tokens(self) -> int:
         """Tokens it trains on, what members share counted once; stepping through their schedules takes a while."""
-        return trained_tokens(self)
+        return trained_tokens(self) if self.recipe.phases is None else trained_tokens_of(self)
 
     def size(self) -> Size:
         """Parameters and FLOPs of one member."""
-        return self.recipe.model.size(self.rung, self.recipe.data.shape())
+        return self.recipe.size(self.rung)
 
 
 def carried(recipe: Recipe, rung: Rung, base: Rung) -> Recipe:
@@ -140,8 +147,8 @@ def check_count(model: nn.Module, size: Size, part: Any) -> None:
     if counted != size.total:
         raise InputError(
             f"{type(part).__name__}.size says {size.total:,} parameters but the built model has {counted:,}; the law "
-            f"would be fitted on a wrong N. Correct the formula in size(); a transform that adds tensors needs a model "
-            f"part that counts them."
+            f"would be fitted on a wrong N. Correct the formula in size(); a transform that adds tensors "
+            f"counts them in a method size(size, rung, data)."
         )
 
 
@@ -191,10 +198,34 @@ def is_rate(name: str) -> bool:
     return name == "lr" or name.endswith("_lr")
 
 
-def stacked_hyperparameters(groups: Sequence[Group], optimizers: Sequence[Any], device: torch.device) -> list[Any]:
-    """For each group, name to a (m * g) tensor of every number field, scaled for the group's site; lr unscheduled."""
+def stacked_hyperparameters(
+    groups: Sequence[Group],
+    optimizers: Sequence[Any],
+    device: torch.device,
+    seeds: Sequence[int] = (),
+    stretch: int = 0,
+) -> list[Any]:
+    """For each group, name to a (m * g) tensor of every number field, scaled for the group's site; lr unscheduled.
+
+    With what the optimizer says of single tensors (`numbers`), for the member's seed and the stretch of its training.
+    """
     numbers = [numbers_of(optimizer) for optimizer in optimizers]
-    return [_scaled(group, numbers, device) for group in groups]
+    found = [_scaled(group, numbers, device) for group in groups]
+    if not optimizers or not hasattr(optimizers[0], "numbers"):
+        return found
+    sites = {name: group.site for group in groups for name in group.names}
+    own = [o.numbers(sites, seed, stretch) for o, seed in zip(optimizers, seeds, strict=True)]
+    return [hp | _own(group, own, device) for hp, group in zip(found, groups, strict=True)]
+
+
+def _own(group: Group, own: Sequence[Mapping[str, Mapping[str, float]]], device: torch.device) -> dict[str, Tensor]:
+    called = own[0][group.names[0]]
+    return {
+        number: torch.tensor(
+            [member[name][number] for member in own for name in group.names], dtype=torch.float64, device=device
+        )
+        for number in called
+    }
 
 
 def _scaled(group: Group, numbers: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:

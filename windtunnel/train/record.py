@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,11 @@ def recorded(
     why: str | None,
     cost: Cost,
     created: str,
+    metrics: Mapping[str, float] | None = None,
 ) -> Run:
     """The Run of a member: a loss a step, and (step, loss, accuracy) of each judgement, NaN where none was due.
 
-    `why` says why it diverged; None or empty: it finished.
+    `why` says why it diverged; None or empty: it finished. `metrics` are what probes measured.
     """
     spec, tokens_per_step = pack.specs[member], pack.tokens_per_step()
     steps, done = np.arange(1, len(train_loss) + 1), [each for each in judged if math.isfinite(each[1])]
@@ -46,7 +47,7 @@ def recorded(
         outcome=Outcome.DIVERGED if why else Outcome.FINISHED,
         message=why or "",
         loss=None if why else float(done[-1][1]),
-        metrics={} if why else {"accuracy": float(done[-1][2])},
+        metrics={} if why else {"accuracy": float(done[-1][2]), **(metrics or {})},
         size=pack.size(),
         cost=cost,
         curve={
@@ -89,9 +90,8 @@ def versions() -> dict[str, str]:
 def written_sources(recipe: Recipe) -> dict[str, str]:
     """File name to text for the parts that are not of an installed library."""
     found: dict[str, str] = {}
-    for part in recipe.parts().values():
-        for piece in part if isinstance(part, tuple) else (part,):
-            source: Any = source_of(piece)
-            if source is not None:
-                found[source[0]] = source[1]
+    for piece in recipe.pieces():
+        source: Any = source_of(piece)
+        if source is not None:
+            found[source[0]] = source[1]
     return found

@@ -24,6 +24,7 @@ from windtunnel.errors import InputError, Stopped
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.data import judge_chunk, judge_steps
+from windtunnel.train.extras import asked_of
 from windtunnel.train.loop import Progress
 from windtunnel.train.pack import (
     Pack,
@@ -85,6 +86,15 @@ def train_sharded(
     return run_of(engine, curves)
 
 
+def _check_plain(pack: Pack) -> None:
+    asked = asked_of(pack.recipe) + (["the judge's probes"] if pack.judge.probes else [])
+    if asked:
+        raise InputError(
+            f"A run over many devices does not have {', '.join(asked)} yet; train this one on a single device (--on "
+            f"here), or leave it out."
+        )
+
+
 class ShardedEngine:
     """Model, optimizer and data of one run on this process, a part of each."""
 
@@ -92,6 +102,7 @@ class ShardedEngine:
         if len(pack.specs) != 1:
             raise InputError(f"One run at a time is trained over many devices; this pack holds {len(pack.specs)}.")
         self.pack, self.ranks, self.how, self.spec = pack, ranks, how, pack.specs[0]
+        _check_plain(pack)
         self.recipe, self.rung, self.data = pack.recipe_of(0), pack.rung, pack.recipe.data
         self.batch = self.rung.batch or 1
         check_division(self.batch, ranks.world, how.pieces)

@@ -19,7 +19,8 @@ class State:
     """Stacked parameters and optimizer states, whose rows they are, and curves.
 
     `horizons` and `spent` count a member's steps, to be done and done, a step that k members shared as 1/k. `compiled`
-    says how the rows are trained from here on, so that a resumed pack goes on with the same arithmetic.
+    says how the rows are trained from here on, so that a resumed pack goes on with the same arithmetic. `start` and
+    `memory` are there for objectives that need them, a row each, as is `probed`, what probes said of a member.
     """
 
     rows: list[Row]
@@ -35,6 +36,9 @@ class State:
     train_loss: list[np.ndarray] = field(default_factory=list)  # one row a step, one column a member; NaN when gone
     judged: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)  # step, loss and accuracy by member
     retired: dict[int, str] = field(default_factory=dict)  # member -> why
+    start: list[Tensor] = field(default_factory=list)
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    probed: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @property
     def alive(self) -> list[int]:
@@ -49,6 +53,8 @@ class State:
             return False
         index = torch.tensor(source, dtype=torch.long, device=self.params[0].device)
         self.params = [p.index_select(0, index) for p in self.params]
+        self.start = [p.index_select(0, index) for p in self.start]
+        self.memory = {name: t.index_select(0, index) for name, t in self.memory.items()}
         self.states = [
             {name: _picked(t, index, len(group.names)) for name, t in tree.items()}
             for tree, group in zip(self.states, groups, strict=True)
@@ -64,6 +70,8 @@ def to_checkpoint(state: State, members: Sequence[str]) -> tuple[dict[str, Tenso
     """Tensors and facts of a state; `members` are the keys of all runs of the pack."""
     tensors = {f"param.{i}": p for i, p in enumerate(state.params)}
     tensors |= {f"state.{i}.{name}": t for i, tree in enumerate(state.states) for name, t in tree.items()}
+    tensors |= {f"start.{i}": p for i, p in enumerate(state.start)}
+    tensors |= {f"memory.{name}": t for name, t in state.memory.items()}
     if state.train_loss:
         tensors["train_loss"] = torch.from_numpy(np.stack(state.train_loss))
     for i, (_, loss, accuracy) in enumerate(state.judged):
@@ -79,6 +87,7 @@ def to_checkpoint(state: State, members: Sequence[str]) -> tuple[dict[str, Tenso
         "judged_steps": [step for step, _, _ in state.judged],
         "seconds": state.seconds,
         "created": state.created,
+        "probed": {str(member): found for member, found in state.probed.items()},
     }
     return tensors, facts
 
@@ -107,6 +116,9 @@ def from_checkpoint(
         train_loss=list(tensors["train_loss"].numpy()) if "train_loss" in tensors else [],
         judged=[(step, both[0], both[1]) for step, both in zip(facts["judged_steps"], judged, strict=True)],
         retired={int(member): why for member, why in facts["retired"].items()},
+        start=[tensors[f"start.{i}"].to(device) for i in range(groups) if f"start.{i}" in tensors],
+        memory={n.split(".", 1)[1]: t.to(device) for n, t in tensors.items() if n.startswith("memory.")},
+        probed={int(member): found for member, found in facts.get("probed", {}).items()},
     )
 
 

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import Group
 
 Tree = dict[str, Tensor]
+Given = dict[str, Any]  # what an objective asked for, tensors with a leading member axis
 
 
 def over_members(function: Callable[..., Any], packed: bool) -> Callable[..., Any]:
@@ -40,34 +42,107 @@ def over_tensors(function: Callable[..., Any], packed: bool) -> Callable[..., An
 
 
 def gradient(model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool) -> Callable[..., Any]:
-    """(params, inputs, targets) to (gradients, mean loss per token), all with a leading member axis."""
+    """(params, inputs, targets, given) to (gradients, mean loss per token, memory to keep), with a leading member axis.
 
-    def loss(params: list[Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        return objective(functional_call(model, _named(groups, params), (inputs,)), targets).mean()
+    `given` holds what the objective needs ("start" as stacks, like params); {} where it needs nothing.
+    """
+    needs = needs_of(objective)
+
+    def loss(params: list[Tensor], inputs: Tensor, targets: Tensor, given: Given) -> tuple[Tensor, Tree]:
+        named = _named(groups, params)
+        outputs = functional_call(model, named, (inputs,))
+        if not needs:
+            return objective(outputs, targets).mean(), {}
+        start = _named(groups, given["start"]) if "start" in given else {}
+        told = {name: value for name, value in given.items() if name in needs}
+        told |= {"params": named} if "params" in needs else {}
+        told |= {"start": start} if "start" in needs else {}
+        if "reference" in needs:
+            told["reference"] = functional_call(model, start, (inputs,)).detach()
+        found = objective(outputs, targets, told)
+        return (found[0].mean(), found[1]) if "memory" in needs else (found.mean(), {})
 
     losses = over_members(loss, packed)
 
-    def gradients(params: list[Tensor], inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+    def gradients(
+        params: list[Tensor], inputs: Tensor, targets: Tensor, given: Given | None = None
+    ) -> tuple[list[Tensor], Tensor, Tree]:
         leaves = [p.detach().requires_grad_() for p in params]
-        values = losses(leaves, inputs, targets)
+        values, memory = losses(leaves, inputs, targets, given or {})
         # no operation crosses members, so the gradient of the sum holds each member's own gradient
-        return list(torch.autograd.grad(values.sum(), leaves)), values.detach()
+        grads = list(torch.autograd.grad(values.sum(), leaves))
+        return grads, values.detach(), {name: kept.detach() for name, kept in memory.items()}
 
     return gradients
+
+
+def look_ahead(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., Any] | None:
+    """(params, gradients, states, hyperparameters) to the weights where the update's gradient is taken, or None."""
+    if not hasattr(optimizer, "look_ahead"):
+        return None
+    rules = [over_tensors(_shifted(optimizer, group), packed) for group in groups]
+    sums = totals(groups, optimizer, packed)
+
+    def shift(params: list[Tensor], grads: list[Tensor], states: list[Tree], hps: list[Tree]) -> list[Tensor]:
+        hps = sums(params, grads, states, hps)
+        return [
+            rule(param.flatten(0, 1), grad.flatten(0, 1), state, hp).view_as(param)
+            for rule, param, grad, state, hp in zip(rules, params, grads, states, hps, strict=True)
+        ]
+
+    return shift
+
+
+def totals(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., list[Tree]]:
+    """(params, gradients, states, hyperparameters) to hyperparameters with what the optimizer sums over the network."""
+    if not hasattr(optimizer, "totals"):
+        return lambda params, grads, states, hps: hps
+
+    rules = [over_tensors(_summand(optimizer, group), packed) for group in groups]
+
+    def summed(params: list[Tensor], grads: list[Tensor], states: list[Tree], hps: list[Tree]) -> list[Tree]:
+        parts = []
+        for group, rule, param, grad, state, hp in zip(groups, rules, params, grads, states, hps, strict=True):
+            found = rule(param.flatten(0, 1), grad.flatten(0, 1), state, hp)
+            parts.append({name: t.double().unflatten(0, (-1, len(group.names))).sum(1) for name, t in found.items()})
+        whole = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+        return [
+            hp | {name: t.repeat_interleave(len(group.names)) for name, t in whole.items()}
+            for group, hp in zip(groups, hps, strict=True)
+        ]
+
+    return summed
 
 
 def update(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., Any]:
     """(params, gradients, states, hyperparameters) to (params, states), group by group."""
     rules = [over_tensors(_one_tensor(optimizer, group), packed) for group in groups]
+    sums = totals(groups, optimizer, packed)
 
     def apply(params: list[Tensor], grads: list[Tensor], states: list[Tree], hps: list[Tree]) -> Any:
         done = []
+        hps = sums(params, grads, states, hps)
         for rule, param, grad, state, hp in zip(rules, params, grads, states, hps, strict=True):
             flat, state = rule(param.flatten(0, 1), grad.flatten(0, 1), state, hp)
             done.append((flat.view_as(param), state))
         return [p for p, _ in done], [s for _, s in done]
 
     return apply
+
+
+def readout(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., list[Tensor]]:
+    """(params, states) to the params that are judged: the optimizer's readout, else as they are."""
+    if not hasattr(optimizer, "readout"):
+        return lambda params, states: params
+    rules = [over_tensors(lambda p, s, site=group.site: optimizer.readout(p, s, site), packed) for group in groups]
+
+    def read(params: list[Tensor], states: list[Tree]) -> list[Tensor]:
+        return [
+            rule(param.flatten(0, 1), state).view_as(param)
+            for rule, param, state in zip(rules, params, states, strict=True)
+        ]
+
+    return read
 
 
 def first_states(groups: Sequence[Group], optimizer: Any, params: Sequence[Tensor], packed: bool) -> list[Tree]:
@@ -97,6 +172,25 @@ def _one_tensor(optimizer: Any, group: Group) -> Callable[..., Any]:
         return param + move, new
 
     return step
+
+
+def _summand(optimizer: Any, group: Group) -> Callable[..., Any]:
+    def single(param: Tensor, grad: Tensor, state: Tree, hp: Tree) -> Tree:
+        return optimizer.totals(grad, state, param, hp, group.site)
+
+    return single
+
+
+def _shifted(optimizer: Any, group: Group) -> Callable[..., Any]:
+    def ahead(param: Tensor, grad: Tensor, state: Tree, hp: Tree) -> Tensor:
+        return param + optimizer.look_ahead(grad, state, param, hp, group.site)
+
+    return ahead
+
+
+def named_params(groups: Sequence[Group], params: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """Stacked parameters as a dict by name for each row."""
+    return [_named(groups, [p[row] for p in params]) for row in range(len(params[0]))]
 
 
 def _named(groups: Sequence[Group], params: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from windtunnel.train.data import judge_steps
-from windtunnel.train.loop import Engine
+from windtunnel.train.engine import Engine
 from windtunnel.train.pack import Pack
 
 SECONDS = 0.4  # of steps that are timed, after the first one: longer than a machine's hiccups (guess)

@@ -39,9 +39,13 @@ class Digits:
 
     def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Images (size, 1, 8, 8), float32, and labels (size, 1), int64; a pure function of (seed, step, size)."""
-        train = _split()["train"]
-        check_first_pass(self, count=len(train), step=step, size=size)
-        return _taken(train[draw(len(train), seed=seed, step=step, size=size)])
+        return _taken(_split()["train"][self.indices(seed=seed, step=step, size=size)])
+
+    def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
+        """Which training images, counted from 0, a batch holds."""
+        count = len(_split()["train"])
+        check_first_pass(self, count=count, step=step, size=size)
+        return draw(count, seed=seed, step=step, size=size)
 
     def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of up to `size` validation images, `tokens` in all or as many as there are."""

@@ -1,0 +1,46 @@
+"""Whether an idea costs what its parts declare: the FLOPs of a training step counted, beside the base's."""
+
+from __future__ import annotations
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from windtunnel.conformance.finding import Finding, failed, noted, passed
+from windtunnel.conformance.places import place_of
+from windtunnel.conformance.subject import CPU, Subject, at, pack_of
+from windtunnel.recipe import Recipe
+from windtunnel.train.data import pack_batch
+from windtunnel.train.engine import Engine
+
+# Counted over declared, relative to the base's. Matrix products are counted exactly on both sides (measured: the stock
+# parts agree within 2 %), so what is more than this is a product that nobody declared.
+MORE = 1.1
+
+
+def costs(subject: Subject) -> Finding:
+    """A token's forward and backward pass takes no more FLOPs than the recipe's size says."""
+    if subject.recipe.phases is not None:
+        return noted("its stretches are billed one by one, each by its own recipe")
+    (idea, declared), (base, ordinary) = (_counted(subject, r) for r in (subject.recipe, subject.base))
+    told = f"{idea / base:.2f} times the base's FLOPs a token, {declared / ordinary:.2f} declared"
+    if idea / base <= MORE * declared / ordinary:
+        return passed(told)
+    mine = subject.recipe.optimizer != subject.base.optimizer
+    return failed(
+        f"it costs more than it declares: {told}",
+        place_of(subject.recipe.optimizer if mine else subject.idea),
+        "Say it: cost = 2.0 on a part whose step takes twice the FLOPs; size(size, rung, data) -> Size on a transform, "
+        "or in the model part's own size. Laws and verdicts are at equal FLOPs.",
+    )
+
+
+def _counted(subject: Subject, recipe: Recipe) -> tuple[float, float]:
+    """FLOPs a token of the gradients of one step, counted and declared; an update's own are not a token's."""
+    pack = pack_of(recipe, subject.judge, [(at(recipe, 0.5), 0)], 1)
+    engine = Engine(pack, CPU, False, False)
+    state, size = engine.start(), pack.rung.batch or 1
+    inputs, targets = pack_batch(recipe.data, [0], 0, size, CPU)
+    places = engine.visits.places([0], 0, CPU) if state.memory else None
+    given, hps = engine.given(state, places), engine.scheduled(state, {0: 1.0})
+    with FlopCounterMode(display=False) as counter:
+        engine.gradients(state.params, state.states, hps, inputs, targets, given)
+    return counter.get_total_flops() / pack.tokens_per_step(), engine.size.flops_per_token

@@ -1,0 +1,65 @@
+"""What an optimizer may have besides `init` and `update`: each method keeps its promise on a tensor of every role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from windtunnel.conformance.finding import Place
+from windtunnel.conformance.places import place_of, watching_returns
+from windtunnel.recipe import Site
+
+Trouble = tuple[str, Place | None, str]  # what is wrong, where, what to write
+NUMBERS = "numbers(tensors, seed, stretch) returns {name: {number: value}} with the same numbers for every tensor."
+TOTALS = (
+    'totals returns a dict of numbers without axes, to be summed over the network: {"square": grad.square().sum()}.'
+)
+SHIFT = "It has the shape and type of the parameter, for the engine adds it: begin with grad or zeros_like(param)."
+READ = "It takes the place of the parameter when a run is judged, so it has its shape and type."
+
+
+def numbers_trouble(optimizer: Any, sites: Mapping[str, Site]) -> Trouble | None:
+    """What is wrong with `numbers`, if anything."""
+    if not hasattr(optimizer, "numbers"):
+        return None
+    found = optimizer.numbers(sites, 0, 0)
+    where = place_of(optimizer.numbers)
+    if not isinstance(found, Mapping) or set(found) != set(sites):
+        return "numbers does not give each tensor its own", where, NUMBERS
+    called = [frozenset(own) if isinstance(own, Mapping) else None for own in found.values()]
+    if None in called or len(set(called)) > 1:
+        return "numbers gives one tensor other numbers than another", where, NUMBERS
+    if optimizer.numbers(sites, 0, 0) != found:
+        return "numbers says something else when it is asked again", where, "It is a function of names, seed, stretch."
+    return None
+
+
+def tensor_trouble(
+    optimizer: Any, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: dict[str, Tensor], site: Site
+) -> tuple[Trouble | None, dict[str, Tensor]]:
+    """What is wrong with `totals`, `look_ahead` or `readout` at one tensor, if anything; and hp with the totals."""
+    if hasattr(optimizer, "totals"):
+        with watching_returns(optimizer.totals) as seen:
+            found = optimizer.totals(grad, dict(state), param, hp, site)
+        if not isinstance(found, dict) or not all(isinstance(t, Tensor) and not t.dim() for t in found.values()):
+            return ("totals returned what is no dict of numbers without axes", seen.get("return"), TOTALS), hp
+        hp = hp | {name: value.double() for name, value in found.items()}
+    for name, arguments, remedy in (
+        ("look_ahead", (grad, dict(state), param, hp, site), SHIFT),
+        ("readout", (param, dict(state), site), READ),
+    ):
+        if not hasattr(optimizer, name):
+            continue
+        method = getattr(optimizer, name)
+        with watching_returns(method) as seen:
+            found = method(*arguments)
+        if not isinstance(found, Tensor) or found.shape != param.shape or found.dtype != param.dtype:
+            kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            what = f"{name} of a {site.role} tensor {param.dtype} {tuple(param.shape)} returned {kind}"
+            return (what.replace("torch.", ""), seen.get("return") or place_of(method), remedy), hp
+        if not torch.isfinite(found).all():
+            return (f"{name} of a {site.role} tensor is not finite", place_of(method), "Guard the division."), hp
+    return None, hp

@@ -1,0 +1,6 @@
+"""Stock probes: further numbers of a trained network, for `Judge(probes=...)`."""
+
+from windtunnel.parts.probes.collapse import NeuralCollapse
+from windtunnel.parts.probes.rank import EffectiveRank
+
+__all__ = ["EffectiveRank", "NeuralCollapse"]

@@ -1,0 +1,99 @@
+"""How the members of a pack are judged: when, by which held-out examples, with which weights, and by what probes.
+
+A newcomer would judge the weights that are trained; an optimizer may say that others are the result (an average), and
+then those are judged and probed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from windtunnel.errors import InputError
+from windtunnel.train.data import judge_batches, judge_steps
+from windtunnel.train.pack import Group, Pack
+from windtunnel.train.state import State
+from windtunnel.train.steps import judgement, named_params, readout
+
+OWN = ("accuracy",)  # metrics that a record has without probes
+
+
+class Judging:
+    """The judge of a pack, on its device."""
+
+    def __init__(
+        self, pack: Pack, model: nn.Module, groups: Sequence[Group], steps_of: Sequence[int],
+        device: torch.device, packed: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.groups, self.device, self.probes = model, groups, device, pack.judge.probes
+        self.judgement = judgement(model, groups, packed)
+        self.readout = readout(groups, pack.recipe.optimizer, packed)
+        self.held_out = judge_batches(pack.judge, device)
+        self.at = [judge_steps(pack.judge, steps) for steps in steps_of]
+
+    def due(self, state: State, member: int) -> bool:
+        """Whether a member is judged after the step that was just taken."""
+        return state.step in self.at[member]
+
+    def judge(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and accuracy of every member for whom it is due; the others' numbers are NaN."""
+        due = [i for i, row in enumerate(state.rows) if any(self.due(state, m) for m in row)]
+        params = self.judged(state, due)
+        self.model.eval()
+        with torch.no_grad():
+            sums = [self.judgement(params, x, y) for x, y in self.held_out]
+        self.model.train()
+        count = sum(y.numel() for _, y in self.held_out)
+        both = [torch.stack(values).double().sum(0).cpu().numpy() / count for values in zip(*sums, strict=True)]
+        loss, accuracy = (np.full(len(self.at), np.nan) for _ in both)
+        for place, i in enumerate(due):
+            members = [m for m in state.rows[i] if self.due(state, m)]
+            loss[members], accuracy[members] = both[0][place], both[1][place]
+        return loss, accuracy
+
+    def judged(self, state: State, rows: Sequence[int]) -> list[Tensor]:
+        """The weights of some rows that are the result of training."""
+        with torch.no_grad():
+            params = self.readout(state.params, state.states)
+        if len(rows) == len(state.rows):
+            return params
+        index = torch.tensor(list(rows), dtype=torch.long, device=self.device)
+        return [p.index_select(0, index) for p in params]
+
+    def weights(self, state: State, row: int) -> dict[str, Tensor]:
+        """The weights of one row that are the result of training, by name."""
+        (found,) = named_params(self.groups, self.judged(state, [row]))
+        return found
+
+    def probe(self, state: State, members: Sequence[int]) -> None:
+        """Ask all probes about members that have reached their end."""
+        if not self.probes:
+            return
+        for row, held in enumerate(state.rows):
+            ended = [m for m in held if m in members]
+            if ended:
+                found = self._probed(self.weights(state, row))
+                state.probed |= dict.fromkeys(ended, found)
+
+    def _probed(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        network, found = copy.deepcopy(self.model).eval(), {}
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.copy_(weights[name])
+        for probe in self.probes:
+            for name, value in _numbers(probe, probe(network, self.held_out)).items():
+                if name in found or name in OWN:
+                    raise InputError(f"Two probes of the judge measure {name!r}; give one another name.")
+                found[name] = value
+        return found
+
+
+def _numbers(probe: Any, said: Any) -> dict[str, float]:
+    if not isinstance(said, Mapping):
+        raise InputError(f"{type(probe).__name__} returned {said!r}; a probe returns a dict of names to numbers.")
+    return {str(name): float(value) for name, value in said.items()}
