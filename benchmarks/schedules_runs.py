@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import windtunnel as wt
@@ -21,7 +22,8 @@ from windtunnel.parts.data.shards import default_cache
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import Run, RunSpec
-from windtunnel.train.loop import train
+from windtunnel.train.data import judge_batches
+from windtunnel.train.loop import Engine, train
 from windtunnel.train.pack import Pack
 
 TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", Path(__file__).parents[2] / "shared" / "data" / "text"))
@@ -101,3 +103,35 @@ def grid(
         Asked(width, batch, s * batch * CONTEXT, tuple(sorted({"lr": r, **numbers}.items())), seed)
         for r in rates for seed in seeds for s in steps
     ]  # fmt: skip
+
+
+def pack_steps(schedule: Any, asked: Sequence[Asked]) -> float:
+    """Steps that runs take as one pack, what they share counted once."""
+    pack = packed(schedule, asked)
+    return pack.trained_tokens / pack.tokens_per_step()
+
+
+def three_domains(schedule: Any, rate: float, stage: int) -> np.ndarray:
+    """Losses on English, German captions and Python after each of three stages of so many steps: (stages, seeds, 3)."""
+    german = wt.data.text(TEXTS / "multi30k_captions.de.txt", context=CONTEXT)
+    texts = (english(), german, wt.data.text(context=CONTEXT))
+    data = wt.data.successive(*texts, tokens=stage * STEP)
+    asked = grid(steps=(3 * stage,), rates=(rate,))
+    pack = packed(schedule, asked, data)
+    held = [judge_batches(Judge(data=text, tokens=JUDGED), CPU) for text in texts]
+    engine = Engine(pack, CPU, True)
+    state, found = engine.start(), []
+    for number in range(3):
+        for _ in range(stage):
+            params = state.params  # of the last step but one, where the runs end: then they leave the pack
+            engine.advance(state)
+        params = state.params if number < 2 else params
+        found.append([_judged(engine, params, batches) for batches in held])
+    return np.moveaxis(np.array(found), 2, 1)
+
+
+def _judged(engine: Engine, params: list[torch.Tensor], batches: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
+    """Mean loss in nats per token of every row."""
+    with torch.no_grad():
+        sums = torch.stack([engine.judgement(params, x, y)[0].double() for x, y in batches]).sum(0)
+    return (sums / sum(y.numel() for _, y in batches)).numpy()

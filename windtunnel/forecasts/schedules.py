@@ -57,8 +57,11 @@ def choose_schedule(
     if not (tokens_per_step > 0 and budget >= tokens_per_step):
         raise InputError(f"A budget of {budget} tokens is below one step of {tokens_per_step}; both are in tokens.")
     fit = evidence if isinstance(evidence, CurveFit) else fit_curves(evidence)
-    at = {"tokens_per_step": tokens_per_step, "peak": peak}
-    foretold = {n: fit.forecast(schedule_curve(s, budget, name=n, **at), level=level) for n, s in schedules.items()}
+    asked = [
+        schedule_curve(schedule, budget, tokens_per_step=tokens_per_step, peak=peak, name=name)
+        for name, schedule in schedules.items()
+    ]
+    foretold = {curve.name: fit.forecast(curve, level=level) for curve in asked}
     finals = {name: foretold[name].final for name in sorted(foretold, key=lambda n: foretold[n].final.median)}
     best = next(iter(finals))
     undecided = tuple(n for n, final in finals.items() if n != best and final.low <= finals[best].median)

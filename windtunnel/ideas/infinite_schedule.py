@@ -12,4 +12,4 @@ from windtunnel.recipe import Recipe
 
 def infinite_schedule(base: Recipe) -> Recipe:
     """A constant rate annealed over the last 15 % loses nothing to a schedule that knows its horizon."""
-    return base.but(schedule=Infinite(warmup_tokens=50_000, cooldown_tokens=250_000, hold=0.5, decay=0.15))
+    return base.but(schedule=Infinite(warmup_tokens=10_000, cooldown_tokens=50_000, hold=0.5, decay=0.15))

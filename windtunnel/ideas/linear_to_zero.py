@@ -12,4 +12,4 @@ from windtunnel.recipe import Recipe
 
 def linear_to_zero(base: Recipe) -> Recipe:
     """A line to zero over the whole horizon ends lower than a decay of its last stretch."""
-    return base.but(schedule=schedules.linear_to_zero(warmup_tokens=50_000))
+    return base.but(schedule=schedules.linear_to_zero(warmup_tokens=10_000))

@@ -12,4 +12,4 @@ from windtunnel.recipe import Recipe
 
 def sqrt_cooldown(base: Recipe) -> Recipe:
     """A decay of 1 - sqrt over the last fifth ends lower than a straight line."""
-    return base.but(schedule=Cooldown(warmup_tokens=50_000, decay=0.2, shape=OneMinusSqrt()))
+    return base.but(schedule=Cooldown(warmup_tokens=10_000, decay=0.2, shape=OneMinusSqrt()))
