@@ -28,7 +28,6 @@ from windtunnel.forecasts.schedules import choose_schedule, curve_of
 from windtunnel.laws import Observations, PowerLaw, fit_law, fit_power_schedule
 from windtunnel.parts.schedules import (
     Cooldown,
-    Exponential,
     Infinite,
     OneMinusSqrt,
     Power,
@@ -48,9 +47,7 @@ ANNEALS = (0.1, 0.15)
 OTHERS = {
     "linear to zero": linear_to_zero(warmup_tokens=WARMUP),
     "1-sqrt over 20 %": Cooldown(warmup_tokens=WARMUP, decay=0.2, shape=OneMinusSqrt()),
-    "linear over 20 %": Cooldown(warmup_tokens=WARMUP, decay=0.2),
-    "exponential over 10 %": Cooldown(warmup_tokens=WARMUP, decay=0.1, shape=Exponential(halvings=5)),
-}  # fmt: skip
+}
 BASE_STEPS, TARGET_STEPS = (200, 400, 800), (200, 400, 800)  # the target's steps are of 1024 tokens
 TARGET: dict[str, Any] = {"width": 64, "batch": 4 * BATCH}
 TARGET_RATES = (2.0**-7, 2.0**-6, 2.0**-5)
