@@ -96,6 +96,21 @@ def test_stages_that_do_not_fit_are_refused(two, options, says):
         wt.data.successive(*two, **options)
 
 
+def test_a_stage_longer_than_its_plan_is_refused_before_anything_is_trained(two):
+    first, second = two
+    own = first.shape().train_tokens
+    with pytest.raises(InputError, match=f"Stage 1 is to last {own + 1:,} tokens, but its plan has {own:,}"):
+        wt.data.successive(first, second, tokens=own + 1)
+
+
+def test_a_small_plan_is_replayed_again_from_its_beginning(two):
+    first, second = two
+    count = first.shape().train_tokens // tiny.CONTEXT
+    plan = wt.data.successive(first, second, tokens=tiny.CONTEXT, replay=0.5)
+    again = read(plan, [1 + 2 * count + 1], size=1)  # of every two the second is old
+    assert np.array_equal(again, read(first, [0], size=1))
+
+
 def test_plans_of_other_contexts_are_refused(two, corpus):
     with pytest.raises(InputError, match="same tokenizer and context"):
         wt.data.successive(two[0], tiny.text(corpus, context=8), tokens=64)

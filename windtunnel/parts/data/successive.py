@@ -40,6 +40,12 @@ class Successive:
                 f"The plans have different vocabularies or contexts, {sorted(shapes)}; one model reads them all, so "
                 f"give them the same tokenizer and context."
             )
+        for number, (plan, tokens) in enumerate(zip(self.plans, self.tokens, strict=False), 1):
+            if tokens > plan.shape().train_tokens and not plan.repeat:
+                raise InputError(
+                    f"Stage {number} is to last {tokens:,} tokens, but its plan has {plan.shape().train_tokens:,}; "
+                    f"give it more text, allow more than one pass with repeat=True, or make the stage shorter."
+                )
 
     @property
     def repeat(self) -> bool:
@@ -90,7 +96,9 @@ class Successive:
         if int((number + 1) * self.replay) == old:
             return self.plans[stage].batch(seed=seed, step=number - old, size=1)
         turn, which = divmod(old, stage)
-        return self.plans[which].batch(seed=seed, step=turn, size=1)
+        shape = self.plans[which].shape()
+        count = shape.train_tokens // shape.tokens_per_example
+        return self.plans[which].batch(seed=seed, step=turn % count, size=1)  # a small plan is replayed again and again
 
 
 def successive(*plans: Any, tokens: Any, replay: float = 0.0) -> Successive:
