@@ -23,7 +23,8 @@ from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import Run, RunSpec
 from windtunnel.train.data import judge_batches
-from windtunnel.train.loop import Engine, train
+from windtunnel.train.engine import Engine
+from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
 TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", Path(__file__).parents[2] / "shared" / "data" / "text"))
@@ -133,5 +134,5 @@ def three_domains(schedule: Any, rate: float, stage: int) -> np.ndarray:
 def _judged(engine: Engine, params: list[torch.Tensor], batches: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
     """Mean loss in nats per token of every row."""
     with torch.no_grad():
-        sums = torch.stack([engine.judgement(params, x, y)[0].double() for x, y in batches]).sum(0)
+        sums = torch.stack([engine.judging.judgement(params, x, y)[0].double() for x, y in batches]).sum(0)
     return (sums / sum(y.numel() for _, y in batches)).numpy()
