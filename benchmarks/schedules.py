@@ -224,7 +224,11 @@ def choose() -> dict[Any, Any]:
     asked = grid(steps=HORIZONS, rates=(RATE,))
     wsd, cosine = runs(WSD10, asked), runs(COSINES["to 0.1"], asked)
     shown = [("WSD", WSD10, wsd), ("cosine", COSINES["to 0.1"], cosine)]
-    curves = [curve_of(at(r, s), part, peak=RATE, name=f"{n} {s}") for n, part, r in shown for s in HORIZONS[:2]]
+    curves = [
+        curve_of(at(r, s), part, peak=RATE, name=f"{n} {s}", training=True)
+        for n, part, r in shown
+        for s in HORIZONS[:2]
+    ]
     fit = wt.fit_curves(curves)
     every: dict[str, tuple[Any, Callable[[int], list[Run]]]] = {
         "WSD, linear over 10 %": (WSD10, lambda s: at(wsd, s)),

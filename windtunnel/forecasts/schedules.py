@@ -18,6 +18,7 @@ from windtunnel.forecasts.interval import Interval
 from windtunnel.laws.curves import SAMPLES, Curve
 from windtunnel.runs import Run
 
+WINDOWS = 40  # of training losses a curve; the laws need 20 rows behind the warm-up, and more are noisier (guess)
 Schedule = Callable[[float, float], float]  # tokens, horizon -> multiplier of the peak
 
 
@@ -84,10 +85,14 @@ def schedule_curve(
     return Curve(steps, np.array([peak * schedule((s - 0.5) * tokens_per_step, horizon) for s in steps]), None, name)
 
 
-def curve_of(runs: Run | Sequence[Run], schedule: Schedule, *, peak: float, name: str = "curve") -> Curve:
+def curve_of(
+    runs: Run | Sequence[Run], schedule: Schedule, *, peak: float, name: str = "curve", training: bool = False
+) -> Curve:
     """Judged losses of a run, or the mean over runs that differ in their seed alone, beside their schedule's rates.
 
-    Raises InputError where the runs were not judged at the same tokens.
+    The laws need 20 losses behind the warm-up. Runs judged less often are read by their training losses with
+    `training`: means over WINDOWS windows, brought to the judge's level by their mean distance at the judged steps;
+    that is sound for runs of one pass. Raises InputError where the runs were not judged at the same tokens.
     """
     several = [runs] if isinstance(runs, Run) else list(runs)
     if not several or any(not run.finished for run in several):
@@ -96,14 +101,26 @@ def curve_of(runs: Run | Sequence[Run], schedule: Schedule, *, peak: float, name
     if any(not np.array_equal(tokens, run.curve["judged_tokens"]) for run in several):
         raise InputError("The runs were judged at different tokens, so their losses have no mean: pass one at a time.")
     a_step = float(several[0].curve["tokens"][0])
-    losses = np.mean([run.curve["judged_loss"] for run in several], axis=0)
-    judged = np.ceil(tokens / a_step)
-    whole = schedule_curve(
-        schedule, float(several[0].spec.rung.tokens), tokens_per_step=a_step, peak=peak, at=judged, name=name
-    )
+    at, losses = np.ceil(tokens / a_step), np.mean([run.curve["judged_loss"] for run in several], axis=0)
+    if training:
+        at, losses = _windows(np.mean([run.curve["train_loss"] for run in several], axis=0), at, losses)
+    horizon = float(several[0].spec.rung.tokens)
+    whole = schedule_curve(schedule, horizon, tokens_per_step=a_step, peak=peak, at=at, name=name)
     loss = np.full(len(whole.steps), np.nan)
-    loss[np.searchsorted(whole.steps, judged)] = losses
+    loss[np.searchsorted(whole.steps, at)] = losses
     return Curve(whole.steps, whole.lr, loss, name)
+
+
+def _windows(losses: np.ndarray, judged_at: np.ndarray, judged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middle step and mean of each window of the training losses, at the judge's level.
+
+    A judgement is compared with the windows about it, the last one, behind which there is none, left out.
+    """
+    parts = np.array_split(np.arange(1, len(losses) + 1), min(WINDOWS, len(losses)))
+    middle, mean = (np.array([f(part) for part in parts]) for f in (np.mean, lambda p: np.mean(losses[p - 1])))
+    away = np.log(judged) - np.interp(judged_at, middle, np.log(mean))
+    level = np.mean(away[:-1]) if len(away) > 1 else away[0]
+    return np.round(middle), mean * np.exp(level)
 
 
 def _said(foretold: Mapping[str, CurveForecast]) -> tuple[str, ...]:
