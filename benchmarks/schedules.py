@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,11 @@ def power() -> dict[str, Any]:
         for s in lengths:
             row = {"best swept rate": rate, "power": mean(at(ours, s)), "re-tuned WSD": mean(at(tuned, s))}
             found["target"][s] = row | {"power over re-tuned, %": paired(at(ours, s), at(tuned, s))}
+    still = runs(replace(schedule, batch_tokens=None), grid(steps=TARGET_STEPS[:2], rates=(PEAK,), **TARGET))
+    found["target, knee of the base's batch"] = {
+        s: paired(at(still, s), at(runs(WSD10, grid(steps=(s,), rates=(best[s],), **TARGET)), s))
+        for s in TARGET_STEPS[:2]
+    }
     found["base"] = at_base(schedule)
     return found
 
