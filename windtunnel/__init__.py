@@ -32,7 +32,8 @@ _HOMES = {
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = {"checks": "windtunnel.scaling.checks", "data": "windtunnel.parts.data", "ideas": "windtunnel.ideas",
+_ROOMS = {"checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
+          "data": "windtunnel.parts.data", "ideas": "windtunnel.ideas",
           "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
           "scaling": "windtunnel.scaling", "worlds": "windtunnel.worlds"}  # fmt: skip
 
@@ -60,7 +61,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import ideas, laws, parts, scaling, worlds
+    from windtunnel import curvature, ideas, laws, parts, scaling, worlds
     from windtunnel.errors import InputError
     from windtunnel.forecasts import (
         Allocation,
