@@ -2,6 +2,7 @@
 
 from windtunnel.parts.probes.calibration import Calibration
 from windtunnel.parts.probes.collapse import NeuralCollapse
+from windtunnel.parts.probes.loss_on import LossOn
 from windtunnel.parts.probes.rank import EffectiveRank
 
-__all__ = ["Calibration", "EffectiveRank", "NeuralCollapse"]
+__all__ = ["Calibration", "EffectiveRank", "LossOn", "NeuralCollapse"]
