@@ -17,8 +17,8 @@ from windtunnel.ideas.v_cycle import VCycle, overlap, resized
 from windtunnel.launch.here import Here
 from windtunnel.parts.models import Transformer
 from windtunnel.parts.models.transformer import GELU
-from windtunnel.parts.schedules import Constant
-from windtunnel.parts.schedules.faster import PartOf
+from windtunnel.parts.schedules import Constant, Power
+from windtunnel.parts.schedules.faster import Faster, PartOf
 from windtunnel.recipe import Recipe, Stretch
 from windtunnel.train.engine import Engine
 from windtunnel.train.loop import train
@@ -167,6 +167,9 @@ def test_part_of_a_schedule_is_the_piece_it_says():
         for share in (0.1, 0.5, 0.9):
             at = begins + share * (ends - begins)
             assert piece(share * 700, 700) == pytest.approx(whole(at * 1000, 1000))
+    power = Power(batch_tokens=256)
+    follows = [part.at_batch(1024) for part in (PartOf(schedule=power), Faster(schedule=power, factor=2))]
+    assert [each.schedule for each in follows] == [power.at_batch(1024)] * 2 != [power] * 2
     with pytest.raises(InputError, match="shares of the whole schedule"):
         PartOf(schedule=whole, begins=0.5, ends=0.5)
 
