@@ -167,7 +167,7 @@ def test_part_of_a_schedule_is_the_piece_it_says():
         for share in (0.1, 0.5, 0.9):
             at = begins + share * (ends - begins)
             assert piece(share * 700, 700) == pytest.approx(whole(at * 1000, 1000))
-    power = Power(batch_tokens=256)
+    power = Power(knee_tokens=1e5, batch_tokens=256)
     follows = [part.at_batch(1024) for part in (PartOf(schedule=power), Faster(schedule=power, factor=2))]
     assert [each.schedule for each in follows] == [power.at_batch(1024)] * 2 != [power] * 2
     with pytest.raises(InputError, match="shares of the whole schedule"):
