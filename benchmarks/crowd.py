@@ -10,6 +10,8 @@ often a pack was trained by more than one process.
 from __future__ import annotations
 
 import argparse
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -26,15 +28,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]  # the recor
 EACH = 2  # records of its own that each process adds, beside one that all add
 
 
-def openings(folder: Path, *, processes: int, times: int) -> dict[str, Any]:
-    """Open and fill a fresh store from many processes at once, several times."""
+def openings(folder: Path, *, processes: int, times: int, locks: bool = True) -> dict[str, Any]:
+    """Open and fill a fresh store from many processes at once, several times; `locks` False: on a mount without any."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["windtunnel.store", "numpy", "test_store"])
     failures: list[str] = []
     records = slowest = 0
     for turn in range(times):
         path, barrier, told = folder / f"fresh-{turn}", context.Barrier(processes), context.Queue()
-        crowd = [context.Process(target=_fill, args=(path, i, barrier, told)) for i in range(processes)]
+        crowd = [context.Process(target=_fill, args=(path, i, barrier, told, locks)) for i in range(processes)]
         for process in crowd:
             process.start()
         for _ in crowd:
@@ -45,15 +47,26 @@ def openings(folder: Path, *, processes: int, times: int) -> dict[str, Any]:
             process.join()
         told.close()
         records += len(wt.Store(path).runs())
-        failures += [f"{p} is left" for p in path.rglob(".*")]
+        failures += [f"{p} is left" for p in path.rglob(".*") if locks]
         failures += [] if len(wt.Store(path).forecasts()) == 1 else ["not one forecast"]
     expected = times * (processes * EACH + 1)
     return {"processes": processes, "times": times, "failures": failures, "records": records,
             "records expected": expected, "slowest seconds": round(slowest, 2)}  # fmt: skip
 
 
-def _fill(path: Path, index: int, barrier: Any, told: Any) -> None:
+def without_locks() -> None:
+    """Let every lock of this process be refused, as a network mount without a lock service does."""
+
+    def refused(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl.flock = refused
+
+
+def _fill(path: Path, index: int, barrier: Any, told: Any, locks: bool) -> None:
     try:
+        if not locks:
+            without_locks()
         from test_store import forecast, run
 
         barrier.wait()

@@ -24,7 +24,7 @@ from typing import Any
 
 import windtunnel as wt
 from windtunnel import places
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Paused
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]  # the records and packs of the tests serve here
 ACTS = ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir", "chmod")
@@ -214,6 +214,8 @@ def errors(job: Job, folder: Path, number: int, every: int = 1) -> dict[str, Any
             said.append(str(error))
             if str(folder) not in said[-1] or (number == errno.ENOSPC and "(needs " not in said[-1]):
                 wrong.append(f"act {at} ({names[at]}) said {said[-1]!r}")
+            if isinstance(error, Paused) != (number == errno.ENOSPC):  # exit code 4 instead of 2
+                wrong.append(f"act {at} ({names[at]}) raised {type(error).__name__}")
         except OSError as error:
             wrong.append(f"act {at} ({names[at]}) raised {error!r}")
         wrong += _recovers(job, store, truth, f"refused at act {at} ({names[at]})")

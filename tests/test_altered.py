@@ -26,7 +26,7 @@ def everything(data):
 
 def test_a_subset_holds_what_was_chosen_and_the_judge_sees_no_difference():
     some = Subset(DIGITS, Drawn(100, seed=3))
-    x, y = some.batch(seed=1, step=0, size=100)
+    x, _ = some.batch(seed=1, step=0, size=100)
     chosen = Drawn(100, seed=3)(DIGITS)
     assert some.examples() == len(set(chosen.tolist())) == 100 and some.shape().train_tokens == 100
     assert {a.tobytes() for a in x} == {a.tobytes() for a in DIGITS.taken(chosen)[0]}  # one pass sees each once

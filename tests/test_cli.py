@@ -19,7 +19,7 @@ from windtunnel.cli import VERBS, main, parser
 FLAGS = {
     "check": {"IDEA.py", "--json"},
     "plan": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm"},
-    "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm", "--precision"},
+    "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm", "--precision", "--budget"},
     "forecast": {"STUDY.py", "--store", "--json"},
     "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
     "report": {"STUDY.py", "--store", "--json"},
@@ -405,6 +405,14 @@ def test_the_module_is_the_command(tmp_path):
 
 def test_the_commands_of_this_file_are_those_of_the_folder(tmp_path):
     verbs = {p.stem for p in Path(sys.modules["windtunnel.cli"].__file__).parent.glob("*.py")}
-    assert verbs - {"__init__", "shared", "live", "progress", "check_setup", "follow", "followed", "watched"} == set(
-        VERBS
-    )
+    assert verbs - {
+        "__init__",
+        "shared",
+        "mistakes",
+        "live",
+        "progress",
+        "check_setup",
+        "follow",
+        "followed",
+        "watched",
+    } == set(VERBS)

@@ -101,6 +101,26 @@ def test_a_full_disk_is_one_sentence_and_freeing_it_is_enough(small_disk):
     assert not [path for path in small_disk.rglob(".*")]
 
 
+def test_a_full_disk_pauses_a_study_with_code_4_and_freeing_it_is_enough(small_disk, corpus, capfd):
+    file = small_disk.parent / "full_disk_study.py"
+    small = "ideas=[], tuning=wt.Tuning(points=3, seeds=1, recheck=0), train_target=False"
+    file.write_text(f"import tiny, windtunnel as wt\nstudy = tiny.study({str(corpus)!r}, {small})\n")
+    command = ["run", str(file), "--store", str(small_disk / "store"), "--devices"]
+    wt.Store(small_disk / "store").add(run())
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as out:
+        while True:
+            out.write(bytes(4096))
+    for devices in ("1", "2"):
+        assert main([*command, devices]) == 4
+        said = capfd.readouterr().err.splitlines()[-1]
+        assert "could not be written: No space left on device (needs " in said and str(small_disk) in said
+        assert "run the same command again" in said
+    filler.unlink()
+    assert main([*command, "1"]) in (0, 3)
+    assert not [path for path in (small_disk / "store").rglob(".*")]
+
+
 def test_a_read_only_store_is_listed_shown_and_scored(tmp_path, capsys):
     store = wt.Store(tmp_path / "store")
     store.add(run())

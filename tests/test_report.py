@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+import sys
 import time
 import warnings
 from html.parser import HTMLParser
@@ -18,6 +19,9 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are not part of the package
+
+from benchmarks.injection import payloads
 from windtunnel.forecasts import worth
 from windtunnel.report import basin_figure, coordinate_figure, difference_figure, loss_figure, words
 from windtunnel.report import page as page_module
@@ -344,6 +348,20 @@ def test_names_from_outside_never_become_markup(finished: str):
     assert sorted(set(theirs.tags)) == sorted(set(ours.tags))
     assert not [name for name, _ in theirs.attributes if name.startswith("on")]
     assert theirs.text.count("<script>alert(1)") > 100  # they are all there, as text
+
+
+@pytest.mark.parametrize("payload", payloads("http://127.0.0.1:9"))
+def test_no_payload_becomes_a_tag_an_attribute_a_script_or_a_request(finished: str, payload: str):
+    """`benchmarks/injection.py` opens each of these pages in a browser."""
+    page = render(everything_replaced(example(), payload))
+    ours, theirs = Reader(finished), Reader(page)
+    assert sorted(set(theirs.tags)) == sorted(set(ours.tags)) and theirs.tags.count("script") == 1
+    assert not [name for name, _ in theirs.attributes if name.startswith("on")]
+    assert {name for name, _ in theirs.attributes} == {name for name, _ in ours.attributes}
+    links = [value for name, value in theirs.attributes if name in {"src", "href", "action", "xlink:href", "srcset"}]
+    assert all(value.startswith("#") or value == "data:," for value in links)
+    assert re.findall(r"<script>(.*?)</script>", page, re.S) == re.findall(r"<script>(.*?)</script>", finished, re.S)
+    assert "default-src 'none'" in page
 
 
 def test_names_in_svg_are_escaped_in_text_hover_notes_and_attributes():

@@ -44,7 +44,10 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(_ROOMS[name])
     if name not in _HOME:
-        raise AttributeError(f"windtunnel has no {name!r}; its public names are {', '.join(__all__)}.")
+        from windtunnel.errors import meant
+
+        near = meant(name, __all__)
+        raise AttributeError(f"windtunnel has no {name!r}.{near} Its public names are {', '.join(__all__)}.")
     try:
         return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:

@@ -19,12 +19,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Paused
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
 _TOP = ("runs", "forecasts", "checks", "packs")  # these alone may be links: to a larger disk, say
 _UNLOCKED_AT_MOST = 1.0  # seconds between making a folder and locking it: really microseconds
-_NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # NFS locks no folder
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what this user may have of it
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # NFS locks no folder
 
 
 class Place(Protocol):
@@ -173,7 +174,7 @@ def check_size(named: str, size: int, most: int) -> None:
 def unwritable(error: OSError, where: str, needs: int) -> str:
     """One sentence for a write that failed: the path, the bytes needed and free, and why."""
     path = str(error.filename or where)
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in FULL:
         return f"{path} could not be written: {error.strerror or error}"
     free = _free(where)
     left = "" if free is None else f", {_bytes(free)} free"
@@ -182,11 +183,11 @@ def unwritable(error: OSError, where: str, needs: int) -> str:
 
 @contextmanager
 def writing(where: str, needs: int) -> Iterator[None]:
-    """Turn an OSError of a write into one sentence of what was needed where."""
+    """Turn an OSError of a write into one sentence of what was needed where: Paused where the disk is full."""
     try:
         yield
     except OSError as error:
-        raise InputError(
+        raise (Paused if error.errno in FULL else InputError)(
             f"{unwritable(error, where, needs)}. Nothing that was finished is lost; mend it and run the same command "
             f"again."
         ) from error
@@ -268,7 +269,7 @@ def _lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise _Swept from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
         if not path.exists():
             raise _Swept

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, meant
 from windtunnel.ladder import Rung, Size
 from windtunnel.meaning import describe
 
@@ -233,8 +233,9 @@ class Recipe:
         unknown = sorted(set(slots) - set(names))
         if unknown:
             raise InputError(
-                f"A Recipe has no slot {', '.join(unknown)}; its slots are {', '.join(names)}. "
-                f"To change a field inside a part, fill the slot: but(optimizer=AdamW(lr=3e-3))."
+                f"A Recipe has no slot {', '.join(unknown)}.{meant(unknown[0], names)} "
+                f"Its slots are {', '.join(names)}. To change a field inside a part, fill the slot: "
+                f"but(optimizer=AdamW(lr=3e-3))."
             )
         return replace(self, **slots)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from windtunnel.errors import InputError
@@ -61,14 +62,52 @@ def written(run: Run, aside: Any) -> dict[str, bytes]:
     return files | {"run.json": json.dumps(sealed(run.to_json() | said), indent=1).encode()}
 
 
-def read_run(place: Place, key: str) -> Run:
-    """The run of a key, whole. Raises InputError."""
+def read_run(place: Place, key: str, later: bool = False) -> Run:
+    """The run of a key, whole. Raises InputError.
+
+    `later` True: its curve and sources are read, and found damaged, when they are first looked at.
+    """
     record = read_record(place, key)
-    beside = _beside(place, key, record)
-    curve = arrays_of(beside.pop("curve.npz"), _named(place, key, "curve.npz"), _remedy(place, key))
-    source = {name.removeprefix("source/"): data.decode("utf-8", "replace") for name, data in beside.items()}
+    curve, source = _Later(lambda: _curve(place, key, record)), _Later(lambda: _source(place, key, record))
     with shape_of(_named(place, key), _remedy(place, key)):
-        return Run.from_json(record, curve, source)
+        return Run.from_json(record, curve, source) if later else Run.from_json(record, curve.read(), source.read())
+
+
+class _Later(Mapping[str, Any]):
+    """A mapping that is read when it is first asked: ten thousand curves that nobody looks at take seconds."""
+
+    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
+        self._read = read
+
+    @cached_property
+    def _there(self) -> dict[str, Any]:
+        return self._read()
+
+    def read(self) -> dict[str, Any]:
+        """What it holds, as a plain dictionary."""
+        return self._there
+
+    def __getitem__(self, name: str) -> Any:
+        return self._there[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._there)
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self._there,)
+
+
+def _curve(place: Place, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    data = _beside(place, key, record, "curve.npz")["curve.npz"]
+    return arrays_of(data, _named(place, key, "curve.npz"), _remedy(place, key))
+
+
+def _source(place: Place, key: str, record: Mapping[str, Any]) -> dict[str, str]:
+    beside = _beside(place, key, record, "source/")
+    return {name.removeprefix("source/"): data.decode("utf-8", "replace") for name, data in beside.items()}
 
 
 def read_record(place: Place, key: str) -> dict[str, Any]:
@@ -88,22 +127,23 @@ def read_record(place: Place, key: str) -> dict[str, Any]:
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
     """One flat row of a run's record, as `Store.table` and `--json` show it."""
-    spec, size = record["spec"], record["size"]
-    rung = spec["rung"]
+    spec, size, cost = record["spec"], record["size"], record["cost"]
+    rung, spent = spec["rung"], cost.get("spent_flops")
     return {
         "key": record["key"],
         "outcome": record["outcome"],
         "loss": record["loss"],
         "params": size["non_embedding"] + (size["embedding"] if size["tied"] else 0),
         "tokens": rung["tokens"],
-        "flops": record["cost"]["flops"],
+        "flops": cost["flops"],
+        "spent_flops": spent if isinstance(spent, int | float) else cost["flops"],
         "width": rung["width"],
         "depth": rung["depth"],
         "batch": rung["batch"],
         **spec["hyperparameters"],
         "seed": spec["seed"],
         "optimizer": spec["recipe"]["optimizer"]["is"],
-        "seconds": record["cost"]["seconds"],
+        "seconds": cost["seconds"],
         "created": record["created"],
         **record["labels"],
         "message": record["message"],
@@ -118,8 +158,8 @@ def upgrade(reads: int, facts: Any) -> str:
     return f"this version reads up to {reads}. It was made by a newer windtunnel: upgrade with `{line}`"
 
 
-def _beside(place: Place, key: str, record: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files beside run.json, each as its checksum says."""
+def _beside(place: Place, key: str, record: Mapping[str, Any], kind: str) -> dict[str, bytes]:
+    """The files beside run.json whose name begins so, each as its checksum says."""
     within, sums = record.get("files_in", ""), record.get("files")
     if sums is None:  # a record of format 1 has the checksum of the curve alone
         found = [f"source/{name}" for name in place.names(f"runs/{key}/source")]
@@ -127,7 +167,8 @@ def _beside(place: Place, key: str, record: Mapping[str, Any]) -> dict[str, byte
     wrong = misfit(sums, {str: str}) or misfit(within, str)
     if wrong or "curve.npz" not in sums or not _ASIDE.fullmatch(within) or not all(map(_SIDE.fullmatch, sums)):
         raise InputError(f"{_named(place, key)} does not say which files belong to it; {_remedy(place, key)}")
-    return {name: _summed(place, key, f"{within}{name}", known) for name, known in sums.items()}
+    asked = {name: known for name, known in sums.items() if name.startswith(kind)}
+    return {name: _summed(place, key, f"{within}{name}", known) for name, known in asked.items()}
 
 
 def _summed(place: Place, key: str, name: str, known: str) -> bytes:

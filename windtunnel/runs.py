@@ -48,7 +48,7 @@ class RunSpec:
         """Content address: equal asks have equal keys on every machine."""
         asked = {
             "engine": ENGINE,
-            "recipe": _without_names(self.recipe),
+            "recipe": _meaning_alone(self.recipe),
             "rung": asdict(self.rung),
             "base_shape": [self.base_rung.width, self.base_rung.depth],
             "hyperparameters": {name: float(value) for name, value in self.hyperparameters.items()},
@@ -187,6 +187,17 @@ def canonical(data: Any) -> str:
 def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that this version knows: a later one may have noted more of what a run was and took."""
     return {f.name: data[f.name] for f in fields(kind) if f.name in data}
+
+
+def _meaning_alone(recipe: Mapping[str, Any]) -> Any:
+    """A described recipe without names; that of the last recipe is kept, for thousands of specs share one."""
+    if _last and _last[0] is recipe:
+        return _last[1]
+    _last[:] = [recipe, _without_names(recipe)]
+    return _last[1]
+
+
+_last: list[Any] = []  # a described recipe, kept so that nothing else has its identity, and what it means
 
 
 def _without_names(described: Any) -> Any:

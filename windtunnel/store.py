@@ -81,9 +81,12 @@ class Store:
         """
         return run.key not in self and self._create(f"runs/{run.key}", written(run, self.place.aside))
 
-    def get(self, key: str) -> Run:
-        """The run of a key, or of an unambiguous beginning of one. Raises InputError if a file of it is damaged."""
-        return read_run(self.place, self._full_key(key))
+    def get(self, key: str, *, later: bool = False) -> Run:
+        """The run of a key, or of an unambiguous beginning of one. Raises InputError if a file of it is damaged.
+
+        `later` True: its curve and sources are read, and found damaged, when they are first looked at.
+        """
+        return read_run(self.place, self._full_key(key), later)
 
     def runs(self) -> list[Run]:
         """All runs, in the order of their keys."""

@@ -1,6 +1,6 @@
 """The command line: verbs, no science. Exit codes: 0 done, 1 our bug, 2 bad input, 3 done but a forecast fails its own
-backtest, or (score --follow) the run lands outside it; 130 interrupted, 143 asked to leave by SIGTERM (both: run again
-to go on).
+backtest, or (score --follow) the run lands outside it, 4 paused: the disk is full or the budget is spent; 130
+interrupted, 143 asked to leave by SIGTERM (4, 130, 143: the same command goes on); docs/exit-codes.md.
 
 Flags say where and how, never science; a test freezes them.
 """
@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
-from windtunnel.errors import InputError, Stopped
+from windtunnel.errors import InputError, Paused, Stopped, meant
+from windtunnel.places import FULL
 
+PAUSED = 4
 VERBS = {
     "check": "conformance of an idea in seconds: loads, packs, repeats, learns, is width-stable, saves",
     "plan": "the dry run of a study: runs missing, FLOPs, minutes, memory",
@@ -32,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        args = parser(arguments).parse_args(arguments)
+        args = _parsed(arguments)
         return import_module(f"windtunnel.cli.{args.verb}").execute(args)
     except InputError as error:
         print(f"windtunnel: {error}", file=sys.stderr)
-        return 2
+        return PAUSED if isinstance(error, Paused) else 2
     except KeyboardInterrupt:
         print("windtunnel: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
         return 130
@@ -54,17 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
               file=sys.stderr)  # fmt: skip
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (*FULL, errno.EACCES, errno.EPERM, errno.EROFS):
             return _bug()
         print(f"windtunnel: {error}; finished runs are kept, mend it and run again", file=sys.stderr)
-        return 2
+        return PAUSED if error.errno in FULL else 2
     except Exception:
         return _bug()
 
 
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser with every verb; only the asked verb's module is imported, unless none is asked."""
-    top = argparse.ArgumentParser(prog="windtunnel", description="Foretell a large model's result from small models.")
+    top = _Parser(prog="windtunnel", description="Foretell a large model's result from small models.")
     top.add_argument("--version", action="version", version=f"windtunnel {_version()}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     asked = next((a for a in arguments if a in VERBS), None)
@@ -73,6 +77,31 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         if asked in (None, verb):
             import_module(f"windtunnel.cli.{verb}").add_arguments(sub)
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, which takes no abbreviation for a flag and names what an unknown word was meant to be."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and leave with code 2."""
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = meant(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        super().error(message + ("." if near else "") + near)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    top = parser(arguments)
+    args, unknown = top.parse_known_args(arguments)
+    if unknown:
+        verbs = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+        verb = verbs.choices[args.verb]
+        flags = [flag for action in verb._actions for flag in action.option_strings]
+        near = meant(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+        verb.error(f"{args.verb} knows no {' '.join(unknown)}.{near}")
+    return args
 
 
 def _bug() -> int:

@@ -16,7 +16,7 @@ from windtunnel.cli.table.answers import answer_all
 from windtunnel.cli.table.groups import target_of
 from windtunnel.cli.table.json import as_json
 from windtunnel.cli.table.words import as_text
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, meant
 from windtunnel.ladder import Target
 from windtunnel.laws.reading import read_runs, read_targets
 
@@ -94,8 +94,8 @@ def parse_target(text: str) -> Target:
     for name, _, value in pairs:
         if name.strip() not in TARGET_NAMES:
             raise InputError(
-                f"--target {text!r} names {name.strip()!r}; write any of {', '.join(TARGET_NAMES)}, as in "
-                f'"params=7e9,tokens=1.4e11".'
+                f"--target {text!r} names {name.strip()!r}.{meant(name.strip(), TARGET_NAMES)} Write any of "
+                f'{", ".join(TARGET_NAMES)}, as in "params=7e9,tokens=1.4e11".'
             )
         if name.strip() in sizes:
             raise InputError(f"--target {text!r} states {name.strip()} twice; give one target a --target.")

@@ -1,4 +1,4 @@
-"""`windtunnel run STUDY.py`: the main job, followed live; then the report. Run again to resume."""
+"""`windtunnel run STUDY.py`: the main job, within a budget if one is given; then the report. Run again to resume."""
 
 from __future__ import annotations
 
@@ -18,12 +18,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("float32", "bfloat16"), default="float32",
         help="of matrix products where a target is trained over many devices (float32)",
     )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=_budget, metavar="FLOPS|TIME",
+        help="stop when the study has spent this over all its calls: FLOPs (2e15) or device time (90s, 30min, 2h, 1d)",
+    )  # fmt: skip
+
+
+def _budget(text: str) -> str:
+    """Checked before a study is loaded; argparse says what is wrong with it."""
+    from windtunnel.errors import InputError
+    from windtunnel.study.budget import Budget
+
+    try:
+        Budget.parse(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def execute(args: argparse.Namespace) -> int:
     """Train what is missing, print the answer; 3 if a forecast fails its own backtest."""
+    from windtunnel.errors import InputError
     from windtunnel.study.words import caveat_lines
 
+    if args.budget and args.on == "torchrun":
+        raise InputError(
+            "--budget is not kept by --on torchrun; `windtunnel plan` says what a study costs. Leave it out."
+        )
     study, store = load_study(args.study), open_store(args)
     result = _over_processes(args, study, store) if args.on == "torchrun" else _launched(args, study, store)
     if result is None:
@@ -46,7 +67,7 @@ def launched_by_torchrun(args: argparse.Namespace) -> bool:
 
 def _launched(args: argparse.Namespace, study: Any, store: Any) -> Any:
     with _watch() as watch, launcher_of(args) as launcher:
-        return study.run(store, launcher=launcher, watch=watch)
+        return study.run(store, launcher=launcher, watch=watch, budget=args.budget)
 
 
 def _over_processes(args: argparse.Namespace, study: Any, store: Any) -> Any:

@@ -131,7 +131,10 @@ def _executed(name: str, file: Path) -> ModuleType:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{file} stopped while it was loaded, {_where(error, file)}: {error!r}.") from error
+        from windtunnel.cli.mistakes import suggestion
+
+        near = suggestion(error, file)
+        raise InputError(f"{file} stopped while it was loaded, {_where(error, file)}: {error!r}.{near}") from error
     return module
 
 

@@ -25,7 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import InputError, Stopped
+from windtunnel.errors import InputError, Paused, Stopped
+from windtunnel.places import FULL
 from windtunnel.runs import ENGINE
 
 if TYPE_CHECKING:
@@ -50,19 +51,35 @@ def errands(packs: Sequence[Pack], store: Store) -> list[dict[str, Any]]:
 
 
 def perform(sent: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, Any]:
-    """Train an errand's pack here and say how that ended: `finished`, `input error`, `stopped` or `error`."""
+    """Train an errand's pack here and say how that ended: `finished`, `input error`, `paused`, `stopped`, `error`."""
     try:
         return {"finished": _train(sent, stop)}
     except Stopped:
         return {"stopped": True}
     except InputError as error:
-        return {"input error": str(error)}
+        return refusal(error)
     except MemoryError as error:
         return {"input error": f"Out of memory on {_host()}: {error}. Finished runs are kept; train fewer packs there."}
     except OSError as error:
-        return {"input error": f"{error} on {_host()}. Finished runs are kept; mend it and run again."}
+        return refusal(error, f" on {_host()}")
     except Exception:
         return {"error": traceback.format_exc()}
+
+
+def refusal(error: InputError | OSError, where: str = "") -> dict[str, str]:
+    """An error that is not the run's, as plain data for the process that runs the study."""
+    full = isinstance(error, OSError) and error.errno in FULL
+    said = (
+        f"{error}{where}. Finished runs are kept; mend it and run again." if isinstance(error, OSError) else str(error)
+    )
+    return {"paused" if full or isinstance(error, Paused) else "input error": said}
+
+
+def refused(answer: Mapping[str, Any]) -> InputError | None:
+    """What `refusal` told, as the error it was; None where it is not that."""
+    if "paused" in answer:
+        return Paused(answer["paused"])
+    return InputError(answer["input error"]) if "input error" in answer else None
 
 
 def told(store: Path, key: str) -> dict[str, Any] | None:

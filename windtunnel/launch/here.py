@@ -23,7 +23,8 @@ from typing import IO, Any
 
 import torch
 
-from windtunnel.errors import InputError, Stopped
+from windtunnel.errors import InputError, Paused, Stopped
+from windtunnel.launch.errand import refused
 from windtunnel.launch.leave import GRACE_SECONDS, asked_to_leave, stopped_by_sigterm
 from windtunnel.launch.one import Report, execute, sweep
 from windtunnel.launch.worker import LEFT
@@ -49,7 +50,7 @@ class Here:
     ) -> None:
         """Train and record all packs; `report` hears of steps and `finished` of packs, in this process.
 
-        Raises Stopped on SIGTERM, after a checkpoint of every pack in flight.
+        Raises Stopped on SIGTERM, and Paused where `report` does, after a checkpoint of every pack in flight.
         """
         sweep(store)
         workers = min(self.devices or default_devices(), len(packs))
@@ -119,7 +120,7 @@ class _Workers:
                 for thread in threads:
                     thread.start()
                 self._listen(len(packs))
-        except Stopped:
+        except (Stopped, Paused):
             self._let_leave()
             raise
         finally:
@@ -213,8 +214,8 @@ class _Workers:
             elif "finished" in event:
                 self.events.put(("finished", pack))
                 return True
-            elif "input error" in event:
-                raise InputError(event["input error"])
+            elif (refusal := refused(event)) is not None:
+                raise refusal
             else:
                 raise RuntimeError(event["error"])
         if process.wait() == LEFT:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
 from windtunnel.meaning import identity
-from windtunnel.places import Place, writing
+from windtunnel.places import NO_LOCKS, Place, writing
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -68,7 +68,8 @@ def _execute(pack: Pack, store: Store, device: torch.device, report: Report | No
         _check_unchanged(pack)
         place = store.flight(pack.key)
         try:
-            runs = _runs(pack, device, place, report, store.moment(), stop)
+            there = [member for member, spec in enumerate(pack.specs) if spec.key in store]
+            runs = _runs(pack, device, place, report, store.moment(), stop, there)
         except OSError:
             if _recorded(pack, store):  # where no lock holds over nodes: another finished it and removed this folder
                 return
@@ -124,16 +125,25 @@ def _trained_in(place: Place) -> list[str]:
     return checkpoint.members(place) or [key for name in below for key in _trained_in(place.below(name))]
 
 
-def _runs(pack: Pack, device: torch.device, place: Place, report: Report | None, created: str, stop: Stop) -> list[Run]:
+def _runs(
+    pack: Pack,
+    device: torch.device,
+    place: Place,
+    report: Report | None,
+    created: str,
+    stop: Stop,
+    there: Sequence[int],
+) -> list[Run]:
     try:
-        return train(pack, device=device, folder=place, report=report, created=created, stop=stop)
+        return train(pack, device=device, folder=place, report=report, created=created, stop=stop, there=there)
     except NOT_THE_RUNS:
         raise
     except Exception as error:  # torch refused to batch something, or the code is wrong: training alone tells which
         if is_out_of_memory(error):
             raise
         because = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_alone(pack, i, device, place, report, created, stop, because) for i in range(len(pack.specs))]
+    left = [i for i in range(len(pack.specs)) if i not in there]
+    return [_alone(pack, i, device, place, report, created, stop, because) for i in left]
 
 
 def _alone(
@@ -183,7 +193,8 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
 
 @contextmanager
 def locked(path: Path, wait: bool = True, stop: Stop = None) -> Iterator[None]:
-    """Hold a lock file; the system releases it when this process ends, however it ends.
+    """Hold a lock file; the system releases it when this process ends, however it ends. Where nothing can be locked
+    (some network mounts), goes on without.
 
     Raises BlockingIOError if another process holds it and `wait` is False; Stopped if `stop` says so while it waits.
     """
@@ -200,6 +211,9 @@ def locked(path: Path, wait: bool = True, stop: Stop = None) -> Iterator[None]:
                     raise Stopped from None
                 time.sleep(LOCK_SECONDS)
                 continue
+            except OSError as error:  # a mount without locks: two may train one pack, and the first record stays
+                if error.errno not in NO_LOCKS:
+                    raise
             if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue  # whoever held it removed it while this process waited: lock the new one
             try:

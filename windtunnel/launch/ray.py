@@ -22,7 +22,7 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.launch.deaths import lost, not_connected
-from windtunnel.launch.errand import errands, untold
+from windtunnel.launch.errand import errands, refused, untold
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
@@ -104,8 +104,8 @@ class Ray:
         assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
-            if "input error" in event:
-                raise InputError(event["input error"])
+            if (refusal := refused(event)) is not None:
+                raise refusal
             if "error" in event:
                 raise RuntimeError(event["error"])
             self._connected |= "connected" in event

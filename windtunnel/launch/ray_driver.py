@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from windtunnel.errors import InputError
 from windtunnel.launch.deaths import Deaths, gave_up, not_connected
-from windtunnel.launch.errand import Heard, told
+from windtunnel.launch.errand import Heard, refusal, refused, told
 
 POLL_SECONDS = 0.3
 HANG_SECONDS = 10.0  # after the pipe closed, Ray may take this long to shut down (measured: 1 to 2 s)
@@ -93,8 +93,8 @@ class Tasks:
         if "finished" in answer:
             self._tell_progress(errand["key"], answer["finished"])
             tell(self.events, finished=errand["key"])
-        elif "input error" in answer:
-            raise InputError(answer["input error"])
+        elif (refusal_there := refused(answer)) is not None:
+            raise refusal_there
         else:
             raise RuntimeError(answer.get("error", answer))
 
@@ -177,7 +177,7 @@ def main() -> None:
     try:
         _serve(launches, events, gone, folder)
     except InputError as error:
-        tell(events, **{"input error": str(error)})
+        tell(events, **refusal(error))
     except Exception:
         tell(events, error=traceback.format_exc())
     finally:

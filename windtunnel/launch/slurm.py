@@ -21,7 +21,7 @@ from typing import Any
 
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.deaths import Deaths, gave_up
-from windtunnel.launch.errand import Heard, errands, told, untold
+from windtunnel.launch.errand import Heard, errands, refused, told, untold
 from windtunnel.launch.here import default_devices
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
@@ -198,8 +198,8 @@ class _Jobs:
         answer = _read(self._answer(pack.key))
         log = self.running[pack.key][1].paths.folder
         self._end(pack.key)
-        if "input error" in answer:
-            raise InputError(answer["input error"])
+        if (refusal := refused(answer)) is not None:
+            raise refusal
         if "error" in answer:
             raise RuntimeError(answer["error"])
         if not self.deaths.again(pack.key):

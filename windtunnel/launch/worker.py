@@ -38,6 +38,7 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
     import torch
 
     from windtunnel.errors import InputError, Stopped
+    from windtunnel.launch.errand import refusal
     from windtunnel.launch.here import device_of
     from windtunnel.launch.leave import asked_to_leave
     from windtunnel.launch.one import execute
@@ -63,10 +64,10 @@ def _serve(packs: queue.Queue[bytes], events: IO[str], setup: dict[str, Any]) ->
                 raise Stopped
         except Stopped:
             os._exit(LEFT)  # at once: an orderly exit aborts on the pipe that the reading thread holds
-        except (InputError, MemoryError) as error:
+        except MemoryError as error:
             _tell(events, **{"input error": str(error) or "A worker is out of memory; train fewer packs at once."})
-        except OSError as error:
-            _tell(events, **{"input error": f"{error}. Finished runs are kept; mend it and run again."})
+        except (InputError, OSError) as error:
+            _tell(events, **refusal(error))
         except Exception:
             _tell(events, error=traceback.format_exc())
 

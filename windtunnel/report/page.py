@@ -19,6 +19,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
+from windtunnel.errors import Paused
+from windtunnel.places import FULL, unwritable
 from windtunnel.report import words
 from windtunnel.report.basin_figure import basin_panels, optima
 from windtunnel.report.coordinate_figure import coordinate_panels, worst_slopes
@@ -41,8 +43,19 @@ def render(data: Mapping[str, Any]) -> str:
 
 
 def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the page to `path`, replacing an older one in a single step; returns the path."""
+    """Write the page to `path`, replacing an older one in a single step; returns the path. Paused on a full disk."""
     final, text = Path(path), render(data)
+    try:
+        return _replaced(final, text)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise Paused(
+            f"{unwritable(error, str(final), len(text))}. The runs are kept; make room and ask again."
+        ) from None
+
+
+def _replaced(final: Path, text: str) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
     try:

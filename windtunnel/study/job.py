@@ -2,6 +2,7 @@
 
 Each round asks the stages what is missing and hands it to the launcher; killing the job anywhere loses at most the
 seconds since the last checkpoint. The order is the point: a forecast is in the store before its target is asked for.
+Given a budget, an estimate is said before anything is trained, and the launcher is wrapped in a meter.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import Any, Protocol
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast
+from windtunnel.ladder import compact
 from windtunnel.launch.one import spoken
 from windtunnel.store import Store
 from windtunnel.study.answer import Result, answered, forecast_of, seal
+from windtunnel.study.budget import Budget, Meter, Metered
+from windtunnel.study.plan import plan
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
 from windtunnel.train.loop import Progress
@@ -38,11 +42,15 @@ class Silent:
     def say(self, sentence: str) -> None: ...
 
 
-def run(study: Study, store: Store, *, launcher: Any = None, watch: Watch | None = None) -> Result:
-    """Train what the store misses and return the answer."""
+def run(
+    study: Study, store: Store, *, launcher: Any = None, watch: Watch | None = None, budget: Budget | None = None
+) -> Result:
+    """Train what the store misses and return the answer. Raises Paused when the budget is spent."""
     from windtunnel.launch.here import Here
 
     watch, launch = watch or Silent(), launcher or Here()
+    if budget is not None:
+        launch = _metered(study, store, launch, budget, watch)
     stages = Stages(study, store)
     _tune(stages, launch, watch)
     _climb(stages, launch, watch)
@@ -51,6 +59,25 @@ def run(study: Study, store: Store, *, launcher: Any = None, watch: Watch | None
     if study.train_target:
         _train_target(stages, foretold, launch, watch)
     return answered(stages)
+
+
+def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Watch) -> Metered:
+    """The launcher within a budget, after a sentence on what the study will take. Raises Paused if it is spent."""
+    from windtunnel.launch.here import Here
+
+    meter = Meter(budget, study.name, store)
+    planned = plan(study, store, getattr(launch, "devices", None), measure=isinstance(launch, Here))
+    left = planned.seconds if budget.seconds else planned.flops
+    watch.say(
+        f"estimate: {planned.missing} runs to train, {compact(planned.flops)}FLOPs, about {planned.minutes:.3g} "
+        f"minutes on {planned.devices} device(s) ({planned.speed_source})"
+    )
+    enough = "enough" if meter.recorded + left <= budget.amount else "not enough"
+    watch.say(
+        f"budget: {budget} in all, {budget.says(meter.recorded)} of it spent on finished runs; about "
+        f"{budget.says(left)} to go, so it is {enough}"
+    )
+    return Metered(launch, meter)
 
 
 def _tune(stages: Stages, launch: Any, watch: Watch) -> None:

@@ -1,24 +1,21 @@
 """The dry run: what a study would train, stage by stage, with FLOPs, minutes and memory. Nothing is trained.
 
 Runs after the tuning depend on its outcome, so until it is done they are counted, not named. Minutes come from the
-speed of runs already in the store, else from a stated guess.
+speed of runs already in the store at each size, else from a stated guess; within a budget, from steps done here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
 from typing import Any
 
 from windtunnel.ladder import Rung, Size, compact
 from windtunnel.recipe import Recipe
 from windtunnel.store import Store
 from windtunnel.study.question import Study
+from windtunnel.study.speed import by_size, stored, timed_here
 from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
-
-# FLOPs per second of one CPU core on packs of these small models (measured, width 16 to 64: 4e9 to 1.5e10).
-GUESSED_SPEED = 6e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +28,7 @@ class PlanRow:
     size: Size
     runs: int
     missing: int
+    seconds: float = 0.0  # of device time for what is missing
 
     @property
     def flops(self) -> float:
@@ -40,11 +38,10 @@ class PlanRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study's rows, what a shared trunk saves of them, the speed assumed and where it comes from."""
+    """A study's rows, what a shared trunk saves of them, and where their seconds come from."""
 
     study: str
     rows: tuple[PlanRow, ...]
-    speed: float
     speed_source: str
     devices: int
     saved_flops: float = 0.0
@@ -60,9 +57,20 @@ class Plan:
         return sum(row.flops for row in self.rows) - self.saved_flops
 
     @property
+    def seconds(self) -> float:
+        """Seconds of device time still to be spent."""
+        alone = self.flops + self.saved_flops
+        return sum(row.seconds for row in self.rows) * (self.flops / alone if alone else 1.0)
+
+    @property
+    def speed(self) -> float:
+        """FLOP/s of one device, over all that is missing."""
+        return self.flops / self.seconds if self.seconds else 0.0
+
+    @property
     def minutes(self) -> float:
-        """Minutes on `devices` devices at the assumed speed."""
-        return self.flops / self.speed / self.devices / 60
+        """Minutes on `devices` devices."""
+        return self.seconds / self.devices / 60
 
     @property
     def memory_bytes(self) -> float:
@@ -103,17 +111,16 @@ class Plan:
         return "\n".join([head, *lines, *trunk, total])
 
 
-def plan(study: Study, store: Store, devices: int | None = None) -> Plan:
-    """The rows of a study and what is missing from the store."""
+def plan(study: Study, store: Store, devices: int | None = None, *, measure: bool = False) -> Plan:
+    """The rows of a study and what is missing from the store; `measure` times a few steps of every shape here."""
     from windtunnel.launch.here import default_devices
 
     stages = Stages(study, store)
     rows = [row for name in stages.recipes for row in _rows(stages, name)]
-    speed, source = _speed(store)
+    rows, source = _timed(stages, rows, measure)
     return Plan(
         study=study.name,
         rows=tuple(rows),
-        speed=speed,
         speed_source=source,
         devices=devices or default_devices(),
         saved_flops=sum(_saved(stages, name) for name in stages.recipes),
@@ -134,7 +141,7 @@ def _rows(stages: Stages, name: str) -> list[PlanRow]:
     asked = {"ladder": stages.ladder(name, state.values)}
     asked["re-check"] = [
         a for asks in stages.recheck(name, state.values).values() for a in asks
-        if known is False or a.spec.key not in {x.spec.key for x in asked["ladder"]}
+        if a.spec.key not in {x.spec.key for x in asked["ladder"]}
     ]  # fmt: skip
     if stages.study.train_target:
         asked["target"] = stages.target(name, state.values)
@@ -173,9 +180,13 @@ def _grouped(stages: Stages, recipe: Recipe, stage: str, asks: Sequence[Ask], kn
     ]
 
 
-def _speed(store: Store) -> tuple[float, str]:
-    rows = store.rows()
-    speeds = [r["flops"] / r["seconds"] for r in rows if r["outcome"] == "finished" and r["seconds"]]
-    if not speeds:
-        return GUESSED_SPEED, "a guess: no run in the store yet"
-    return median(speeds), f"the median of {len(speeds)} runs in the store"
+def _timed(stages: Stages, rows: Sequence[PlanRow], measure: bool) -> tuple[list[PlanRow], str]:
+    """The rows with their seconds, and where those come from."""
+    seconds_of = timed_here(stages) if measure else lambda *asked: None
+    timed = [seconds_of(r.recipe, r.rung, r.missing, r.size) if r.missing else None for r in rows]
+    known = [(row.size.params, row.flops / s) for row, s in zip(rows, timed, strict=True) if s]
+    speeds = by_size(known, "timed on a few steps of each size here") if known else stored(stages.store.rows())
+    found = [
+        replace(row, seconds=s if s else row.flops / speeds.at(row.size)) for row, s in zip(rows, timed, strict=True)
+    ]
+    return found, speeds.source

@@ -19,6 +19,7 @@ from windtunnel.tune import Tuning
 
 if TYPE_CHECKING:
     from windtunnel.study.answer import Result
+    from windtunnel.study.budget import Budget
     from windtunnel.study.job import Watch
     from windtunnel.study.plan import Plan
 
@@ -170,12 +171,20 @@ class Study:
         self.check()
         return plan(self, store)
 
-    def run(self, store: Store, *, launcher: Any = None, watch: Watch | None = None) -> Result:
-        """Train what is missing, write the forecasts, and answer; a second call goes on where the first stopped."""
+    def run(
+        self, store: Store, *, launcher: Any = None, watch: Watch | None = None, budget: str | Budget | None = None
+    ) -> Result:
+        """Train what is missing, write the forecasts, and answer; a second call goes on where the first stopped.
+
+        `budget` is in FLOPs ("2e15") or device time ("2h"), over all calls together: when it is spent, what is in
+        flight is checkpointed and Paused raised.
+        """
+        from windtunnel.study.budget import Budget
         from windtunnel.study.job import run
 
         self.check()
-        return run(self, store, launcher=launcher, watch=watch)
+        asked = Budget.parse(budget) if isinstance(budget, str) else budget
+        return run(self, store, launcher=launcher, watch=watch, budget=asked)
 
     def answer(self, store: Store) -> Result:
         """The answer from stored runs alone; what cannot be answered yet is missing from it."""

@@ -55,20 +55,27 @@ class Stages:
         self._judge = self.judge.describe()
         self._described = {name: recipe.describe() for name, recipe in self.recipes.items()}
         self._runs: dict[str, Run] = {}
+        self._specs: dict[Any, RunSpec] = {}
+        self._settled: dict[Any, Rung] = {}
         self.fits: dict[Any, Any] = {}  # of runs, by their keys: the same fit serves forecast, answer and page
 
     # what is asked
 
     def spec(self, name: str, rung: Rung, values: Mapping[str, float], seed: int) -> RunSpec:
-        """The spec of one run of a recipe."""
-        return RunSpec(
-            recipe=self._described[name],
-            rung=self.recipes[name].fill(values).settled(rung),
-            hyperparameters=dict(values),
-            seed=seed,
-            judge=self._judge,
-            base_rung=self.study.ladder.base,
-        )
+        """The spec of one run of a recipe; made once, for the same are asked for at every stage."""
+        shape = (name, rung, tuple(sorted(values.items())))
+        if (*shape, seed) not in self._specs:
+            if shape not in self._settled:
+                self._settled[shape] = self.recipes[name].fill(values).settled(rung)
+            self._specs[*shape, seed] = RunSpec(
+                recipe=self._described[name],
+                rung=self._settled[shape],
+                hyperparameters=dict(values),
+                seed=seed,
+                judge=self._judge,
+                base_rung=self.study.ladder.base,
+            )
+        return self._specs[*shape, seed]
 
     def tuning(self, name: str) -> TuningState:
         """How far a recipe's tuning is; one field after the other, the others at their best so far."""
@@ -127,12 +134,12 @@ class Stages:
 
     def missing(self, asks: Sequence[Ask]) -> list[Ask]:
         """Asks whose run is not in the store, each once."""
-        return list({a.spec.key: a for a in asks if a.spec.key not in self.store}.values())
+        return list({a.spec.key: a for a in asks if not self._recorded(a.spec.key)}.values())
 
     def runs(self, asks: Sequence[Ask]) -> list[Run]:
         """The recorded runs of asks, in order, each once."""
         keys = dict.fromkeys(a.spec.key for a in asks)
-        return [self._run(key) for key in keys if key in self.store]
+        return [self._run(key) for key in keys if self._recorded(key)]
 
     def transfers(self, name: str, state: TuningState) -> dict[str, Transfer]:
         """The transfer check of each field whose runs are all there and could be fitted."""
@@ -170,14 +177,14 @@ class Stages:
         packs, left = [], {a.spec.key: a for a in self.missing(asks)}
         for members in interrupted(self.store.place.below("packs")):
             if any(key in left for key in members) and all(key in asked for key in members):
-                packs.append(self._packed([asked[key] for key in members]))
+                packs.append(self.packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
         together: dict[Any, list[list[Ask]]] = {}
         for trunk in self._trunks(list(left.values())):
             shape = self.recipes[trunk[0].name].shaped(trunk[0].spec.hyperparameters)
             together.setdefault((trunk[0].name, *(ask.spec.rung for ask in trunk), repr(shape)), []).append(trunk)
         chunks = [chunk for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
-        packs += [self._packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
+        packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
         return sorted(packs, key=Pack.training_flops, reverse=True)
 
     def saved_flops(self, asks: Sequence[Ask]) -> float:
@@ -197,10 +204,11 @@ class Stages:
         return found
 
     def _shares(self, asks: Sequence[Ask]) -> bool:
-        pack = self._packed(asks)
+        pack = self.packed(asks)
         return pack.trained_tokens < apart_tokens(pack)
 
-    def _packed(self, asks: Sequence[Ask]) -> Pack:
+    def packed(self, asks: Sequence[Ask]) -> Pack:
+        """These runs, of one recipe, as one pack."""
         recipe = self.recipes[asks[0].name].shaped(asks[0].spec.hyperparameters)
         labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
         return Pack(recipe=recipe, specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)
@@ -226,8 +234,11 @@ class Stages:
 
     def _run(self, key: str) -> Run:
         if key not in self._runs:
-            self._runs[key] = self.store.get(key)
+            self._runs[key] = self.store.get(key, later=True)
         return self._runs[key]
+
+    def _recorded(self, key: str) -> bool:
+        return key in self._runs or key in self.store
 
 
 def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,13 +85,26 @@ def search(
 
 def members(folder: Path | Place) -> list[str]:
     """The run keys of the pack whose checkpoints these are, without reading tensors; none where nothing tells."""
+    return newest_facts(folder).get("members", [])
+
+
+def newest_facts(folder: Path | Place) -> dict[str, Any]:
+    """What the newest checkpoint that can be read says of itself, without its tensors; nothing where none can."""
     place = place_of(folder)
     for name in _steps(place):
         try:
-            return _facts(place, name)["members"]
+            return _facts(place, name)
         except (_Damaged, InputError):
             continue
-    return []
+    return {}
+
+
+def spent(folder: Path | Place) -> tuple[float, float]:
+    """Steps, those of members that share a row counted once, and seconds that the newest checkpoint has behind it."""
+    facts = newest_facts(folder)
+    with suppress(KeyError, TypeError, ValueError):
+        return float(sum(facts["spent"])), float(facts["seconds"])
+    return 0.0, 0.0
 
 
 def interrupted(packs: Path | Place) -> list[list[str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from windtunnel.errors import Stopped
+from windtunnel.errors import Paused, Stopped
 from windtunnel.places import Place
 from windtunnel.runs import Cost, Run
 from windtunnel.train.engine import Engine
@@ -28,7 +28,10 @@ from windtunnel.train.state import State
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pack is: `losses` are the latest training losses by member key, `said` sentences for who watches."""
+    """How far a pack is: `losses` are the latest training losses by member key, `said` sentences for who watches.
+
+    `flops` and `seconds` are what was spent on it so far, by earlier calls too.
+    """
 
     pack: str
     step: int
@@ -36,6 +39,7 @@ class Progress:
     losses: dict[str, float]
     seconds: float
     said: Sequence[str] = ()
+    flops: float = 0.0
 
 
 Report = Callable[[Progress], None] | None
@@ -53,14 +57,15 @@ def train(
     alone_because: str | None = None,
     compile: bool | None = None,
     stop: Callable[[], bool] | None = None,
+    there: Sequence[int] = (),
 ) -> list[Run]:
-    """Train all members and return their Runs, in the order of the specs.
+    """Train all members but those whose records are `there` and return their Runs, in the order of the specs.
 
     `folder` holds checkpoints (None: none are written), every `checkpoint_seconds` (None: as often as their measured
     cost allows); the caller removes it once the runs are recorded. `created` is when they are said to begin. `packed`
     False trains a single member without vmap, and `alone_because` says why in the record. `compile` None compiles the
     step of a pack that is long enough for it to pay. `stop` is asked after every step; when it says True the state is
-    checkpointed and Stopped raised.
+    checkpointed and Stopped raised, and where `report` raises Paused, likewise.
     """
     if pack.recipe.phases is not None:
         from windtunnel.train.phases import How, train_phases
@@ -69,23 +74,30 @@ def train(
             device=device, folder=folder, report=report, checkpoint_seconds=checkpoint_seconds, created=created,
             packed=packed, alone_because=alone_because, compile=compile, stop=stop,
         )  # fmt: skip
-        return train_phases(pack, how)
+        return [run for member, run in enumerate(train_phases(pack, how)) if member not in there]
     engine = Engine(pack, device, packed, compile)
     saving = Saving(folder, [spec.key for spec in pack.specs], checkpoint_seconds)
     state = saving.restored(len(engine.groups), device) or engine.start(created)
+    state.leave(there, engine.groups)  # how the others are trained stays as it was
     to_end(engine, state, saving, report, stop)
-    return [_record(engine, state, member, alone_because) for member in range(len(pack.specs))]
+    left = [member for member in range(len(pack.specs)) if member not in there]
+    return [_record(engine, state, member, alone_because) for member in left]
 
 
 def to_end(engine: Engine, state: State, saving: Saving, report: Report, stop: Callable[[], bool] | None) -> None:
-    """Train until no member is left; raises Stopped, after a checkpoint, when `stop` says True."""
+    """Train until no member is left; raises Stopped when `stop` says True, and what `report` raises as Paused, after a
+    checkpoint."""
     clock = time.monotonic()
     while state.alive:
         engine.advance(state)
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
         if report is not None:
-            report(replace(_progress(engine, state), said=saving.said()))
+            try:
+                report(replace(_progress(engine, state), said=saving.said()))
+            except Paused:
+                saving.now(state)
+                raise
         saving.offer(state)
         if stop is not None and stop() and state.alive:
             saving.now(state)
@@ -98,7 +110,8 @@ def to_end(engine: Engine, state: State, saving: Saving, report: Report, stop: C
 def _progress(engine: Engine, state: State) -> Progress:
     """The latest losses of the members that still train."""
     latest = {engine.pack.specs[i].key: float(state.train_loss[-1][i]) for i in state.alive}
-    return Progress(engine.pack.key, state.step, engine.steps, latest, state.seconds)
+    flops = engine.size.training_flops(float(state.spent.sum()) * engine.tokens_per_step)
+    return Progress(engine.pack.key, state.step, engine.steps, latest, state.seconds, flops=flops)
 
 
 def _record(engine: Engine, state: State, member: int, alone_because: str | None) -> Run:

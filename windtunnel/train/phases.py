@@ -78,7 +78,7 @@ def _train(pack: Pack, how: How) -> list[Run]:
         alive = [m for m in range(len(pack.specs)) if not (pieces[m] and pieces[m][-1].why)]
         sub, data, size = whole.part(alive), whole.recipe.data.fingerprint(), whole.rung.batch or 1
         if alive:
-            told = replace(how, report=_further(how.report, pack.key, sum(before[:index]), sum(before)))
+            told = replace(how, report=_further(how.report, pack.key, sum(before[:index]), sum(before), pieces))
             keys = [pack.specs[m].key for m in alive]
             first = -(-seen.get(data, 0) // size)
             done = _stretch(stretch, sub, told, index, first, keys, [ended[m] for m in alive])
@@ -180,14 +180,16 @@ def _steps(sub: Pack) -> int:
     return -(-sub.rung.tokens // sub.tokens_per_step())
 
 
-def _further(report: Report, key: str, before: int, steps: int) -> Report:
-    """A stretch's progress as that of the whole pack."""
+def _further(report: Report, key: str, before: int, steps: int, pieces: Sequence[Sequence[Piece]]) -> Report:
+    """A stretch's progress as that of the whole pack, what its earlier stretches cost included."""
     if report is None:
         return None
-    tell = report
+    tell, costs = report, [piece.cost for member in pieces for piece in member]
+    flops, seconds = (sum(cost[name] or 0.0 for cost in costs) for name in ("spent_flops", "seconds"))
 
     def further(progress: Progress) -> None:
-        tell(replace(progress, pack=key, step=before + progress.step, steps=steps))
+        step, spent, took = before + progress.step, flops + progress.flops, seconds + progress.seconds
+        tell(replace(progress, pack=key, step=step, steps=steps, flops=spent, seconds=took))
 
     return further
 

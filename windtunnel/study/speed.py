@@ -1,0 +1,100 @@
+"""How fast packs of a study will train: from runs in the store, from steps done here and now, or a stated guess.
+
+A newcomer would take one speed for all sizes. On one core a model of ten thousand parameters trains at a third of the
+FLOP/s of one of a million, so speeds are kept by size and read off in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from windtunnel.ladder import Rung, Size
+from windtunnel.launch.fitting import is_out_of_memory
+from windtunnel.launch.here import device_of
+from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
+from windtunnel.train.timing import timed
+
+# FLOPs per second of one CPU core on packs of these small models (measured, width 16 to 64: 4e9 to 1.5e10).
+GUESSED = 6e9
+# A shape of which one step would take longer than this is not timed but read off the others (chosen).
+TIMED_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """FLOP/s of one device by parameters: known at some sizes, read off on a log scale between them, level outside."""
+
+    params: tuple[float, ...]
+    flops_per_second: tuple[float, ...]
+    source: str
+
+    def at(self, size: Size) -> float:
+        """FLOP/s for a model of this size."""
+        found = np.interp(math.log(max(size.params, 1)), np.log(self.params), np.log(self.flops_per_second))
+        return float(np.exp(found))
+
+
+def guessed() -> Speeds:
+    """One speed for all, where nothing is known."""
+    return Speeds((1.0,), (GUESSED,), "a guess: no run in the store yet")
+
+
+def by_size(known: Sequence[tuple[float, float]], source: str) -> Speeds:
+    """Pairs of parameters and FLOP/s, the median taken at each size; a guess where there are none."""
+    found: dict[float, list[float]] = {}
+    for params, speed in known:
+        found.setdefault(max(float(params), 1.0), []).append(speed)
+    sizes = sorted(found)
+    return Speeds(tuple(sizes), tuple(median(found[size]) for size in sizes), source) if found else guessed()
+
+
+def stored(rows: Sequence[dict[str, Any]]) -> Speeds:
+    """The speeds of a store's finished runs."""
+    finished = [r for r in rows if r["outcome"] == "finished" and r["seconds"] > 0 and r["spent_flops"] > 0]
+    known = [(row["params"], row["spent_flops"] / row["seconds"]) for row in finished]
+    return by_size(known, f"the medians of {len(finished)} runs in the store, by size")
+
+
+Seconds = Callable[[str, Rung, int, Size], float | None]  # recipe, rung, runs, size -> device seconds to train them
+
+
+def timed_here(stages: Stages) -> Seconds:
+    """Device seconds of runs, by a few steps of a pack of that shape on this machine's first device.
+
+    Gives None for a shape that does not fit or cannot be packed, and for one whose step would take seconds.
+    """
+    known: dict[Any, Any] = {}
+    reached = [GUESSED]
+
+    def seconds(name: str, rung: Rung, runs: int, size: Size) -> float | None:
+        members = math.ceil(runs / math.ceil(runs / PACK_MEMBERS))
+        values, settled = stages.tuning(name).values, stages.recipes[name].settled(rung)
+        asks = [Ask(name, "timing", stages.spec(name, rung, values, seed)) for seed in stages.study.seeds(members)]
+        pack = stages.packed(asks)
+        shape = (name, settled.but(tokens=1), members)
+        if shape not in known:
+            flops = members * size.training_flops(pack.tokens_per_step())
+            known[shape] = None if flops / max(reached) > TIMED_SECONDS else _tried(pack)
+            if known[shape] is not None:
+                reached.append(flops / known[shape].step)
+        timing = known[shape]
+        return None if timing is None else timing.pack_seconds(pack) * runs / members
+
+    return seconds
+
+
+def _tried(pack: Any) -> Any:
+    if pack.recipe.phases is not None:  # stretches of several shapes and horizons
+        return None
+    try:
+        return timed(pack, device_of(0))
+    except Exception as error:  # the run itself will say what is wrong with it
+        if not (is_out_of_memory(error) or isinstance(error, (RuntimeError, ValueError, TypeError))):
+            raise
+        return None
