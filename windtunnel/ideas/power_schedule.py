@@ -2,7 +2,8 @@
 
 Claim read there: best rates of WSD runs follow batch x a x tokens^b with b near -1/2 at any model size, so that one (a,
 b, peak) serves every size, batch and length. Here the knee lies at 50,000 tokens for batches of 1024 tokens, a guess
-for ladders of a CPU that `laws.fit_power_schedule` replaces by what your sweep says; measured: docs/schedules.md.
+for ladders of a CPU that `laws.fit_power_schedule` replaces by what your sweep says. Measured in docs/schedules.md: the
+fall with tokens held, the proportion to the batch did not.
 """
 
 from __future__ import annotations
