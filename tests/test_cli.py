@@ -43,8 +43,9 @@ NAMES = [
     "Allocation", "BestHyperparameters", "Chinchilla", "Curve", "DataShape", "Fit", "Forecast", "InputError",
     "Interval", "Judge", "Ladder", "Observations", "Outcome", "PlainPowerLaw", "Plan", "PowerLaw", "Recipe", "Result",
     "Run", "RunSpec", "Rung", "Score", "Site", "Size", "Store", "Study", "Target", "Tuning", "Verdict", "adopt",
-    "allocate", "backtest", "best_hyperparameters", "checks", "compare", "compare_parametrizations", "data", "fit",
-    "fit_curves", "fit_mixture", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs",
+    "allocate", "backtest", "best_hyperparameters", "checks", "choose_schedule", "compare",
+    "compare_parametrizations", "curvature", "curve_of", "data", "fit", "fit_curves", "fit_mixture",
+    "fit_power_schedule", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs",
     "odd_rungs", "parts", "read_runs", "recipes", "scaling", "score", "smaller_ladders", "smallest_ladder",
     "transfer_check", "tuned", "unidentified", "worlds",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "windtunnel"
 
 GROUND = ("errors", "ladder", "meaning", "recipe", "runs", "files", "places", "remote", "records", "index", "store")
 EVIDENCE = ("laws", "forecasts", "report")
-MAKING = ("scaling", "parts", "ideas", "train", "launch")
+MAKING = ("scaling", "curvature", "parts", "ideas", "train", "launch")
 
 # A room may import itself and these; `public` is the package's own face, windtunnel/__init__.py.
 BELOW: dict[str, tuple[str, ...]] = {
@@ -20,6 +20,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     **{room: GROUND + EVIDENCE[:height] for height, room in enumerate(EVIDENCE)},
     "worlds": (*GROUND, "laws"),
     "scaling": GROUND,
+    "curvature": (*GROUND, "scaling"),
     "parts": (*GROUND, "scaling"),
     "ideas": (*GROUND, "scaling", "parts", "public"),  # an idea is written as a user writes it
     "train": (*GROUND, "scaling"),  # and no part by name

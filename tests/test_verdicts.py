@@ -9,9 +9,10 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts import Verdict, compare, difference
 from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.pairs import paired
-from windtunnel.ladder import Target
+from windtunnel.ladder import Rung, Size, Target
 from windtunnel.laws import Observations
 from windtunnel.laws.law import Sizes
+from windtunnel.runs import Cost, Outcome, Run, RunSpec
 
 SIZES = np.geomspace(1e6, 3e7, 6)
 TARGET = Target(params=9e7, tokens=20 * 9e7)
@@ -429,3 +430,24 @@ def test_marins_optimizers_at_a_billion_parameters(shared_data):
     assert np.mean(said) < 0.15
     assert np.mean(errors) < 0.5 * np.mean(plain)
     assert np.mean(errors) < 0.004
+
+
+def _trained(width, seed, loss, dearer=1.0):
+    rung = Rung(width=width, depth=2, tokens=1_000_000)
+    spec = RunSpec(recipe={}, rung=rung, hyperparameters={}, seed=seed, judge={}, base_rung=rung)
+    params = 24 * width**2
+    size = Size(embedding=0, non_embedding=params, flops_per_token=6.0 * params * dearer)
+    cost = Cost(flops=size.training_flops(1e6), seconds=1.0, device="cpu", threads=1, members=1)
+    return Run(key=spec.key, spec=spec, outcome=Outcome.FINISHED, loss=loss, metrics={}, size=size, cost=cost, curve={})
+
+
+def test_what_an_idea_costs_more_is_taken_off_its_compute_multiplier_and_said():
+    law = {(w, s): 1.7 + 30 * w**-0.6 + 0.002 * s for w in (16, 24, 32, 48, 64) for s in (0, 1, 2)}
+    base = [_trained(w, s, loss) for (w, s), loss in law.items()]
+    target = Target(params=24 * 128**2, tokens=1_000_000)
+    same, twice = (compare(base, [_trained(w, s, 0.98 * loss, d) for (w, s), loss in law.items()], target)
+                   for d in (1.0, 2.0))  # fmt: skip
+    assert twice.delta == same.delta and twice.verdict == same.verdict
+    assert twice.compute_multiplier.median == pytest.approx(same.compute_multiplier.median / 2)
+    assert any("takes 2.00 times the base's FLOPs" in caveat for caveat in twice.caveats)
+    assert not any("FLOPs at one size" in caveat for caveat in same.caveats)

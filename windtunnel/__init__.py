@@ -18,13 +18,13 @@ _HOMES = {
     "runs": ("Outcome", "Run", "RunSpec"),
     "store": ("Store",),
     "laws": (
-        "Chinchilla", "Curve", "Observations", "PlainPowerLaw", "PowerLaw", "fit_mixture", "fit_surface", "fit_task",
-        "read_runs",
+        "Chinchilla", "Curve", "Observations", "PlainPowerLaw", "PowerLaw", "fit_mixture", "fit_power_schedule",
+        "fit_surface", "fit_task", "read_runs",
     ),
     "forecasts": (
         "Allocation", "BestHyperparameters", "Fit", "Forecast", "Interval", "Score", "Verdict", "allocate", "backtest",
-        "best_hyperparameters", "compare", "fit", "fit_curves", "flops_for", "forecast", "next_runs", "odd_rungs",
-        "score", "smaller_ladders", "smallest_ladder", "unidentified",
+        "best_hyperparameters", "choose_schedule", "compare", "curve_of", "fit", "fit_curves", "flops_for", "forecast",
+        "next_runs", "odd_rungs", "score", "smaller_ladders", "smallest_ladder", "unidentified",
     ),
     "scaling.adopt": ("adopt",),
     "tune": ("Tuning",),
@@ -32,7 +32,8 @@ _HOMES = {
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = {"checks": "windtunnel.scaling.checks", "data": "windtunnel.parts.data", "ideas": "windtunnel.ideas",
+_ROOMS = {"checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
+          "data": "windtunnel.parts.data", "ideas": "windtunnel.ideas",
           "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
           "scaling": "windtunnel.scaling", "worlds": "windtunnel.worlds"}  # fmt: skip
 
@@ -63,7 +64,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import ideas, laws, parts, scaling, worlds
+    from windtunnel import curvature, ideas, laws, parts, scaling, worlds
     from windtunnel.errors import InputError
     from windtunnel.forecasts import (
         Allocation,
@@ -76,7 +77,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
         allocate,
         backtest,
         best_hyperparameters,
+        choose_schedule,
         compare,
+        curve_of,
         fit,
         fit_curves,
         flops_for,
@@ -96,6 +99,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
         PlainPowerLaw,
         PowerLaw,
         fit_mixture,
+        fit_power_schedule,
         fit_surface,
         fit_task,
         read_runs,

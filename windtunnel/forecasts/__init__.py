@@ -1,11 +1,12 @@
 """Forecasts, verdicts, advice and scores: what the fitted laws say about a run that has not been trained.
 
-`fit_curves` is resolved when first used: it needs scipy.stats, whose import takes longer than all the rest.
+What reads loss curves is resolved when first used: it needs scipy.stats, whose import takes longer than all the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.forecasts.allocation import Allocation, allocate, flops_for
@@ -25,11 +26,16 @@ from windtunnel.runs import Run
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.curves import CurveFit, CurveForecast, fit_curves
+    from windtunnel.forecasts.schedules import ScheduleChoice, choose_schedule, curve_of
 
 __all__ = ["Advice", "Allocation", "Backtest", "BestHyperparameters", "CurveFit", "CurveForecast", "Fit", "Forecast"]
-__all__ += ["Interval", "OddRung", "Score", "SmallerLadder", "Unsettled", "Verdict", "allocate", "backtest"]
-__all__ += ["best_hyperparameters", "compare", "difference", "fit", "fit_curves", "fit_each", "flops_for", "forecast"]
-__all__ += ["next_runs", "odd_rungs", "score", "smaller_ladders", "smallest_ladder", "unidentified", "unsettled"]
+__all__ += ["Interval", "OddRung", "ScheduleChoice", "Score", "SmallerLadder", "Unsettled", "Verdict", "allocate"]
+__all__ += ["backtest", "best_hyperparameters", "choose_schedule", "compare", "curve_of", "difference", "fit"]
+__all__ += ["fit_curves", "fit_each", "flops_for", "forecast", "next_runs", "odd_rungs", "score", "smaller_ladders"]
+__all__ += ["smallest_ladder", "unidentified", "unsettled"]
+
+_LATE = {"CurveFit": "curves", "CurveForecast": "curves", "fit_curves": "curves", "ScheduleChoice": "schedules",
+         "choose_schedule": "schedules", "curve_of": "schedules"}  # fmt: skip
 
 
 def backtest(observations: Observations | Sequence[Run], **options: Any) -> Backtest:
@@ -38,8 +44,6 @@ def backtest(observations: Observations | Sequence[Run], **options: Any) -> Back
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("CurveFit", "CurveForecast", "fit_curves"):
+    if name not in _LATE:
         raise AttributeError(f"windtunnel.forecasts has no {name!r}; its names are {', '.join(sorted(__all__))}.")
-    from windtunnel.forecasts import curves
-
-    return getattr(curves, name)
+    return getattr(import_module(f"windtunnel.forecasts.{_LATE[name]}"), name)

@@ -123,17 +123,18 @@ def compare(
     gap, ladder = law.at(place.sizes), law.on_ladder()
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))
     relative = gap.interval(level)
-    better = float(gap.cdf(0.0))
+    better, dearer = float(gap.cdf(0.0)), _dearer(base, idea)
+    worth = multiplier(base_fit, place.sizes, gap, level, seed)
     return Verdict(
         verdict=_decide(gap, ladder, level),
         delta=_mapped(relative, lambda share: expected * np.expm1(share)),
         relative=_mapped(relative, np.expm1),
-        compute_multiplier=multiplier(base_fit, place.sizes, gap, level, seed),
+        compute_multiplier=worth if dearer is None else _mapped(worth, lambda times: times / dearer),
         probability_better=better,
         ladder=_mapped(ladder.interval(level), np.expm1),
         pairs=len(pairs),
         rungs=pairs.rungs,
-        caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place),
+        caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place) + _bill(dearer),
         target=place.stated(),
         idea=name,
         study=study,
@@ -164,6 +165,37 @@ def difference(
 
 def _observations(runs: Observations | Sequence[Run]) -> Observations:
     return (runs if isinstance(runs, Observations) else Observations.from_runs(runs)).to_fit().ordered()
+
+
+def _dearer(base: Observations | Sequence[Run], idea: Observations | Sequence[Run]) -> float | None:
+    """FLOPs of the idea's runs over the base's at the largest rung that both have; None where that is 1, or untold.
+
+    Told by what runs cost, which a table of runs does not say.
+    """
+    if isinstance(base, Observations) or isinstance(idea, Observations):
+        return None
+    ours, theirs = (_bills(runs) for runs in (base, idea))
+    both = sorted(set(ours) & set(theirs), key=lambda rung: ours[rung])
+    ratio = theirs[both[-1]] / ours[both[-1]] if both else 1.0
+    return None if abs(ratio - 1) < 0.01 else ratio
+
+
+def _bills(runs: Sequence[Run]) -> dict[str, float]:
+    """Mean FLOPs of a finished run at each rung."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        if run.finished and run.cost.flops > 0:
+            found.setdefault(str(run.spec.rung), []).append(run.cost.flops)
+    return {rung: sum(flops) / len(flops) for rung, flops in found.items()}
+
+
+def _bill(dearer: float | None) -> tuple[str, ...]:
+    if dearer is None:
+        return ()
+    return (
+        f"The idea takes {dearer:.2f} times the base's FLOPs at one size; the gap is at equal size and tokens, the "
+        f"compute multiplier counts them.",
+    )
 
 
 def _decide(gap: Mixture, ladder: Mixture, level: float) -> str:

@@ -1,22 +1,46 @@
 """The gallery: one published idea a file, each only stating the idea. `studies/gallery` measures them."""
 
 from windtunnel.ideas.anchors import prediction_anchor, weight_anchor
+from windtunnel.ideas.critical_momenta import critical_momenta
 from windtunnel.ideas.early_learning import early_learning
 from windtunnel.ideas.half_fine_tuning import half_fine_tuning
+from windtunnel.ideas.hypergradient_rate import hypergradient_rate
+from windtunnel.ideas.infinite_schedule import infinite_schedule
+from windtunnel.ideas.layer_norm import layer_norm
+from windtunnel.ideas.linear_to_zero import linear_to_zero
 from windtunnel.ideas.model_soup import model_soup
 from windtunnel.ideas.muon import muon
+from windtunnel.ideas.power_schedule import power_schedule
 from windtunnel.ideas.progressive_self_distillation import progressive_self_distillation
 from windtunnel.ideas.sharpness_aware import sharpness_aware
+from windtunnel.ideas.sqrt_cooldown import sqrt_cooldown
+from windtunnel.ideas.structured_sparsity import sparse_from_the_start, structured_sparsity
+from windtunnel.ideas.ternary_weights import ternary_weights, ternary_weights_by_mean
 from windtunnel.ideas.v_cycle import v_cycle
+from windtunnel.ideas.weight_compander import weight_compander
+from windtunnel.ideas.weight_standardization import weight_standardization
 
 __all__ = [
+    "critical_momenta",
     "early_learning",
     "half_fine_tuning",
+    "hypergradient_rate",
+    "infinite_schedule",
+    "layer_norm",
+    "linear_to_zero",
     "model_soup",
     "muon",
+    "power_schedule",
     "prediction_anchor",
     "progressive_self_distillation",
     "sharpness_aware",
+    "sparse_from_the_start",
+    "sqrt_cooldown",
+    "structured_sparsity",
+    "ternary_weights",
+    "ternary_weights_by_mean",
     "v_cycle",
     "weight_anchor",
+    "weight_compander",
+    "weight_standardization",
 ]

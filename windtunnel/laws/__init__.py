@@ -15,6 +15,7 @@ from windtunnel.laws.multipower import MultiPower
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.plain import PlainPowerLaw
 from windtunnel.laws.power import PowerLaw
+from windtunnel.laws.power_schedule import PowerScheduleFit, fit_power_schedule
 from windtunnel.laws.reading import read_runs, read_targets
 from windtunnel.laws.repeated import EffectiveTokens, Overfitted
 from windtunnel.laws.shifted import ShiftedPowerLaw
@@ -27,4 +28,5 @@ __all__ = ["Adapted", "AnnealingArea", "BatchTerms", "BrokenPowerLaw", "Chinchil
 __all__ += ["EffectiveExperts", "EffectiveTokens", "HeadStart", "JointExperts", "Kaplan", "Law", "LawFit"]
 __all__ += ["MixtureFit", "MultiPower", "Observations", "Overfitted", "PlainPowerLaw", "PowerLaw", "ShiftedPowerLaw"]
 __all__ += ["Sizes", "SparseExperts", "Surface", "TaskFit", "Transferred", "best_mixture", "candidates", "fit_law"]
-__all__ += ["fit_mixture", "fit_surface", "fit_task", "read_runs", "read_targets"]
+__all__ += ["PowerScheduleFit", "fit_mixture", "fit_power_schedule", "fit_surface", "fit_task", "read_runs"]
+__all__ += ["read_targets"]

@@ -64,9 +64,18 @@ class Observations:
         return len(self.loss)
 
     @classmethod
-    def from_runs(cls, runs: Sequence[Run]) -> Observations:
-        """The finished runs; the others are listed in `dropped`. `series` is left None: all runs are one series."""
+    def from_runs(cls, runs: Sequence[Run], metric: str | None = None) -> Observations:
+        """The finished runs; the others are listed in `dropped`. `series` is left None: all runs are one series.
+
+        `metric` names one of the runs' metrics that takes the place of the loss, such as a probe's `loss_on_english`.
+        """
         finished = [run for run in runs if _usable(run)]
+        lacking = [run.key[:8] for run in finished if metric is not None and metric not in run.metrics]
+        if lacking:
+            raise InputError(
+                f"{len(lacking)} runs have no metric {metric!r} ({', '.join(lacking[:3])}); theirs are "
+                f"{', '.join(sorted({name for run in finished for name in run.metrics}))}."
+            )
         dropped = tuple(f"{run.key[:8]} {run.outcome}: {run.message or 'no loss'}" for run in runs if not _usable(run))
         if not finished:
             raise InputError(
@@ -74,7 +83,7 @@ class Observations:
                 + (f" ({'; '.join(dropped[:3])})." if dropped else ". Train the ladder first: `windtunnel run`.")
             )
         return cls(
-            loss=np.array([run.loss for run in finished], float),
+            loss=np.array([run.loss if metric is None else run.metrics[metric] for run in finished], float),
             params=np.array([run.size.params for run in finished], float),
             tokens=np.array([run.spec.rung.tokens for run in finished], float),
             flops=np.array([run.size.training_flops(run.spec.rung.tokens) for run in finished], float),

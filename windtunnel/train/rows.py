@@ -47,11 +47,14 @@ def without(rows: Sequence[Row], gone: set[int]) -> tuple[list[Row], list[int]]:
 def multiplier(pack: Pack, member: int, step: int, tokens_per_step: int) -> float:
     """What the schedule of a member's recipe multiplies its learning rates by at a step.
 
-    The schedule is read in the middle of the step, which is cut at the horizon.
+    The schedule is read in the middle of the step, which is cut at the horizon. One that depends on the batch has a
+    method `at_batch(tokens a step)`, which is asked for the schedule at this one.
     """
     horizon = pack.specs[member].rung.tokens
     end = min(horizon, (step + 1) * tokens_per_step)
-    return pack.recipe_of(member).schedule(end - tokens_per_step / 2, horizon)
+    schedule = pack.recipe_of(member).schedule
+    at_batch = getattr(schedule, "at_batch", None)
+    return (at_batch(tokens_per_step) if at_batch else schedule)(end - tokens_per_step / 2, horizon)
 
 
 def steps_of(pack: Pack, tokens_per_step: int) -> list[int]:

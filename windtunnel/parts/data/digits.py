@@ -39,13 +39,20 @@ class Digits:
 
     def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Images (size, 1, 8, 8), float32, and labels (size, 1), int64; a pure function of (seed, step, size)."""
-        return _taken(_split()["train"][self.indices(seed=seed, step=step, size=size)])
+        return self.taken(self.indices(seed=seed, step=step, size=size))
+
+    def examples(self) -> int:
+        """How many training images there are."""
+        return len(_split()["train"])
+
+    def taken(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Training images and labels by their numbers."""
+        return _taken(_split()["train"][indices])
 
     def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
         """Which training images, counted from 0, a batch holds."""
-        count = len(_split()["train"])
-        check_first_pass(self, count=count, step=step, size=size)
-        return draw(count, seed=seed, step=step, size=size)
+        check_first_pass(self, count=self.examples(), step=step, size=size)
+        return draw(self.examples(), seed=seed, step=step, size=size)
 
     def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of up to `size` validation images, `tokens` in all or as many as there are."""

@@ -61,13 +61,20 @@ class Text:
 
     def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets (size, context), int64; a pure function of (seed, step, size)."""
-        return self._windows("train", self.indices(seed=seed, step=step, size=size))
+        return self.taken(self.indices(seed=seed, step=step, size=size))
+
+    def examples(self) -> int:
+        """How many windows the training text has."""
+        return self._examples("train")
+
+    def taken(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of training windows by their numbers."""
+        return self._windows("train", indices)
 
     def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
         """Which windows of the training text a batch holds."""
-        count = self._examples("train")
-        check_first_pass(self, count=count, step=step, size=size)
-        return draw(count, seed=seed, step=step, size=size)
+        check_first_pass(self, count=self.examples(), step=step, size=size)
+        return draw(self.examples(), seed=seed, step=step, size=size)
 
     def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of up to `size` validation examples, at most `tokens` tokens in all but at least one example.

@@ -1,6 +1,8 @@
 """Stock probes: further numbers of a trained network, for `Judge(probes=...)`."""
 
+from windtunnel.parts.probes.calibration import Calibration
 from windtunnel.parts.probes.collapse import NeuralCollapse
+from windtunnel.parts.probes.loss_on import LossOn
 from windtunnel.parts.probes.rank import EffectiveRank
 
-__all__ = ["EffectiveRank", "NeuralCollapse"]
+__all__ = ["Calibration", "EffectiveRank", "LossOn", "NeuralCollapse"]

@@ -1,0 +1,158 @@
+"""Train what the gallery misses, and write its table: docs/gallery.md, from stored runs and nothing else.
+
+    python -m studies.gallery [--store runs/gallery] [--devices 2] [--table]
+
+`--table` trains nothing: what is not trained is left out and said. About an hour on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import windtunnel as wt
+from studies.gallery.checks import CHECKS, Line
+from studies.gallery.study import study
+from windtunnel.launch.here import Here
+from windtunnel.study.answer import Result, answer
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "gallery.md"
+TIMES = (10, 100)
+
+
+HEAD = """# Gallery
+
+Written by `python -m studies.gallery` from stored runs; failures and nulls stay in. Every idea is one file in
+`windtunnel/ideas/`.
+
+## On one ladder
+
+Byte transformers of widths {widths}, depth {depth}, {tokens:,} tokens of the standard library's source, {seeds} seeds
+paired with the base; each recipe has its own tuning ({points} values, then {points} around the best). The gap is the
+idea's expected loss minus the base's, in percent of it, with its 90 % interval: the ladder's is what was measured, the
+others are forecasts that nobody has trained. The multiplier is base compute for the idea's loss over the idea's own
+compute, at 10 times the top rung's.
+
+| idea | gap on the ladder, % | at 10x compute | at 100x | multiplier | verdict at 10x |
+|---|---|---|---|---|---|"""
+SINGLE = """## Single claims
+
+Handwritten digits, a perceptron of width 64; the mean over paired seeds with its 90 % interval. Bars are the ones that
+were proposed before measuring; one is met only if the whole interval is.
+
+| idea | measured | figure | n | bar | |
+|---|---|---|---|---|---|"""
+
+
+def at(result: Result, name: str, times: float) -> wt.Verdict:
+    """The verdict at `times` the compute of the base's top rung, at the ladder's own horizon."""
+    top = max((run for run in result.ladder["base"] if run.finished), key=lambda run: run.size.params)
+    target = wt.Target(params=top.size.params * times, tokens=top.spec.rung.tokens)
+    return wt.compare(result.ladder["base"], result.ladder[name], target, name=name, study=study.name)
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """A row an idea whose ladder is trained."""
+    found, widths = [], [rung.width for rung in study.ladder.rungs]
+    for idea in study.ideas:
+        runs = result.ladder.get(idea.__name__, ())
+        losses = {w: [r.loss for r in runs if r.spec.rung.width == w] for w in widths}
+        if sum(map(len, losses.values())) < len(widths) * study.ladder.seeds:
+            continue
+        verdicts = {times: at(result, idea.__name__, times) for times in TIMES}
+        found.append({
+            "idea": idea.__name__,
+            "claim": inspect.getdoc(idea),
+            "losses": losses,
+            "failed": [f"{r.key[:8]} {r.outcome}: {r.message}" for r in runs if not r.finished],
+            "verdicts": {str(times): verdict.to_json() for times, verdict in verdicts.items()},
+        })  # fmt: skip
+    return found
+
+
+def checked(store: wt.Store, train: bool) -> list[Line]:
+    """The lines of all checks, or those kept from the last time."""
+    kept = HERE / "checks.json"
+    if train:
+        lines = [line for check in CHECKS.values() for line in check(store)]
+        kept.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+    return [_line(each) for each in json.loads(kept.read_text())] if kept.is_file() else []
+
+
+def _line(said: dict[str, Any]) -> Line:
+    from studies.gallery.arms import Difference
+
+    return Line(**said | {"value": Difference(**said["value"])})
+
+
+def page(found: Sequence[dict[str, Any]], lines: Sequence[Line]) -> str:
+    """The gallery as Markdown."""
+    rungs = study.ladder.rungs
+    widths = ", ".join(str(rung.width) for rung in rungs)
+    head = HEAD.format(
+        widths=widths,
+        depth=rungs[0].depth,
+        tokens=rungs[0].tokens,
+        seeds=study.ladder.seeds,
+        points=study.tuning.points,
+    )
+    out = [head, *[_row(row) for row in found], ""]
+    out += [*[f"- **{row['idea']}**: {_plain(row['claim'])}" for row in found], ""]
+    failed = [f"- {row['idea']}: {said}" for row in found for said in row["failed"]]
+    if failed:
+        out += ["Runs that did not finish, left out of the gaps:", "", *failed, ""]
+    if lines:
+        out += [SINGLE, *[_single(line) for line in lines], ""]
+    return "\n".join(out)
+
+
+def _row(row: dict[str, Any]) -> str:
+    near, far = (row["verdicts"][str(times)] for times in TIMES)
+    times = near["compute_multiplier"]
+    cells = [_percent(near["ladder"]), _percent(near["relative"]), _percent(far["relative"])]
+    worth = f"{times['median']:.2f} [{times['low']:.2f}, {times['high']:.2f}]"
+    return f"| {row['idea']} | {' | '.join(cells)} | {worth} | {near['verdict']} |"
+
+
+def _single(line: Line) -> str:
+    value = line.value
+    figure = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    held = "met" if line.holds else "missed"
+    return f"| {line.idea} | {line.measured} | {figure} | {value.pairs} | {line.bar} | {held} |"
+
+
+def _percent(interval: dict[str, float]) -> str:
+    return f"{100 * interval['median']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
+
+
+def _plain(claim: str) -> str:
+    return " ".join(claim.split())
+
+
+def main() -> None:
+    """Train, unless told not to, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", default="runs/gallery")
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    args = parser.parse_args()
+    store = wt.Store(args.store)
+    result = answer(study, store) if args.table else study.run(store, launcher=Here(devices=args.devices))
+    found, lines = rows(result), checked(store, not args.table)
+    (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(page(found, lines))
+    left = [idea.__name__ for idea in study.ideas if idea.__name__ not in {row["idea"] for row in found}]
+    print(
+        f"{PAGE}: {len(found)} ideas on the ladder, {len(lines)} single figures"
+        + (f"; not trained: {left}" if left else "")
+    )
+
+
+if __name__ == "__main__":
+    main()
