@@ -48,7 +48,7 @@ def test_any_bytes_are_answered_or_refused_with_a_sentence(tmp_path, data):
 
 
 @pytest.mark.parametrize("column", ["params", "tokens", "loss"])
-@pytest.mark.parametrize("cell", ["nan", "", "inf", "-1", "0", "x", "1e999"])
+@pytest.mark.parametrize("cell", ["nan", "", "inf", "-1", "0", "x", "1e999", "1e300"])
 def test_a_cell_that_is_no_size_or_loss_is_refused_with_its_row_and_column(tmp_path, capsys, column, cell):
     params = np.geomspace(1e6, 1e8, 6)
     rows = [{"params": f"{p:.6g}", "tokens": f"{20 * p:.6g}", "loss": f"{1.7 + 400 / p**0.35:.5f}"} for p in params]
@@ -58,3 +58,11 @@ def test_a_cell_that_is_no_size_or_loss_is_refused_with_its_row_and_column(tmp_p
     assert main(["fit", str(path)]) == 2
     said = capsys.readouterr().err
     assert f"column {column}" in said and "5" in said.partition("column")[2]
+
+
+def test_unique_tokens_without_tokens_are_answered(tmp_path):
+    """A table of `benchmarks/any_table.py` that ended in a traceback."""
+    params = np.geomspace(1e5, 1e8, 8)
+    rows = [f"{p:.6g},{20 * p:.6g},{1.7 + 400 / p**0.35:.5f}" for p in params]
+    what, said, _ = tried("\n".join(["params,unique_tokens,loss", *rows]).encode(), tmp_path)
+    assert what in ("answered", "doubted"), said

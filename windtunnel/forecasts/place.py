@@ -94,7 +94,7 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
     for name, whole in (("unique_tokens", "tokens"), ("active_params", "params")):
         column = getattr(o, name)
         if column is not None and name not in known and whole in known:
-            if np.any(column < 0.95 * getattr(o, whole)):
+            if getattr(o, whole) is not None and np.any(column < 0.95 * getattr(o, whole)):
                 caveats.append(f"The target does not state {name}; they are taken as all its {whole}.")
             known[name] = known[whole]
     if o.batch_tokens is not None and "batch_tokens" not in known and {"steps", "tokens"} <= set(known):

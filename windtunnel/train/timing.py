@@ -35,7 +35,7 @@ class Timing:
 def timed(pack: Pack, device: torch.device) -> Timing:
     """Train the first steps of a pack, judge it once, and forget it. A long pack's step is compiled, as it will be."""
     engine = Engine(pack, device, packed=True)
-    engine.judge_at = [set() for _ in pack.specs]  # judgements are timed apart
+    engine.judging.at = [set() for _ in pack.specs]  # judgements are timed apart
     state = engine.start()
     engine.advance(state)  # what is compiled or allocated once
     done, started = 0, _now(device)
@@ -44,9 +44,9 @@ def timed(pack: Pack, device: torch.device) -> Timing:
         done += 1
     step = (_now(device) - started) / max(done, 1)
     begun = engine.start()
-    engine.judge_at = [{begun.step} for _ in pack.specs]
+    engine.judging.at = [{begun.step} for _ in pack.specs]
     started = _now(device)
-    engine._judge(begun)
+    engine.judging.judge(begun)
     return Timing(step, _now(device) - started)
 
 

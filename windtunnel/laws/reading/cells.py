@@ -16,6 +16,7 @@ from windtunnel.laws.reading.tables import Table
 
 MAY_LACK = ("width", "lr", "batch_tokens", "steps")  # may be empty in some rows: only some laws read them
 LEAST = 1e-30  # smaller numbers are no loss and no size, and squaring them is zero
+MOST = 1e60  # no loss, size or FLOPs is so large; squares and products of larger ones overflow
 _SUFFIXED = re.compile(r"^\s*([\d.]+)\s*([kKmMbBgGtT])\s*$")  # 124M, 7B: how people write sizes
 _EXPONENT = {"k": 3, "m": 6, "b": 9, "g": 9, "t": 12}
 
@@ -74,6 +75,7 @@ def _numbers(table: Table, ours: str, theirs: str, optional: np.ndarray) -> np.n
         "zero or negative": numbers <= 0,
     }
     faults |= {f"below {LEAST:g}": (numbers > 0) & (numbers < LEAST)}
+    faults |= {f"above {MOST:g}": np.isfinite(numbers) & (numbers > MOST)}
     if any(mask.any() for mask in faults.values()):
         raise InputError(_fault(table, ours, theirs, {kind: np.flatnonzero(mask) for kind, mask in faults.items()}))
     return numbers
