@@ -16,6 +16,7 @@ from windtunnel.ideas.early_learning import EarlyLearning
 from windtunnel.ideas.half_fine_tuning import HalfAdamW
 from windtunnel.ideas.progressive_self_distillation import ProgressiveSelfDistillation
 from windtunnel.ideas.sharpness_aware import SharpnessAware
+from windtunnel.ideas.v_cycle import VCycle
 from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.parts.probes import EffectiveRank, NeuralCollapse
@@ -225,3 +226,19 @@ def test_probes_measure_the_trained_network_and_enter_the_record(corpus, tmp_pat
     clash = replace(pack, judge=replace(pack.judge, probes=(SizeOfReadout(), SizeOfReadout())))
     with pytest.raises(InputError, match="Two probes of the judge measure 'readout_size'"):
         train(clash, device=tiny.CPU)
+
+
+def test_what_many_devices_do_not_have_yet_is_refused_by_name(corpus):
+    from windtunnel.train.sharded import _check_plain
+
+    _check_plain(packed(corpus, (0.01,)))
+    for slots, says in (
+        ({"optimizer": SharpnessAware()}, "the optimizer's totals, the optimizer's look_ahead"),
+        ({"objective": PredictionAnchor()}, "the objective's reference"),
+        ({"phases": VCycle()}, "phases"),
+    ):
+        with pytest.raises(InputError, match=f"does not have {says} yet.*--on here"):
+            _check_plain(packed(corpus, (0.01,), **slots))
+    probed = packed(corpus, (0.01,))
+    with pytest.raises(InputError, match="the judge's probes"):
+        _check_plain(replace(probed, judge=replace(probed.judge, probes=(SizeOfReadout(),))))

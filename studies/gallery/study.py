@@ -5,11 +5,17 @@ charged; runs are paired by seed. `python -m studies.gallery` trains what is mis
 """
 
 import windtunnel as wt
+from windtunnel.ideas.critical_momenta import critical_momenta
+from windtunnel.ideas.hypergradient_rate import hypergradient_rate
+from windtunnel.ideas.infinite_schedule import infinite_schedule
 from windtunnel.ideas.layer_norm import layer_norm
 from windtunnel.ideas.layer_wise_trust import lamb, lars
+from windtunnel.ideas.linear_to_zero import linear_to_zero
 from windtunnel.ideas.model_soup import model_soup
 from windtunnel.ideas.muon import muon
+from windtunnel.ideas.power_schedule import power_schedule
 from windtunnel.ideas.sharpness_aware import sharpness_aware
+from windtunnel.ideas.sqrt_cooldown import sqrt_cooldown
 from windtunnel.ideas.structured_sparsity import sparse_from_the_start, structured_sparsity
 from windtunnel.ideas.ternary_weights import ternary_weights, ternary_weights_by_mean
 from windtunnel.ideas.v_cycle import v_cycle
@@ -31,6 +37,12 @@ study = wt.Study(
         sharpness_aware,
         lamb,
         lars,
+        critical_momenta,
+        hypergradient_rate,
+        linear_to_zero,
+        sqrt_cooldown,
+        power_schedule,
+        infinite_schedule,
         layer_norm,
         weight_compander,
         weight_standardization,
