@@ -29,11 +29,13 @@ class PlanRow:
     runs: int
     missing: int
     seconds: float = 0.0  # of device time for what is missing
+    run_flops: float | None = None  # of one run, where it is not the size's at the rung: a run in stretches
 
     @property
     def flops(self) -> float:
         """FLOPs still to be spent."""
-        return self.missing * self.size.training_flops(self.rung.tokens)
+        of_one = self.size.training_flops(self.rung.tokens) if self.run_flops is None else self.run_flops
+        return self.missing * of_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +161,16 @@ def _tuning_rows(stages: Stages, name: str, recipe: Recipe, state: Any) -> list[
     rung = recipe.settled(stages.study.ladder.base)
     there = len(stages.runs(state.asked))
     runs = len({a.spec.key for a in state.asked}) if state.done else max(expected, there)
-    size = stages.study.size(recipe, rung)
-    return [PlanRow(stage="tune", recipe=name, rung=rung, size=size, runs=runs, missing=runs - there)]
+    size, of_one = stages.study.size(recipe, rung), _in_stretches(stages, name, rung)
+    return [PlanRow(stage="tune", recipe=name, rung=rung, size=size, runs=runs, missing=runs - there, run_flops=of_one)]
+
+
+def _in_stretches(stages: Stages, name: str, rung: Rung) -> float | None:
+    """FLOPs of one run of a recipe with phases; None without."""
+    if stages.recipes[name].phases is None:
+        return None
+    spec = stages.spec(name, rung, stages.tuning(name).values, stages.study.seeds(1)[0])
+    return stages.packed([Ask(name, "plan", spec)]).training_flops()
 
 
 def _grouped(stages: Stages, recipe: Recipe, stage: str, asks: Sequence[Ask], known: bool) -> list[PlanRow]:
@@ -175,6 +185,7 @@ def _grouped(stages: Stages, recipe: Recipe, stage: str, asks: Sequence[Ask], kn
             size=stages.study.size(recipe, rung),
             runs=len(members),
             missing=len(stages.missing(members)) if known else len(members),
+            run_flops=_in_stretches(stages, members[0].name, rung),
         )
         for rung, members in by_rung.items()
     ]

@@ -59,7 +59,8 @@ class MappedConv2d(nn.Conv2d):
 
     def __init__(self, layer: nn.Conv2d, through: Callable[[Tensor], Tensor]) -> None:
         super().__init__(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+            layer.in_channels, layer.out_channels,
+            layer.kernel_size, layer.stride, layer.padding, layer.dilation,  # pyright: ignore[reportArgumentType]
             layer.groups, layer.bias is not None, layer.padding_mode, device="meta",
         )  # fmt: skip
         self.weight, self.bias, self.through = layer.weight, layer.bias, through
