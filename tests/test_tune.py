@@ -193,3 +193,9 @@ def test_three_points_of_one_seed_leave_an_optimum_uncertain_by_their_spacing():
     found = basin("lr", [Tried(2.0**k, 0, 2.0 + 0.1 * (k + 6.2) ** 2) for k in (-8, -6, -4)])
     low, high = math.log2(found.optimum.low), math.log2(found.optimum.high)
     assert low < -7 and high > -5.2
+
+
+def test_three_points_that_hardly_bend_leave_an_optimum_near_what_was_tried():
+    flat = [Tried(value, 0, loss) for value, loss in ((0.005, 3.0), (0.01, 2.9), (0.02, 2.8000001))]
+    found = basin("lr", flat)
+    assert found.at_edge and 0.005 / 4 <= found.optimum.low <= found.optimum.high <= 0.02 * 4

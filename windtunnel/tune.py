@@ -255,12 +255,18 @@ def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], g
     freedom = len(x) - len(distinct) - 2
     if freedom < 1:  # as many points as parameters: nothing tells the noise, so as far as the tried values lie apart
         apart = float(np.diff(np.unique(x)).max())
-        return generator.uniform(c - apart, c + apart, DRAWS)
+        middle = _within(c, x)  # a parabola that hardly bends has its bottom anywhere
+        return generator.uniform(middle - apart, middle + apart, DRAWS)
     residual = (y - expected) * math.sqrt(len(x) / freedom)
     # the residuals' own scale is uncertain: stretch from a normal's to a Student-t's tail at LEVEL
     stretch = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2))
     for _ in range(DRAWS):
         again = expected + generator.choice(residual, len(x)) * generator.choice([-1.0, 1.0], len(x))
         centre = c + stretch * (_parabola(x, again, seeds)[2] - c)
-        found.append(min(max(centre, float(x.min()) - 1.0), float(x.max()) + 1.0))
+        found.append(_within(centre, x))
     return np.array(found)
+
+
+def _within(centre: float, x: Any) -> float:
+    """An optimum no further than an octave beyond the values that were tried: nothing is known there."""
+    return min(max(centre, float(x.min()) - 1.0), float(x.max()) + 1.0)
