@@ -116,8 +116,14 @@ def _row(row: dict[str, Any]) -> str:
     near, far = (row["verdicts"][str(times)] for times in TIMES)
     times = near["compute_multiplier"]
     cells = [_percent(near["ladder"]), _percent(near["relative"]), _percent(far["relative"])]
-    worth = f"{times['median']:.2f} [{times['low']:.2f}, {times['high']:.2f}]"
+    low, middle, high = (_times(times[name]) for name in ("low", "median", "high"))
+    worth = f"{middle} [{low}, {high}]"
     return f"| {row['idea']} | {' | '.join(cells)} | {worth} | {near['verdict']} |"
+
+
+def _times(multiple: float) -> str:
+    """A compute multiplier; at the bound nothing more is known than that it is beyond."""
+    return ">500" if multiple > 500 else f"{multiple:.2g}"
 
 
 def _single(line: Line) -> str:

@@ -36,7 +36,8 @@ def paired(one: Sequence[float], other: Sequence[float], level: float = 0.9) -> 
     """The mean difference of paired numbers."""
     apart = [a - b for a, b in zip(one, other, strict=True)]
     middle = mean(apart)
-    half = student.ppf(0.5 + level / 2, len(apart) - 1) * stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0
+    wide = float(student.ppf(0.5 + level / 2, len(apart) - 1)) if len(apart) > 1 else math.nan
+    half = wide * stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan  # one pair tells no interval
     return Difference(middle, middle - half, middle + half, len(apart))
 
 

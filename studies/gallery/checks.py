@@ -85,7 +85,7 @@ def few_labels(store: wt.Store) -> list[Line]:
         who = "progressive_self_distillation"
         told = f"accuracy with 1,000 labels, points over {name}"
         lines.append(Line(who, claim, told, points, ">= 0.3", points.low >= 0.3))
-        told = f"calibration error, % over {name}'s"
+        told = f"calibration error, % over that of {name}"
         lines.append(Line(who, claim, told, share, "<= -30", share.high <= -30))
     return lines
 
