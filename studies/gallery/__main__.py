@@ -123,7 +123,7 @@ def _row(row: dict[str, Any]) -> str:
 
 def _times(multiple: float) -> str:
     """A compute multiplier; at the bound nothing more is known than that it is beyond."""
-    return ">500" if multiple > 500 else f"{multiple:.2g}"
+    return ">500" if multiple > 500 else f"{multiple:.3g}"
 
 
 def _single(line: Line) -> str:
