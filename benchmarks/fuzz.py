@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,9 @@ def _exchange(data: Any, draw: random.Random) -> None:
         if kind == 0:
             del data[name]
         elif kind == 1 and isinstance(data, dict):
-            data[draw.choice(("weather", "../x", "", "is", "\0"))] = draw.choice(NASTY)
+            data[draw.choice(("weather", "../x", "", "is", "\0"))] = deepcopy(draw.choice(NASTY))
         else:
-            data[name] = draw.choice(NASTY)
+            data[name] = deepcopy(draw.choice(NASTY))  # a list put into itself would be no JSON
         return
 
 

@@ -12,7 +12,7 @@ import torch
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.runs import Outcome
 from windtunnel.train import compiled as compiling
-from windtunnel.train import loop
+from windtunnel.train import engine
 from windtunnel.train.engine import Engine
 from windtunnel.train.loop import train
 from windtunnel.train.saving import Saving
@@ -65,8 +65,8 @@ def test_only_long_stretches_are_compiled(corpus, monkeypatch):
     whole = pack(corpus, 1e-3, 1e-2)
     flops = whole.training_flops()
     for bar, chosen in ((flops, True), (1.01 * flops, False)):
-        monkeypatch.setattr(loop, "PAYS_FROM_FLOPS", bar)
+        monkeypatch.setattr(engine, "PAYS_FROM_FLOPS", bar)
         assert Engine(whole, tiny.CPU, True).start().compiled is chosen
-    monkeypatch.setattr(loop, "PAYS_FROM_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "PAYS_FROM_FLOPS", 0.0)
     assert not Engine(whole, tiny.CPU, True, False).start().compiled, "who forbids it is heard"
     assert not Engine(whole, tiny.CPU, False, True).start().compiled, "what is trained alone is not recorded as a pack"

@@ -41,7 +41,7 @@ def test_but_fills_one_slot_and_leaves_the_original(recipe):
 
 
 def test_but_refuses_a_slot_that_is_not_there_and_names_those_that_are(recipe):
-    with pytest.raises(InputError, match=r"no slot lr; its slots are model, .*but\(optimizer=AdamW\(lr=3e-3\)\)"):
+    with pytest.raises(InputError, match=r"no slot lr.* Its slots are model, .*but\(optimizer=AdamW\(lr=3e-3\)\)"):
         recipe.but(lr=0.1)
 
 
