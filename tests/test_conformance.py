@@ -128,7 +128,7 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         also("def totals(self, grad, state, param, hp, site):", "    return {'square': grad.square()}  # here"),
     ),
     "looks ahead in another shape": (
-        "contract", "look_ahead of a embedding tensor", "shape and type of the parameter",
+        "contract", "look_ahead of the embedding tensor", "shape and type of the parameter",
         also("def look_ahead(self, grad, state, param, hp, site):", "    return grad.sum()  # here"),
     ),
     "looks ahead and does not say so": (
@@ -140,8 +140,12 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
         also("def numbers(self, tensors, seed, stretch):  # here", "    return {}"),
     ),
     "judged by another shape": (
-        "contract", "readout of a embedding tensor", "takes the place of the parameter",
+        "contract", "readout of the embedding tensor", "takes the place of the parameter",
         also("def readout(self, param, state, site):", "    return param.sum()  # here"),
+    ),
+    "a further method misspelt": (
+        "contract", "never calls read_out; it calls readout", "Call it readout",
+        also("def read_out(self, param, state, site):  # here", "    return param"),
     ),
     "needs what there is not": (
         "contract", "Wishful.needs names 'tomorrow'", "only what there is",

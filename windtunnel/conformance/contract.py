@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from windtunnel.conformance.extras import numbers_trouble, tensor_trouble
+from windtunnel.conformance.extras import misspelt, numbers_trouble, tensor_trouble
 from windtunnel.conformance.finding import Finding, Place, failed, passed
 from windtunnel.conformance.places import place_of, user_line, watching_returns
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
-from windtunnel.train.extras import needs_of
+from windtunnel.train.extras import OF_OPTIMIZERS, needs_of
 from windtunnel.train.pack import groups_of, stacked_hyperparameters, table_of
 
 UPDATES = 3  # the first may differ from the rest (a first step often divides by zero); a third for good measure
@@ -55,7 +55,7 @@ def contract(subject: Subject) -> Finding:
     except InputError as error:
         return failed(str(error), place_of(optimizer), _geometry_remedy(optimizer))
     groups = groups_of(table)
-    if trouble := numbers_trouble(optimizer, table.sites):
+    if trouble := misspelt(optimizer) or numbers_trouble(optimizer, table.sites):
         return failed(*trouble)
     hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU, [0])
     try:
@@ -64,7 +64,9 @@ def contract(subject: Subject) -> Finding:
     except Broken as broken:
         return broken.finding
     roles = dict.fromkeys(group.site.role for group in groups)
-    return passed(f"{UPDATES} updates of one tensor of each role: {', '.join(roles)}")
+    further = [name for name in OF_OPTIMIZERS if hasattr(optimizer, name)] + [f"needs {n}" for n in needs_of(objective)]
+    told = f"; further: {', '.join(further)}" if further else ""
+    return passed(f"{UPDATES} updates of one tensor of each role: {', '.join(roles)}{told}")
 
 
 def _geometry_remedy(optimizer: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from windtunnel.conformance.finding import Place
 from windtunnel.conformance.places import place_of, watching_returns
 from windtunnel.recipe import Site
+from windtunnel.train.extras import OF_OPTIMIZERS
 
 Trouble = tuple[str, Place | None, str]  # what is wrong, where, what to write
 NUMBERS = "numbers(tensors, seed, stretch) returns {name: {number: value}} with the same numbers for every tensor."
@@ -19,6 +22,15 @@ TOTALS = (
 )
 SHIFT = "It has the shape and type of the parameter, for the engine adds it: begin with grad or zeros_like(param)."
 READ = "It takes the place of the parameter when a run is judged, so it has its shape and type."
+
+
+def misspelt(optimizer: Any) -> Trouble | None:
+    """A method that the engine never calls, for it is spelt almost as one that it does."""
+    for name, method in inspect.getmembers(type(optimizer), callable):
+        near = get_close_matches(name, OF_OPTIMIZERS, cutoff=0.75)
+        if near and name not in OF_OPTIMIZERS and not name.startswith("_"):
+            return f"the engine never calls {name}; it calls {near[0]}", place_of(method), f"Call it {near[0]}."
+    return None
 
 
 def numbers_trouble(optimizer: Any, sites: Mapping[str, Site]) -> Trouble | None:
@@ -58,8 +70,8 @@ def tensor_trouble(
             found = method(*arguments)
         if not isinstance(found, Tensor) or found.shape != param.shape or found.dtype != param.dtype:
             kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            what = f"{name} of a {site.role} tensor {param.dtype} {tuple(param.shape)} returned {kind}"
+            what = f"{name} of the {site.role} tensor {param.dtype} {tuple(param.shape)} returned {kind}"
             return (what.replace("torch.", ""), seen.get("return") or place_of(method), remedy), hp
         if not torch.isfinite(found).all():
-            return (f"{name} of a {site.role} tensor is not finite", place_of(method), "Guard the division."), hp
+            return (f"{name} of the {site.role} tensor is not finite", place_of(method), "Guard the division."), hp
     return None, hp

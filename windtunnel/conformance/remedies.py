@@ -44,7 +44,8 @@ KNOWN = (
     ("must have the same dtype", "mixes float32 and float64 tensors", CAST),
     ("expected scalar type", "mixes float32 and float64 tensors", CAST),
     ("'Tuned'", "computes with a range that was not filled: tuned() in a slot that the engine does not fill",
-     "Give the field a number; only fields of the optimizer and the schedule can be tuned."),
+     "What is tuned reaches update through hp alone; elsewhere give the field a number (only fields of the optimizer "
+     "and the schedule can be tuned)."),
 )  # fmt: skip
 
 
