@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import types
 
 import pytest
 import tiny
 
 import windtunnel as wt
-from windtunnel.launch.errand import Heard, errands, perform
+from windtunnel.launch.errand import Heard, errands, own_sources, perform
 
 PARTS = '''
 """An optimizer that exists nowhere else."""
@@ -74,6 +75,18 @@ def test_what_is_sent_holds_the_studys_modules_and_no_library(sent):
     names = set(sent[0]["sources"])
     assert {"travelling_parts", "tiny"} <= names
     assert not {name.split(".")[0] for name in names} & {"windtunnel", "torch", "numpy", "json", "pytest"}
+
+
+def test_what_a_library_wrote_for_itself_is_not_sent(tmp_path, monkeypatch):
+    written = types.ModuleType("torch._inductor.runtime.compile_tasks.cabc")
+    written.__file__ = str(tmp_path / "cabc.py")
+    (tmp_path / "cabc.py").write_text("x = 1\n")
+    monkeypatch.setitem(sys.modules, written.__name__, written)
+    assert written.__name__ not in own_sources()
+    mine = types.ModuleType("my_own")
+    mine.__file__ = written.__file__
+    monkeypatch.setitem(sys.modules, "my_own", mine)
+    assert own_sources()["my_own"][1] == "x = 1\n"
 
 
 def test_each_step_and_each_sentence_is_passed_on_once_under_the_packs_own_key():

@@ -116,8 +116,10 @@ def own_sources() -> dict[str, tuple[str, str]]:
         file = getattr(module, "__file__", None)
         if not file or not file.endswith(".py") or name.split(".")[0] in ("windtunnel", "__main__", "__mp_main__"):
             continue
+        package = getattr(sys.modules.get(name.split(".")[0]), "__file__", None) or file
         with suppress(OSError, UnicodeDecodeError):
-            if not str(Path(file).resolve()).startswith(installed):
+            # what a library writes for itself, as torch's compiler does, is the library's wherever it lies
+            if not any(str(Path(each).resolve()).startswith(installed) for each in (file, package)):
                 found[name] = (str(Path(file).resolve()), Path(file).read_text("utf-8"))
     return found
 
