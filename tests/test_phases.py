@@ -17,12 +17,13 @@ from windtunnel.ideas.v_cycle import VCycle, overlap, resized
 from windtunnel.launch.here import Here
 from windtunnel.parts.models import Transformer
 from windtunnel.parts.models.transformer import GELU
-from windtunnel.parts.schedules import Constant, Power
+from windtunnel.parts.schedules import Constant, Power, Rewarmed
 from windtunnel.parts.schedules.faster import Faster, PartOf
 from windtunnel.recipe import Recipe, Stretch
 from windtunnel.train.engine import Engine
 from windtunnel.train.loop import train
 from windtunnel.train.pack import build_model
+from windtunnel.train.rows import at_batch
 
 RUNG = wt.Rung(width=16, depth=2, heads=2, tokens=tiny.TOKENS, batch=tiny.BATCH)
 LR = {"lr": 0.01}
@@ -168,8 +169,10 @@ def test_part_of_a_schedule_is_the_piece_it_says():
             at = begins + share * (ends - begins)
             assert piece(share * 700, 700) == pytest.approx(whole(at * 1000, 1000))
     power = Power(knee_tokens=1e5, batch_tokens=256)
-    follows = [part.at_batch(1024) for part in (PartOf(schedule=power), Faster(schedule=power, factor=2))]
+    follows = [at_batch(part, 1024) for part in (PartOf(schedule=power), Faster(schedule=power, factor=2))]
     assert [each.schedule for each in follows] == [power.at_batch(1024)] * 2 != [power] * 2
+    nested = Rewarmed(each=Faster(schedule=power, factor=2), at_tokens=(5_000,))
+    assert at_batch(nested, 1024).each.schedule == power.at_batch(1024) and at_batch(whole, 1024) is whole
     with pytest.raises(InputError, match="shares of the whole schedule"):
         PartOf(schedule=whole, begins=0.5, ends=0.5)
 

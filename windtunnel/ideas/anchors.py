@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.recipe import Recipe
 
 
@@ -30,7 +30,7 @@ class WeightAnchor:
         """Losses (examples, tokens), each with the penalty."""
         start, now = given["start"], given["params"]
         far = torch.stack([(now[n] - start[n]).square().sum() for n in now if self.where in n]).sum()
-        return _hard(outputs, targets) + self.strength * far
+        return CrossEntropy()(outputs, targets) + self.strength * far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class PredictionAnchor:
     def __call__(self, outputs: Tensor, targets: Tensor, given: dict[str, Any]) -> Tensor:
         """Losses (examples, tokens)."""
         before, now = given["reference"].log_softmax(-1), outputs.log_softmax(-1)
-        return _hard(outputs, targets) + self.strength * (before.exp() * (before - now)).sum(-1)
+        return CrossEntropy()(outputs, targets) + self.strength * (before.exp() * (before - now)).sum(-1)
 
 
 def weight_anchor(base: Recipe) -> Recipe:
@@ -56,7 +56,3 @@ def weight_anchor(base: Recipe) -> Recipe:
 def prediction_anchor(base: Recipe) -> Recipe:
     """Staying close to the predictions of the network at the start forgets less of what it knew."""
     return base.but(objective=PredictionAnchor())
-
-
-def _hard(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.recipe import DataShape, Recipe
 
 # Keeps the logarithm finite; the paper's code clamps predictions at 1e-4.
@@ -38,8 +38,7 @@ class EarlyLearning:
         said = outputs.softmax(-1).clamp(_LEAST, 1 - _LEAST)
         now = said.detach() / said.detach().sum(-1, keepdim=True)
         mean = self.memory_rate * given["memory"]["mean"] + (1 - self.memory_rate) * now
-        flat = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-        return flat + self.strength * (1 - (said * mean).sum(-1)).log(), {"mean": mean}
+        return CrossEntropy()(outputs, targets) + self.strength * (1 - (said * mean).sum(-1)).log(), {"mean": mean}
 
 
 def early_learning(base: Recipe) -> Recipe:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from windtunnel.train.pack import Pack
@@ -48,13 +49,25 @@ def multiplier(pack: Pack, member: int, step: int, tokens_per_step: int) -> floa
     """What the schedule of a member's recipe multiplies its learning rates by at a step.
 
     The schedule is read in the middle of the step, which is cut at the horizon. One that depends on the batch has a
-    method `at_batch(tokens a step)`, which is asked for the schedule at this one.
+    method `at_batch(tokens a step)`, which is asked for the schedule at this one, wherever another schedule holds it.
     """
     horizon = pack.specs[member].rung.tokens
     end = min(horizon, (step + 1) * tokens_per_step)
     schedule = pack.recipe_of(member).schedule
-    at_batch = getattr(schedule, "at_batch", None)
-    return (at_batch(tokens_per_step) if at_batch else schedule)(end - tokens_per_step / 2, horizon)
+    return at_batch(schedule, tokens_per_step)(end - tokens_per_step / 2, horizon)
+
+
+def at_batch(schedule: Any, tokens_per_step: float) -> Any:
+    """A schedule as it is at a batch of so many tokens a step; one made of another follows through the one it holds."""
+    own = getattr(schedule, "at_batch", None)
+    if own is not None:
+        return own(tokens_per_step)
+    if not is_dataclass(schedule) or isinstance(schedule, type):
+        return schedule
+    held = {field.name: getattr(schedule, field.name) for field in fields(schedule) if field.init}
+    moved = {name: at_batch(part, tokens_per_step) for name, part in held.items() if is_dataclass(part)}
+    moved = {name: part for name, part in moved.items() if part is not held[name]}
+    return replace(schedule, **moved) if moved else schedule
 
 
 def steps_of(pack: Pack, tokens_per_step: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from windtunnel.errors import InputError
@@ -22,10 +22,6 @@ class Faster:
     def __call__(self, tokens: float, horizon: float) -> float:
         """Multiplier of the peak learning rate after `tokens` of `horizon` tokens."""
         return self.factor * self.schedule(tokens, horizon)
-
-    def at_batch(self, batch_tokens: float) -> Faster:
-        """With the other schedule as it is at a batch of so many tokens a step."""
-        return replace(self, schedule=_at_batch(self.schedule, batch_tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +43,3 @@ class PartOf:
         """Multiplier of the peak learning rate after `tokens` of the stretch's `horizon` tokens."""
         whole = horizon / (self.ends - self.begins)
         return self.schedule(self.begins * whole + tokens, whole)
-
-    def at_batch(self, batch_tokens: float) -> PartOf:
-        """With the whole schedule as it is at a batch of so many tokens a step."""
-        return replace(self, schedule=_at_batch(self.schedule, batch_tokens))
-
-
-def _at_batch(schedule: Any, batch_tokens: float) -> Any:
-    at_batch = getattr(schedule, "at_batch", None)
-    return schedule if at_batch is None else at_batch(batch_tokens)
