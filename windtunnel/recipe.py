@@ -166,7 +166,10 @@ class Objective(Protocol):
 class Transform(Protocol):
     """A change of the network: takes the built module, returns the module to be trained.
 
-    One that changes how many parameters there are, or what a token costs, has `size(size, rung, data) -> Size`.
+    One that changes how many parameters there are, or what a token costs, has `size(size, rung, data) -> Size`. One
+    whose network follows the training names what it needs in `needs`: "done" (share of the horizon) and "noise" (a
+    whole number below 2^31 of this run and step, for dropout). The engine writes them, while training, into the 0-d
+    buffers of that name (persistent=False) that modules have.
     """
 
     def __call__(self, model: nn.Module) -> nn.Module: ...
@@ -189,15 +192,43 @@ class Stretch:
     recipe: Recipe
     rung: Rung
     start: Callable[[Mapping[str, Weights]], Weights] | None = None
+    fork: str | None = None  # the ended stretch whose weights, optimizer state and place in the data it goes on with
+    values: Mapping[str, float] | None = None  # of fields that its recipe leaves open, in place of the run's own
 
 
 class Phases(Protocol):
     """Training in several stretches, in order; the last one's network is judged, and has the size of `rung`.
 
-    `recipe` is the whole recipe with this slot empty; `rung.tokens` are what all stretches together may see.
+    `recipe` is the whole recipe with this slot empty; `rung.tokens` are what all stretches together may see, times the
+    part's `cost` where it has one.
     """
 
     def stretches(self, recipe: Recipe, rung: Rung) -> Sequence[Stretch]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a search is told of a stretch that has ended: `losses`, a number a step, are of its training batches.
+
+    They are the losses of the batches before each update, in nats per token; the judge's are never told.
+    """
+
+    stretch: Stretch
+    losses: np.ndarray
+    diverged: bool
+
+
+class Search(Phases, Protocol):
+    """Phases that decide what is trained next by what was measured.
+
+    `ask` is a pure function of the run's seed and of what has ended so far, in the order in which it was asked for: the
+    next stretches, which are trained together where they differ in numbers alone and begin at the same place in the
+    data; none when it is over. `chosen` names the stretch whose network is the result; the run's own curve is that of
+    the stretches it was forked from. `stretches` foretells the bill: as many tokens of the same sizes.
+    """
+
+    def ask(self, recipe: Recipe, rung: Rung, told: Sequence[Told], seed: int) -> Sequence[Stretch]: ...
+    def chosen(self, told: Sequence[Told]) -> str: ...
 
 
 class Probe(Protocol):
@@ -287,9 +318,9 @@ class Recipe:
                 f"{sorted(values) or 'nothing'}."
             )
         changes: dict[str, Any] = {}
-        for slot, name, value in self._fields():
-            if isinstance(value, Tuned):
-                changes[slot] = replace(changes.get(slot, getattr(self, slot)), **{name: float(values[name])})
+        for slot, part in self.parts().items():
+            filled = tuple(_filled(p, values) for p in part) if isinstance(part, tuple) else _filled(part, values)
+            changes[slot] = filled
         return replace(self, **changes)
 
     def shaped(self, values: Mapping[str, float]) -> Recipe:
@@ -306,10 +337,19 @@ class Recipe:
         return described
 
     def _fields(self) -> Iterator[tuple[str, str, Any]]:
-        for slot, part in self.parts().items():
-            if is_dataclass(part) and not isinstance(part, type):
-                for field in fields(part):
-                    yield slot, field.name, getattr(part, field.name)
+        for slot, held in self.parts().items():
+            for part in held if isinstance(held, tuple) else (held,):
+                if is_dataclass(part) and not isinstance(part, type):
+                    for field in fields(part):
+                        yield slot, field.name, getattr(part, field.name)
+
+
+def _filled(part: Any, values: Mapping[str, float]) -> Any:
+    """A part with its open fields set; one without any is returned as it is."""
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    own = {f.name: float(values[f.name]) for f in fields(part) if isinstance(getattr(part, f.name), Tuned)}
+    return replace(part, **own) if own else part
 
 
 @dataclass(frozen=True, kw_only=True)

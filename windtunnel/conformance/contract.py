@@ -19,7 +19,7 @@ from windtunnel.conformance.places import place_of, user_line, watching_returns
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
-from windtunnel.train.extras import OF_OPTIMIZERS, needs_of
+from windtunnel.train.extras import OF_OPTIMIZERS, followed, needs_of
 from windtunnel.train.pack import groups_of, stacked_hyperparameters, table_of
 
 UPDATES = 3  # the first may differ from the rest (a first step often divides by zero); a third for good measure
@@ -46,10 +46,11 @@ class Broken(Exception):
 def contract(subject: Subject) -> Finding:
     """init and update keep their promises on a tensor of every kind in the model."""
     optimizer, objective = subject.recipe.optimizer, subject.recipe.objective
-    try:
-        needs_of(objective)
-    except InputError as error:
-        return failed(str(error), place_of(objective), "Need only what there is; windtunnel/recipe.py says what.")
+    for part, asks in ((objective, lambda: needs_of(objective)), (subject.idea, lambda: followed(subject.recipe))):
+        try:
+            asks()
+        except InputError as error:
+            return failed(str(error), place_of(part), "Need only what there is; windtunnel/recipe.py says what.")
     try:
         table = table_of(subject.recipe, rung_of(subject.recipe, 1), rung_of(subject.recipe, 1))
     except InputError as error:
@@ -65,6 +66,7 @@ def contract(subject: Subject) -> Finding:
         return broken.finding
     roles = dict.fromkeys(group.site.role for group in groups)
     further = [name for name in OF_OPTIMIZERS if hasattr(optimizer, name)] + [f"needs {n}" for n in needs_of(objective)]
+    further += [f"network needs {name}" for name in followed(subject.recipe)]
     told = f"; further: {', '.join(further)}" if further else ""
     return passed(f"{UPDATES} updates of one tensor of each role: {', '.join(roles)}{told}")
 

@@ -10,6 +10,7 @@ from windtunnel.ideas.layer_norm import layer_norm
 from windtunnel.ideas.linear_to_zero import linear_to_zero
 from windtunnel.ideas.model_soup import model_soup
 from windtunnel.ideas.muon import muon
+from windtunnel.ideas.population_based_training import population_based_training, random_search
 from windtunnel.ideas.power_schedule import power_schedule
 from windtunnel.ideas.progressive_self_distillation import progressive_self_distillation
 from windtunnel.ideas.sharpness_aware import sharpness_aware
@@ -30,9 +31,11 @@ __all__ = [
     "linear_to_zero",
     "model_soup",
     "muon",
+    "population_based_training",
     "power_schedule",
     "prediction_anchor",
     "progressive_self_distillation",
+    "random_search",
     "sharpness_aware",
     "sparse_from_the_start",
     "sqrt_cooldown",

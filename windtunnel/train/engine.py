@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
 from windtunnel.train.data import pack_batch
-from windtunnel.train.extras import Visits, first_memory, given_of, needs_of, remembered
+from windtunnel.train.extras import (
+    OF_NETWORKS,
+    Visits,
+    first_memory,
+    given_of,
+    listening,
+    needs_of,
+    noise_of,
+    remembered,
+)
+from windtunnel.train.handing import ended_with, forked, replaced
 from windtunnel.train.judging import Judging
 from windtunnel.train.pack import (
     Group,
@@ -49,6 +59,7 @@ class Engine:
         self.steps = max(self.steps_of)
         self.stretch, self.first_step = 0, 0  # of a run in stretches: which one, and the step of its data it begins at
         self.keeps, self.last = False, dict[int, dict[str, Tensor]]()  # of a run in stretches: members' last weights
+        self.forked, self.ends = False, dict[int, dict[str, Tensor]]()  # and all that a fork of them goes on with
         self.table = table_of(pack.recipe, self.rung, pack.specs[0].base_rung)
         self.model: nn.Module = build_model(pack.recipe, self.rung).to(device)
         self.size = pack.size()
@@ -58,6 +69,7 @@ class Engine:
         self.groups: list[Group] = groups_of(self.table)
         optimizer = pack.recipe.optimizer  # unfilled: what differs between members reaches it through hp alone
         self.needs = needs_of(pack.recipe.objective)
+        self.listening = listening(self.model, pack.recipe)
         self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed)
         self.look_ahead = look_ahead(self.groups, optimizer, packed)
         self.update = update(self.groups, optimizer, packed)
@@ -70,16 +82,22 @@ class Engine:
         """Which examples the members will see."""
         return Visits(self.pack.recipe, self.first_step, self.steps, self.rung.batch or 1)
 
-    def start(self, created: str | None = None, weights: Sequence[Mapping[str, Tensor]] = ()) -> State:
+    def start(
+        self, created: str | None = None, weights: Sequence[Mapping[str, Tensor]] = (),
+        forks: Sequence[Mapping[str, Tensor]] = (),
+    ) -> State:  # fmt: skip
         """Initial values; members that are the same run so far share a row.
 
-        `weights`, one mapping a member, replace the initial values of the tensors they name; then each has its row.
+        `weights`, one mapping a member, replace the initial values of the tensors they name; `forks`, from `ends`,
+        replace everything with what another run of this network ended with. Then each member has its row.
         """
-        rows = [(m,) for m in range(len(weights))] or first_rows(self.pack.alike())
+        rows = [(m,) for m in range(len(weights or forks))] or first_rows(self.pack.alike())
         params = initial_params(self.groups, [self.pack.specs[row[0]].seed for row in rows], self.device)
         if weights:
             params = replaced(params, self.groups, weights)
         states = first_states(self.groups, self.pack.recipe.optimizer, params, self.packed)
+        if forks:
+            params, states = forked(params, states, self.groups, forks)
         created, spent = created or datetime.now(UTC).isoformat(), np.zeros(len(self.pack.specs))
         state = State(rows, params, states, spent, self.steps_of, created=created)
         if {"start", "reference"} & set(self.needs):  # copies: a compiled step would take one tensor for the other
@@ -111,13 +129,23 @@ class Engine:
             self.judging.probe(state, ended)
             if self.keeps:
                 self.last |= {m: self.judging.weights(state, i) for i, row in enumerate(state.rows) for m in row}
+            if self.forked:
+                self.ends |= {m: ended_with(state, i, self.groups) for i, row in enumerate(state.rows) for m in row}
             self._leave(state, ended)
 
     def given(self, state: State, indices: Tensor | None) -> Given:
-        """What the objective is given at this step, of examples at these places of its memory."""
+        """What the objective and the network are given at this step, of examples at these places of its memory."""
         done = [state.step / self.steps_of[row[0]] for row in state.rows]
         share = torch.tensor(done, dtype=torch.float32, device=self.device)
-        return given_of(self.needs, state.start, state.memory, indices, share)
+        return given_of(self.needs, state.start, state.memory, indices, share) | self._heard(state, share)
+
+    def _heard(self, state: State, done: Tensor) -> Given:
+        if not self.listening:
+            return {}
+        seeds, at = [self.pack.specs[row[0]].seed for row in state.rows], self.first_step + state.step
+        noise = [noise_of(seed, self.stretch, at) for seed in seeds]
+        told = {"done": done, "noise": torch.tensor(noise, dtype=OF_NETWORKS["noise"], device=self.device)}
+        return {"network": {name: told[need] for name, need in self.listening.items()}}
 
     def _at_once(
         self, faster: Any, state: State, factors: Mapping[int, float], inputs: Tensor, targets: Tensor,
@@ -226,15 +254,3 @@ class Engine:
         state.judged.append((state.step, loss, accuracy))
         bad = [m for m in state.alive if self.judging.due(state, m) and not math.isfinite(loss[m])]
         self._retire(state, bad, f"the judged loss was not finite at step {state.step}")
-
-
-def replaced(params: Sequence[Tensor], groups: Sequence[Group], weights: Sequence[Mapping[str, Tensor]]) -> list[Any]:
-    """Stacked values with the tensors that `weights`, one mapping a row, name put in their place."""
-
-    def row(group: Group, own: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([given.get(name, value).to(value) for name, value in zip(group.names, own, strict=True)])
-
-    return [
-        torch.stack([row(group, own, given) for own, given in zip(stack, weights, strict=True)])
-        for group, stack in zip(groups, params, strict=True)
-    ]

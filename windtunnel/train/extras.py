@@ -1,22 +1,25 @@
 """What a part may ask the engine for beyond its slot's first signature, and what an objective is given for it.
 
-An optimizer asks by having a method (`numbers`, `totals`, `look_ahead`, `readout`), an objective by naming what it
-needs. A newcomer would pass everything to everyone: each item costs memory or a pass, so it is made only where asked.
+An optimizer asks by having a method (`numbers`, `totals`, `look_ahead`, `readout`), an objective, a transform or a
+model by naming what it needs. A newcomer would pass everything to everyone: each item costs memory or a pass, so it is
+made only where asked.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.recipe import DataShape, Recipe
 
 NEEDS = ("done", "params", "start", "reference", "memory")
+OF_NETWORKS = {"done": torch.float32, "noise": torch.int64}
 OF_OPTIMIZERS = ("numbers", "totals", "look_ahead", "readout")
 MEMORY_BYTES = 1 << 32  # of one row: past this an objective's memory is a mistake (guess)
 
@@ -42,7 +45,41 @@ def asked_of(recipe: Recipe) -> list[str]:
     """Everything a recipe asks for beyond the plain signatures, in words."""
     found = [f"the optimizer's {name}" for name in OF_OPTIMIZERS if hasattr(recipe.optimizer, name)]
     found += [f"the objective's {name}" for name in needs_of(recipe.objective)]
+    found += [f"the network's {name}" for name in followed(recipe)]
     return found + (["phases"] if recipe.phases is not None else [])
+
+
+def followed(recipe: Recipe) -> tuple[str, ...]:
+    """What a recipe's network is told while it is trained: by its model or its transforms."""
+    parts = (recipe.model, *recipe.transforms)
+    named = {name: part for part in parts for name in getattr(part, "needs", ())}
+    for name, part in named.items():
+        if name not in OF_NETWORKS:
+            raise InputError(
+                f"{type(part).__name__}.needs names {name!r}, which the engine does not tell a network; it tells "
+                f"{', '.join(OF_NETWORKS)}."
+            )
+    return tuple(sorted(named))
+
+
+def listening(model: nn.Module, recipe: Recipe) -> dict[str, str]:
+    """Full name of each buffer that the engine writes, to what it writes there. Raises InputError if one is missing."""
+    buffers, found = dict(model.named_buffers()), dict[str, str]()
+    for need in followed(recipe):
+        own = [name for name in buffers if name.split(".")[-1] == need]
+        if not own or any(buffers[name].shape or buffers[name].dtype != OF_NETWORKS[need] for name in own):
+            raise InputError(
+                f"The network needs {need!r} but has no place for it: a module of it registers a buffer of that name, "
+                f"register_buffer({need!r}, torch.tensor(0, dtype={OF_NETWORKS[need]}), persistent=False)."
+            )
+        found |= dict.fromkeys(own, need)
+    return found
+
+
+def noise_of(seed: int, stretch: int, step: int) -> int:
+    """A whole number below 2^31 that a run has at one step alone."""
+    digest = hashlib.sha256(f"noise:{seed}:{stretch}:{step}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
 
 
 class Visits:

@@ -69,9 +69,10 @@ class Pack:
     def alike(self) -> list[Hashable]:
         """What two members must have in common to be one run but for their horizons: seed and numbers.
 
-        And the horizon itself where the objective follows it.
+        And the horizon itself where the objective or the network follows it.
         """
-        follows = "done" in getattr(self.recipe.objective, "needs", ())
+        parts = (self.recipe.objective, self.recipe.model, *self.recipe.transforms)
+        follows = any("done" in getattr(part, "needs", ()) for part in parts)
         return [
             (spec.seed, tuple(sorted(numbers_of(recipe.optimizer).items())), spec.rung.tokens if follows else 0)
             for spec, recipe in zip(self.specs, self._recipes, strict=True)

@@ -1,16 +1,15 @@
 """Runs in several stretches: each a pack of its own, whose first weights come from the last ones of earlier stretches.
 
-A stretch that has ended leaves its members' weights and curves in the pack's folder, so a resumed run begins at the
-stretch it was stopped in. A newcomer would hand on the optimizer's state too: a stretch may have another shape, and
-what needs one network and one state throughout is a schedule.
+Stretches are trained in rounds (`rounds.py`); those of a round that differ in numbers alone are one pack. What has
+ended is kept in the pack's folder, so a resumed run begins at the round it was stopped in. A newcomer would hand on the
+optimizer's state with `start` too: a stretch may have another shape; what goes on with everything is a fork.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +17,17 @@ from torch import Tensor
 
 from windtunnel.errors import InputError
 from windtunnel.places import Place
-from windtunnel.recipe import Stretch, Weights
-from windtunnel.runs import Cost, Run
+from windtunnel.recipe import Weights
+from windtunnel.runs import Run
 from windtunnel.train import checkpoint
 from windtunnel.train.engine import Engine
 from windtunnel.train.loop import Progress, Report, cost_of, to_end
 from windtunnel.train.pack import Pack
-from windtunnel.train.record import recorded
+from windtunnel.train.pieces import Piece, read, write
+from windtunnel.train.rounds import Item, Trail, asked, end, groups, judge_of, record, searches
 from windtunnel.train.saving import Saving
-from windtunnel.train.stretches import by_horizon, stretches_of
+from windtunnel.train.state import State
+from windtunnel.train.stretches import by_horizon, pack_of, stretches_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +46,15 @@ class How:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """What one member did in one stretch; `weights` are its last ones, empty if it diverged."""
+class Part:
+    """Stretches that are one pack: whose they are, that pack, and where they stand in the whole training."""
 
-    train_loss: np.ndarray
-    judged: list[tuple[int, float, float]]
-    why: str | None
-    cost: dict[str, Any]
-    metrics: dict[str, float]
-    created: str
-    weights: Weights
+    items: Sequence[Item]
+    pack: Pack
+    number: int  # of the round
+    first_step: int  # of its data
+    name: str  # of its folder
+    keys: Sequence[str]
 
 
 def train_phases(pack: Pack, how: How) -> list[Run]:
@@ -69,78 +69,95 @@ def train_phases(pack: Pack, how: How) -> list[Run]:
 
 
 def _train(pack: Pack, how: How) -> list[Run]:
-    stretches = stretches_of(pack)
-    before = [_steps(sub) for _, sub in stretches]
-    pieces: list[list[Piece]] = [[] for _ in pack.specs]
-    ended: list[dict[str, Weights]] = [{} for _ in pack.specs]
-    seen: dict[str, int] = {}  # data -> examples that earlier stretches took of it
-    for index, (stretch, whole) in enumerate(stretches):
-        alive = [m for m in range(len(pack.specs)) if not (pieces[m] and pieces[m][-1].why)]
-        sub, data, size = whole.part(alive), whole.recipe.data.fingerprint(), whole.rung.batch or 1
-        if alive:
-            told = replace(how, report=_further(how.report, pack.key, sum(before[:index]), sum(before), pieces))
-            keys = [pack.specs[m].key for m in alive]
-            first = -(-seen.get(data, 0) // size)
-            done = _stretch(stretch, sub, told, index, first, keys, [ended[m] for m in alive])
-            for member, piece in zip(alive, done, strict=True):
-                pieces[member].append(piece)
-                ended[member][stretch.name] = piece.weights
-        seen[data] = seen.get(data, 0) + before[index] * size
-    tokens = [sub.tokens_per_step() for _, sub in stretches]
-    return [_joined(pack, member, pieces[member], tokens) for member in range(len(pack.specs))]
+    planned = [(stretch, _steps(sub)) for stretch, sub in stretches_of(pack)]
+    trails, number, done = [Trail() for _ in pack.specs], 0, 0
+    while items := asked(pack, [stretch for stretch, _ in planned], trails, number):
+        for index, (first, group) in enumerate(groups(pack, items, trails, how.packed)):
+            part = _part(pack, group, number, index, first)
+            whole = done + _left(part, sum(count for _, count in planned), trails)
+            told = replace(how, report=_further(how.report, pack.key, done, whole, trails))
+            pieces = _trained(part, told, trails, searches(pack))
+            end(group, pieces, part.pack, part.first_step, trails)
+            done += _steps(part.pack)
+        number += 1
+    return [record(pack, member, trail) for member, trail in enumerate(trails)]
 
 
-def _stretch(
-    stretch: Stretch, sub: Pack, how: How, index: int, first_step: int, keys: Sequence[str],
-    ended: Sequence[Mapping[str, Weights]],
-) -> list[Piece]:  # fmt: skip
-    """Train one stretch, or take what it left if it has ended before."""
+def _part(pack: Pack, items: Sequence[Item], number: int, index: int, first: int) -> Part:
+    sub = pack_of(pack, items, judge_of(pack, items))
+    name, keys = f"stretch-{sub.rung.tokens}-{number}", [pack.specs[member].key for member, _ in items]
+    if searches(pack):
+        name = f"{name}-{index}"
+        keys = [f"{key} {stretch.name}" for key, (_, stretch) in zip(keys, items, strict=True)]
+    return Part(items=items, pack=sub, number=number, first_step=first, name=name, keys=keys)
+
+
+def _left(part: Part, planned: int, trails: Sequence[Trail]) -> int:
+    """Steps still to be taken, this part's included, if later rounds have as many stretches as this one."""
+    member, members = part.items[0][0], {member for member, _ in part.items}
+    taken = sum(len(ended.piece.train_loss) for ended in trails[member].ended)
+    return max(_steps(part.pack), round((planned - taken) * len(members) / len(part.items)))
+
+
+def _trained(part: Part, how: How, trails: Sequence[Trail], forked: bool) -> list[Piece]:
+    """Train one pack of stretches, or take what it left if it has ended before."""
     place = None if how.folder is None else checkpoint.place_of(how.folder)
-    name = f"stretch-{sub.rung.tokens}-{index}"
-    over = None if place is None else place.below(f"{name}-over")
-    if over is not None and (kept := checkpoint.newest(over)) is not None and kept[0]["members"] == list(keys):
-        return _read(*kept, how.device)
-    engine = Engine(sub, how.device, how.packed, how.compile)
-    engine.stretch, engine.first_step, engine.keeps = index, first_step, True
-    saving = Saving(None if place is None else place.below(name), keys, how.checkpoint_seconds)
+    over = None if place is None else place.below(f"{part.name}-over")
+    if over is not None and (kept := read(over, part.keys, how.device)) is not None:
+        return kept
+    engine = Engine(part.pack, how.device, how.packed, how.compile)
+    engine.stretch, engine.first_step, engine.keeps, engine.forked = part.number, part.first_step, True, forked
+    saving = Saving(None if place is None else place.below(part.name), part.keys, how.checkpoint_seconds)
     state = saving.restored(len(engine.groups), how.device)
     if state is None:
-        state = engine.start(how.created, _first_weights(stretch, engine, ended))
+        ends = [ended.piece.end for m, s in part.items if s.fork and (ended := trails[m].of(s.fork))]
+        state = engine.start(how.created, _first_weights(part, engine, trails), ends)
     to_end(engine, state, saving, how.report, how.stop)
-    found = []
-    for member in range(len(sub.specs)):
-        row = [losses[member] for losses in state.train_loss[: engine.steps_of[member]]]
-        judged = [(step, float(loss[member]), float(accuracy[member])) for step, loss, accuracy in state.judged]
-        found.append(Piece(
-            train_loss=np.array(row), judged=judged, why=state.retired.get(member), created=state.created,
-            cost=asdict(cost_of(engine, state, member, how.alone_because)), metrics=state.probed.get(member, {}),
-            weights=_as_used(engine, engine.last.get(member, {})),
-        ))  # fmt: skip
+    found = [_piece(engine, state, member, how.alone_because) for member in range(len(part.items))]
     if over is not None:
-        _write(over, state.step, keys, found)
+        write(over, state.step, part.keys, found)
     return found
 
 
-def _first_weights(stretch: Stretch, engine: Engine, ended: Sequence[Mapping[str, Weights]]) -> list[Weights]:
-    if stretch.start is None:
+def _piece(engine: Engine, state: State, member: int, alone_because: str | None) -> Piece:
+    row = [losses[member] for losses in state.train_loss[: engine.steps_of[member]]]
+    return Piece(
+        train_loss=np.array(row),
+        judged=[(step, float(loss[member]), float(accuracy[member])) for step, loss, accuracy in state.judged],
+        why=state.retired.get(member),
+        cost=asdict(cost_of(engine, state, member, alone_because)),
+        metrics=state.probed.get(member, {}),
+        created=state.created,
+        weights=_as_used(engine, engine.last.get(member, {})),
+        end=engine.ends.get(member, {}),
+    )
+
+
+def _first_weights(part: Part, engine: Engine, trails: Sequence[Trail]) -> list[Weights]:
+    if part.items[0][1].start is None:
         return []
     shapes = {name: group.site.shape for group in engine.groups for name in group.names}
-    found = [dict(stretch.start(weights)) for weights in ended]
-    for name, tensor in found[0].items():
+    found = [dict(stretch.start(trails[member].weights())) for member, stretch in part.items if stretch.start]
+    for (_, stretch), given in zip(part.items, found, strict=True):
+        _check_weights(stretch.name, given, shapes)
+    return [{name: tensor / _forward(engine, name) for name, tensor in weights.items()} for weights in found]
+
+
+def _check_weights(stretch: str, given: Weights, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, tensor in given.items():
         if name not in shapes:
             raise InputError(
-                f"The stretch {stretch.name!r} starts with a tensor {name!r}, which its network does not have; it has "
+                f"The stretch {stretch!r} starts with a tensor {name!r}, which its network does not have; it has "
                 f"{', '.join(sorted(shapes)[:4])} and so on."
             )
         if tuple(tensor.shape) != tuple(shapes[name]):
             raise InputError(
-                f"The stretch {stretch.name!r} starts with a {name} of shape {tuple(tensor.shape)}; its network's has "
+                f"The stretch {stretch!r} starts with a {name} of shape {tuple(tensor.shape)}; its network's has "
                 f"{tuple(shapes[name])}."
             )
-    return [{name: tensor / _forward(engine, name) for name, tensor in weights.items()} for weights in found]
 
 
-def _as_used(engine: Engine, weights: Weights) -> Weights:
+def _as_used(engine: Engine, weights: Weights) -> dict[str, Tensor]:
     """Weights with the parametrization's multipliers in them: what stretches of other sizes can share."""
     return {name: tensor * _forward(engine, name) for name, tensor in weights.items()}
 
@@ -150,41 +167,15 @@ def _forward(engine: Engine, name: str) -> float:
     return scale.forward * scale.residual
 
 
-def _joined(pack: Pack, member: int, pieces: Sequence[Piece], tokens: Sequence[int]) -> Run:
-    """One record of all stretches: losses in order, tokens counted on, costs added up."""
-    horizon, begins, steps = pack.specs[member].rung.tokens, 0, 0
-    seen, judged, judged_tokens = [], [], []
-    for piece, each in zip(pieces, tokens, strict=False):
-        seen.append(begins + each * np.arange(1, len(piece.train_loss) + 1))
-        due = [j for j in piece.judged if np.isfinite(j[1])]
-        judged += [(steps + step, loss, accuracy) for step, loss, accuracy in due]
-        judged_tokens += [begins + each * step for step, _, _ in due]
-        begins, steps = begins + each * len(piece.train_loss), steps + len(piece.train_loss)
-    run = recorded(
-        pack, member, train_loss=np.concatenate([piece.train_loss for piece in pieces]), judged=judged,
-        why=pieces[-1].why, cost=_together([piece.cost for piece in pieces]), created=pieces[0].created,
-        metrics=pieces[-1].metrics,
-    )  # fmt: skip
-    curve = dict(run.curve) | {"tokens": np.minimum(np.concatenate(seen), horizon)}
-    return replace(run, curve=curve | {"judged_tokens": np.minimum(np.array(judged_tokens, dtype=np.int64), horizon)})
-
-
-def _together(costs: Sequence[Mapping[str, Any]]) -> Cost:
-    flops, seconds, spent, compiled = (
-        sum(cost[name] or 0 for cost in costs) for name in ("flops", "seconds", "spent_flops", "compiled_steps")
-    )
-    return replace(Cost(**costs[-1]), flops=flops, seconds=seconds, spent_flops=spent, compiled_steps=compiled)
-
-
 def _steps(sub: Pack) -> int:
     return -(-sub.rung.tokens // sub.tokens_per_step())
 
 
-def _further(report: Report, key: str, before: int, steps: int, pieces: Sequence[Sequence[Piece]]) -> Report:
+def _further(report: Report, key: str, before: int, steps: int, trails: Sequence[Trail]) -> Report:
     """A stretch's progress as that of the whole pack, what its earlier stretches cost included."""
     if report is None:
         return None
-    tell, costs = report, [piece.cost for member in pieces for piece in member]
+    tell, costs = report, [ended.piece.cost for trail in trails for ended in trail.ended]
     flops, seconds = (sum(cost[name] or 0.0 for cost in costs) for name in ("spent_flops", "seconds"))
 
     def further(progress: Progress) -> None:
@@ -192,22 +183,3 @@ def _further(report: Report, key: str, before: int, steps: int, pieces: Sequence
         tell(replace(progress, pack=key, step=step, steps=steps, flops=spent, seconds=took))
 
     return further
-
-
-def _write(place: Place, step: int, keys: Sequence[str], pieces: Sequence[Piece]) -> None:
-    tensors = {f"{m}.weights.{name}": t for m, piece in enumerate(pieces) for name, t in piece.weights.items()}
-    tensors |= {f"{m}.train_loss": torch.from_numpy(piece.train_loss) for m, piece in enumerate(pieces)}
-    held = ("judged", "why", "cost", "metrics", "created")
-    facts = {"members": list(keys), "pieces": [{name: getattr(piece, name) for name in held} for piece in pieces]}
-    checkpoint.save(place, step, tensors, facts)
-
-
-def _read(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> list[Piece]:
-    found = []
-    for m, said in enumerate(facts["pieces"]):
-        start = f"{m}.weights."
-        weights = {n.removeprefix(start): t.to(device) for n, t in tensors.items() if n.startswith(start)}
-        judged = [(int(step), loss, accuracy) for step, loss, accuracy in said["judged"]]
-        losses = tensors[f"{m}.train_loss"].numpy()
-        found.append(Piece(**dict(said) | {"judged": judged, "weights": weights, "train_loss": losses}))
-    return found

@@ -44,13 +44,14 @@ def over_tensors(function: Callable[..., Any], packed: bool) -> Callable[..., An
 def gradient(model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool) -> Callable[..., Any]:
     """(params, inputs, targets, given) to (gradients, mean loss per token, memory to keep), with a leading member axis.
 
-    `given` holds what the objective needs ("start" as stacks, like params); {} where it needs nothing.
+    `given` holds what the objective needs ("start" as stacks, like params) and, as "network", what modules need, by
+    the names of their buffers; {} where nothing is needed.
     """
     needs = needs_of(objective)
 
     def loss(params: list[Tensor], inputs: Tensor, targets: Tensor, given: Given) -> tuple[Tensor, Tree]:
         named = _named(groups, params)
-        outputs = functional_call(model, named, (inputs,))
+        outputs = functional_call(model, named | given.get("network", {}), (inputs,))
         if not needs:
             return objective(outputs, targets).mean(), {}
         start = _named(groups, given["start"]) if "start" in given else {}
