@@ -52,7 +52,8 @@ class Rung:
     """One size and horizon.
 
     `tokens` is the training horizon (examples, where an example is one prediction, as in image classification).
-    `batch` is examples per step; None leaves it to the recipe's batch rule.
+    `batch` is examples per step; None leaves it to the recipe's batch rule. `unique_tokens` are the distinct training
+    tokens that it may see, again and again where they are fewer than `tokens`; None leaves it to the data.
     """
 
     width: int
@@ -60,6 +61,7 @@ class Rung:
     tokens: int
     heads: int = 1
     batch: int | None = None
+    unique_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "tokens", "heads"):
@@ -68,6 +70,11 @@ class Rung:
                 raise InputError(f"Rung {name} is {value!r}; it must be a whole number of at least 1.")
         if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 1):
             raise InputError(f"Rung batch is {self.batch!r}; give examples per step as a whole number, or None.")
+        if self.unique_tokens is not None and (not isinstance(self.unique_tokens, int) or self.unique_tokens < 1):
+            raise InputError(
+                f"Rung unique_tokens is {self.unique_tokens!r}; give distinct training tokens as a whole number, or "
+                f"None for all that the data have."
+            )
         if self.width % self.heads:
             raise InputError(
                 f"Rung width {self.width} cannot be split over {self.heads} heads; choose heads that divide the width."
@@ -77,8 +84,14 @@ class Rung:
         """This rung with some fields changed."""
         return replace(self, **_known(self, changes))
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `Rung(**data)` turns back into this rung."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in held.items() if name != "unique_tokens" or value is not None}
+
     def __str__(self) -> str:
-        return f"width {self.width} x depth {self.depth}, {compact(self.tokens)} tokens"
+        few = "" if self.unique_tokens is None else f" of {compact(self.unique_tokens)} unique"
+        return f"width {self.width} x depth {self.depth}, {compact(self.tokens)} tokens{few}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,19 +134,23 @@ class Ladder:
         head_width: int = 16,
         seeds: int = 3,
         batch: int | None = None,
+        unique_tokens: tuple[int | None, ...] = (None,),
     ) -> Ladder:
         """A ladder in width at one depth and one horizon (the protocol of Mu-scaling, 2304.06875), or several horizons.
 
         Several, each at every width, cost little more than the longest where the schedule lets a decay branch off,
-        as WSD(warmup_tokens=...) and Constant do, and the batch is the same at all (FixedBatch).
+        as WSD(warmup_tokens=...) and Constant do, and the batch is the same at all (FixedBatch). With several
+        `unique_tokens` every width and horizon is trained on each of them, repeated (None: all that the data have).
         """
         horizons = tokens if isinstance(tokens, tuple) else (tokens,)
         rungs = [
-            Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(t), batch=batch)
+            Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(t), batch=batch, unique_tokens=u)
             for w in widths
             for t in horizons
+            for u in unique_tokens
         ]
-        return cls(rungs=tuple(sorted(rungs, key=_cost_order) if len(horizons) > 1 else rungs), seeds=seeds)
+        several = len(horizons) * len(unique_tokens) > 1
+        return cls(rungs=tuple(sorted(rungs, key=_cost_order) if several else rungs), seeds=seeds)
 
     @classmethod
     def geometric(
@@ -247,8 +264,9 @@ def _shaped(params: float, tokens: float, depth: int | None, head_width: int) ->
     return Rung(width=heads * head_width, depth=layers, heads=heads, tokens=int(tokens))
 
 
-def _cost_order(rung: Rung) -> tuple[int, int]:
-    return rung.width**2 * rung.depth * rung.tokens, rung.width
+def _cost_order(rung: Rung) -> tuple[float, float, float]:
+    """By FLOPs, then width, then distinct tokens."""
+    return rung.width**2 * rung.depth * rung.tokens, rung.width, rung.unique_tokens or math.inf
 
 
 def _known(thing: Any, changes: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,8 @@ class DataPlan(Protocol):
     `fingerprint` identifies what was read and how it is cut into examples; it enters every key. `held_out` yields the
     same validation examples in the same order every time; training never sees them. `repeat` allows more than one pass.
     A plan whose examples have an identity says which ones a step sees with `indices(seed, step, size)`, whole
-    numbers: what an objective's memory is kept by.
+    numbers: what an objective's memory is kept by. One that can be cut to fewer distinct tokens, to be repeated, has
+    `limited(unique_tokens) -> data plan`; those of a smaller cut are among those of a larger one.
     """
 
     repeat: bool
@@ -269,6 +270,18 @@ class Recipe:
                 f"but(optimizer=AdamW(lr=3e-3))."
             )
         return replace(self, **slots)
+
+    def data_at(self, rung: Rung) -> Any:
+        """The data plan as a rung is trained on it: all, or so many distinct tokens. Raises InputError if it cannot."""
+        if rung.unique_tokens is None:
+            return self.data
+        limited = getattr(self.data, "limited", None)
+        if limited is None:
+            raise InputError(
+                f"The rung ({rung}) limits the distinct tokens, but the data plan {type(self.data).__name__} cannot be "
+                f"cut; give it limited(unique_tokens) -> data plan, or leave unique_tokens out."
+            )
+        return limited(rung.unique_tokens)
 
     def settled(self, rung: Rung) -> Rung:
         """The rung with the batch rule applied where it leaves the batch open."""

@@ -49,7 +49,7 @@ class RunSpec:
         asked = {
             "engine": ENGINE,
             "recipe": _meaning_alone(self.recipe),
-            "rung": asdict(self.rung),
+            "rung": self.rung.to_json(),
             "base_shape": [self.base_rung.width, self.base_rung.depth],
             "hyperparameters": {name: float(value) for name, value in self.hyperparameters.items()},
             "seed": self.seed,
@@ -61,11 +61,11 @@ class RunSpec:
         """Plain data that `from_json` turns back into an equal spec."""
         return {
             "recipe": dict(self.recipe),
-            "rung": asdict(self.rung),
+            "rung": self.rung.to_json(),
             "hyperparameters": dict(self.hyperparameters),
             "seed": self.seed,
             "judge": dict(self.judge),
-            "base_rung": asdict(self.base_rung),
+            "base_rung": self.base_rung.to_json(),
         }
 
     @classmethod

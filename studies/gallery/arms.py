@@ -42,13 +42,17 @@ def paired(one: Sequence[float], other: Sequence[float], level: float = 0.9) -> 
 
 
 def train(
-    store: wt.Store, recipe: Recipe, rung: wt.Rung, judge: Judge, asked: Sequence[tuple[Mapping[str, float], int]]
-) -> list[Run]:
-    """Runs of one recipe by hyperparameters and seed, trained if the store does not have them."""
+    store: wt.Store, recipe: Recipe, rung: wt.Rung, judge: Judge, asked: Sequence[tuple[Mapping[str, float], int]],
+    base: wt.Rung | None = None,
+) -> list[Run]:  # fmt: skip
+    """Runs of one recipe by hyperparameters and seed, trained if the store does not have them.
+
+    The hyperparameters are those of the rung `base` (None: of this one), carried by the recipe's parametrization.
+    """
     rung = recipe.settled(rung)
-    described, judged = recipe.describe(), judge.describe()
+    described, judged, base = recipe.describe(), judge.describe(), base or rung
     specs = [
-        RunSpec(recipe=described, rung=rung, hyperparameters=dict(h), seed=seed, judge=judged, base_rung=rung)
+        RunSpec(recipe=described, rung=rung, hyperparameters=dict(h), seed=seed, judge=judged, base_rung=base)
         for h, seed in asked
     ]
     missing = [spec for spec in specs if spec.key not in store]

@@ -18,6 +18,7 @@ from windtunnel.laws.observations import ALL_SIZES, SIZE_COLUMNS, Observations
 
 FAR = 30.0  # times the top rung's compute from which a forecast is called far (guess)
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
+EPOCHS = 4.0  # passes up to which repeated tokens are worth nearly as much as new ones (2305.16264)
 UNSUPPORTED = 2.0  # and from this factor no run of the ladder supports it
 
 
@@ -54,6 +55,7 @@ def located(o: Observations, target: Target, size: Size | None = None, reads: Co
     sizes = Sizes(**{n: np.array([value]) for n, value in known.items()})
     supported = _check_path(o, known, caveats)
     _check_distance(o, known, caveats)
+    _check_repeats(o, known, caveats)
     unused = [name for name in ("params", "tokens") if name in known and getattr(o, name) is None]
     if unused:
         caveats.append(f"The runs do not state {' and '.join(unused)}, so the target's cannot be used.")
@@ -69,7 +71,9 @@ def _known(target: Target, size: Size | None) -> dict[str, float]:
             f"size=model.size(rung, data), or give the target as params= and tokens=."
         )
     tokens = float(target.rung.tokens)
-    return {"params": float(size.params), "tokens": tokens, "flops": float(size.training_flops(tokens))}
+    known = {"params": float(size.params), "tokens": tokens, "flops": float(size.training_flops(tokens))}
+    unique = target.rung.unique_tokens
+    return known if unique is None else known | {"unique_tokens": min(tokens, float(unique))}
 
 
 def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
@@ -138,6 +142,21 @@ def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) ->
             f"No run tells parameters and tokens apart, so the law cannot either. Vary tokens at one size."
         )
     return max(factor, 1 / factor) <= UNSUPPORTED
+
+
+def _check_repeats(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
+    """Beyond what any run has seen again, and beyond where repeated tokens are known to be worth nearly as much."""
+    if "unique_tokens" not in known or "tokens" not in known:
+        return
+    epochs, seen = known["tokens"] / known["unique_tokens"], 1.0
+    if o.tokens is not None and o.unique_tokens is not None:
+        seen = float(np.max(o.tokens / o.unique_tokens))
+    if epochs > max(EPOCHS, seen):
+        caveats.append(
+            f"The target sees its tokens {epochs:.3g} times, the runs at most {seen:.3g}; past {EPOCHS:g} passes "
+            f"repeated tokens are worth less and less (2305.16264), and large models may overfit. Train rungs with as "
+            f"many passes."
+        )
 
 
 def _check_distance(o: Observations, known: dict[str, float], caveats: list[str]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.ladder import compact
+from windtunnel.ladder import Rung, compact
 from windtunnel.runs import Run, canonical
 
 SIZE_COLUMNS = ("params", "tokens", "flops")
@@ -87,6 +87,7 @@ class Observations:
             params=np.array([run.size.params for run in finished], float),
             tokens=np.array([run.spec.rung.tokens for run in finished], float),
             flops=np.array([run.size.training_flops(run.spec.rung.tokens) for run in finished], float),
+            unique_tokens=_unique([run.spec.rung for run in finished]),
             width=np.array([run.spec.rung.width for run in finished], float),
             seed=np.array([str(run.spec.seed) for run in finished]),
             key=np.array([run.key for run in finished]),
@@ -155,6 +156,13 @@ class Observations:
         names = [name for name in (*NUMBER_COLUMNS, "seed") if getattr(self, name) is not None]
         records = [{name: getattr(self, name)[i].item() for name in names} for i in range(len(self))]
         return [{name: value for name, value in record.items() if value == value} for record in records]
+
+
+def _unique(rungs: Sequence[Rung]) -> np.ndarray | None:
+    """Distinct tokens of each run, None where no rung limits them."""
+    if all(rung.unique_tokens is None for rung in rungs):
+        return None
+    return np.array([min(rung.tokens, rung.unique_tokens or rung.tokens) for rung in rungs], float)
 
 
 def _usable(run: Run) -> bool:

@@ -126,11 +126,10 @@ class Study:
         self._check_held_out()
         from windtunnel.parts.data import check_length
 
-        horizon = max(r.tokens for r in self.ladder.rungs)
-        if self.target.rung is not None:
-            horizon = max(horizon, self.target.rung.tokens)
+        rungs = [*self.ladder.rungs, *([self.target.rung] if self.target.rung is not None else [])]
         for recipe in self.recipes().values():
-            check_length(recipe.data, horizon)
+            for rung in rungs:
+                check_length(recipe.data_at(rung), rung.tokens)
 
     def _check_heads(self) -> None:
         """Heads of another width are another family of models, with another attention scale."""

@@ -118,7 +118,7 @@ def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = 
     stepped = update(groups, recipe.optimizer, packed=False)
     hps = stacked_hyperparameters(groups, [recipe.optimizer], device, [seed])
     start, size, needs, memory = params, rung.batch or 1, needs_of(recipe.objective), {}
-    visits = Visits(recipe, 0, steps, size) if "memory" in needs else None
+    visits = Visits(recipe, recipe.data, 0, steps, size) if "memory" in needs else None
     if visits is not None:
         memory = first_memory(recipe, visits, [seed], device)
     for step in range(steps):

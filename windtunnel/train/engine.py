@@ -53,7 +53,7 @@ class Engine:
     def __init__(self, pack: Pack, device: torch.device, packed: bool, compile: bool | None = None) -> None:
         self.pack, self.device, self.packed, self.compile = pack, device, packed, compile
         self.recipes = [pack.recipe_of(i) for i in range(len(pack.specs))]
-        self.data, self.rung = pack.recipe.data, pack.rung
+        self.data, self.rung = pack.recipe.data_at(pack.rung), pack.rung
         self.tokens_per_step = pack.tokens_per_step()
         self.steps_of = steps_of(pack, self.tokens_per_step)
         self.steps = max(self.steps_of)
@@ -80,7 +80,7 @@ class Engine:
     @cached_property
     def visits(self) -> Visits:
         """Which examples the members will see."""
-        return Visits(self.pack.recipe, self.first_step, self.steps, self.rung.batch or 1)
+        return Visits(self.pack.recipe, self.data, self.first_step, self.steps, self.rung.batch or 1)
 
     def start(
         self, created: str | None = None, weights: Sequence[Mapping[str, Tensor]] = (),

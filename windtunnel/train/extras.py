@@ -85,8 +85,8 @@ def noise_of(seed: int, stretch: int, step: int) -> int:
 class Visits:
     """Which examples each run will see, so that a memory is kept of those alone; the data plan tells."""
 
-    def __init__(self, recipe: Recipe, first_step: int, steps: int, size: int) -> None:
-        self.data, self.steps, self.size = recipe.data, range(first_step, first_step + steps), size
+    def __init__(self, recipe: Recipe, data: Any, first_step: int, steps: int, size: int) -> None:
+        self.data, self.steps, self.size = data, range(first_step, first_step + steps), size
         self._seen: dict[int, np.ndarray] = {}
         if not hasattr(self.data, "indices"):
             raise InputError(

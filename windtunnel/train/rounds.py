@@ -94,7 +94,7 @@ def groups(pack: Pack, items: Sequence[Item], trails: Sequence[Trail], packed: b
 def _first_step(item: Item, trails: Sequence[Trail]) -> int:
     """The step of its data at which a stretch begins: where its fork ended, else where the member's last one did."""
     member, stretch = item
-    trail, data = trails[member], stretch.recipe.data.fingerprint()
+    trail, data = trails[member], stretch.recipe.data_at(stretch.rung).fingerprint()
     parent = trail.of(stretch.fork) if stretch.fork is not None else None
     examples = parent.next_example if parent is not None and parent.data == data else trail.seen.get(data, 0)
     return -(-examples // (stretch.recipe.settled(stretch.rung).batch or 1))
@@ -110,7 +110,7 @@ def judge_of(pack: Pack, group: Sequence[Item]) -> Judge:
 
 def end(group: Sequence[Item], pieces: Sequence[Piece], sub: Pack, first: int, trails: Sequence[Trail]) -> None:
     """Note what came of a group of stretches."""
-    data, size = sub.recipe.data.fingerprint(), sub.rung.batch or 1
+    data, size = sub.recipe.data_at(sub.rung).fingerprint(), sub.rung.batch or 1
     after = (first + -(-sub.rung.tokens // sub.tokens_per_step())) * size
     for (member, stretch), piece in zip(group, pieces, strict=True):
         trails[member].ended.append(Ended(

@@ -103,7 +103,7 @@ class ShardedEngine:
             raise InputError(f"One run at a time is trained over many devices; this pack holds {len(pack.specs)}.")
         self.pack, self.ranks, self.how, self.spec = pack, ranks, how, pack.specs[0]
         _check_plain(pack)
-        self.recipe, self.rung, self.data = pack.recipe_of(0), pack.rung, pack.recipe.data
+        self.recipe, self.rung, self.data = pack.recipe_of(0), pack.rung, pack.recipe.data_at(pack.rung)
         self.batch = self.rung.batch or 1
         check_division(self.batch, ranks.world, how.pieces)
         self.tokens_per_step = pack.tokens_per_step()

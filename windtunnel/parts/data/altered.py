@@ -80,6 +80,21 @@ class Drawn:
         return permuted(np.arange(self.count, dtype=np.uint64), data.examples(), key=(self.seed, -1))
 
 
+def limited(data: Any, unique_tokens: int) -> Subset:
+    """Training on `unique_tokens` of the data's tokens, whole examples, drawn once for all seeds and then repeated.
+
+    Raises InputError where the data have not so many, or one example has more.
+    """
+    shape = data.shape()
+    count = unique_tokens // shape.tokens_per_example
+    if count < 1 or unique_tokens > shape.train_tokens:
+        raise InputError(
+            f"unique_tokens is {unique_tokens:,}; the data have {shape.train_tokens:,} training tokens in examples of "
+            f"{shape.tokens_per_example:,}, so give a number between the two."
+        )
+    return Subset(data, Drawn(count))
+
+
 @dataclass(frozen=True)
 class NoisyLabels:
     """`share` of the training targets replaced by another class, drawn by `seed`; the same ones in every pass."""

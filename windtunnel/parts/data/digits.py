@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.parts.data.altered import Subset, limited
 from windtunnel.parts.data.order import VERSION, check_first_pass, draw, spread
 from windtunnel.recipe import DataShape
 
@@ -48,6 +49,10 @@ class Digits:
     def taken(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Training images and labels by their numbers."""
         return _taken(_split()["train"][indices])
+
+    def limited(self, unique_tokens: int) -> Subset:
+        """So many of the training tokens, drawn once and seen again and again; a smaller cut lies in a larger one."""
+        return limited(self, unique_tokens)
 
     def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
         """Which training images, counted from 0, a batch holds."""

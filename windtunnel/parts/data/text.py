@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.parts.data.altered import Subset, limited
 from windtunnel.parts.data.corpus import Files, Source, StandardLibrary
 from windtunnel.parts.data.order import VERSION, check_first_pass, draw, spread
 from windtunnel.parts.data.shards import Bytes, Shards, Tokenizer, default_cache, prepared
@@ -70,6 +71,10 @@ class Text:
     def taken(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of training windows by their numbers."""
         return self._windows("train", indices)
+
+    def limited(self, unique_tokens: int) -> Subset:
+        """So many of the training tokens, drawn once and seen again and again; a smaller cut lies in a larger one."""
+        return limited(self, unique_tokens)
 
     def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
         """Which windows of the training text a batch holds."""

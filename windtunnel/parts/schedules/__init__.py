@@ -10,7 +10,8 @@ from windtunnel.parts.schedules.infinite import Infinite
 from windtunnel.parts.schedules.power import Power
 from windtunnel.parts.schedules.rewarmed import Rewarmed
 from windtunnel.parts.schedules.shapes import Exponential, HalfCosine, Linear, OneMinusSqrt, Shape
+from windtunnel.parts.schedules.steps import Steps
 from windtunnel.parts.schedules.wsd import WSD
 
 __all__ = ["WSD", "Constant", "Cooldown", "Cosine", "Exponential", "HalfCosine", "Infinite", "Linear", "OneMinusSqrt"]
-__all__ += ["Power", "Rewarmed", "Shape", "cosine_to", "linear_to_zero"]
+__all__ += ["Power", "Rewarmed", "Shape", "Steps", "cosine_to", "linear_to_zero"]
