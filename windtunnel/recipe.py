@@ -302,7 +302,7 @@ class Recipe:
         return size if cost == 1.0 else replace(size, flops_per_token=size.flops_per_token * cost)
 
     def roles(self) -> dict[str, Any]:
-        """What the model part and the transforms state of tensors' roles, by name or pattern; the model's words first."""
+        """What the model part and the transforms state of tensors' roles, by pattern; the model's words first."""
         found: dict[str, Any] = {}
         for part in (self.model, *self.transforms):
             stated = getattr(part, "roles", None) or {}

@@ -55,11 +55,13 @@ class Hypernetwork:
 class Hyper(nn.Module):
     """Strengths (examples) to features (examples, features): two layers without biases."""
 
+    only: float | None = None  # a strength for all examples
+
     def __init__(self, features: int, invariant: bool) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.empty(features, 2 if invariant else 1))
         self.second = nn.Parameter(torch.empty(features, features))
-        self.invariant, self.only = invariant, None
+        self.invariant = invariant
 
     def forward(self, examples: int) -> Tensor:
         given = strengths(examples, self.first.device)
@@ -77,17 +79,20 @@ class Generated(nn.Linear):
     def __init__(self, layer: nn.Linear, hyper: Hyper, features: int, invariant: bool) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         self.hyper, self.bias = hyper, layer.bias
-        self.register_parameter("weight", layer.weight if invariant else None)
+        kept: Any = layer.weight if invariant else None
+        self.register_parameter("weight", kept)
         self.heads = nn.Parameter(torch.empty(features, *layer.weight.shape, device=layer.weight.device))
 
-    def forward(self, input: Tensor) -> Tensor:
-        found = torch.einsum("bk,koi->boi", self.hyper(len(input)), self.heads)
+    def generated(self, examples: int) -> Tensor:
+        """Weights (examples, outputs, inputs)."""
+        found = torch.einsum("bk,koi->boi", self.hyper(examples), self.heads)
         if self.weight is not None:  # the mean over features, so that Adam's steps move the sum as they move a weight
-            found = found / len(self.heads) + self.weight
-        else:  # the weights themselves, which must begin in their size
-            found = found * len(self.heads) ** -0.5
+            return found / len(self.heads) + self.weight
+        return found * len(self.heads) ** -0.5  # the weights themselves, which must begin in their size
+
+    def forward(self, input: Tensor) -> Tensor:
         flat = input.reshape(len(input), -1, input.shape[-1])
-        outputs = torch.bmm(flat, found.mT).view(*input.shape[:-1], -1)
+        outputs = torch.bmm(flat, self.generated(len(input)).mT).view(*input.shape[:-1], -1)
         return outputs if self.bias is None else outputs + self.bias
 
 

@@ -69,7 +69,7 @@ def _three(name: str, left: Tensor, core: Tensor, right: Tensor) -> dict[str, Te
 
 
 def lora_sb(base: Recipe, rank: int = 8) -> Recipe:
-    """A core of rank x rank numbers in the plane of the first fine-tuning step adapts as well as LoRA with many more."""
+    """A core of rank x rank numbers in the plane of the first fine-tuning step adapts as well as LoRA does."""
     core = LowRank(of=base.model, rank=rank, core=True, where="blocks.*")
     begin = OfFirstStep(rank=rank)
     return base.but(phases=Adapting(transforms=(core,), trained="*.core", begin=begin, step_of=EXAMPLES))

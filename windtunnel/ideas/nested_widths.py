@@ -40,9 +40,11 @@ class Nested:
 class NestedLinear(nn.Linear):
     """A linear layer's first units."""
 
+    only: float | None = None
+
     def __init__(self, layer: nn.Linear, shares: tuple[float, ...]) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        self.weight, self.bias, self.shares, self.only = layer.weight, layer.bias, shares, None
+        self.weight, self.bias, self.shares = layer.weight, layer.bias, shares
 
     def forward(self, input: Tensor) -> Tensor:
         return first_units(self, F.linear(input, self.weight, self.bias))
@@ -51,9 +53,11 @@ class NestedLinear(nn.Linear):
 class NestedEmbedding(nn.Embedding):
     """A lookup table's first units."""
 
+    only: float | None = None
+
     def __init__(self, layer: nn.Embedding, shares: tuple[float, ...]) -> None:
         super().__init__(layer.num_embeddings, layer.embedding_dim, device="meta")
-        self.weight, self.shares, self.only = layer.weight, shares, None
+        self.weight, self.shares = layer.weight, shares
 
     def forward(self, input: Tensor) -> Tensor:
         return first_units(self, F.embedding(input, self.weight))
@@ -93,12 +97,13 @@ class PrefixLoss:
         found = {}
         for share in self.shares:
             take(model, share)
-            sums = [float(F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")) for x, y in batches]
-            found[f"loss_at_{share:g}"] = sum(sums) / sum(y.numel() for _, y in batches)
+            with torch.no_grad():
+                sums = [F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum") for x, y in batches]
+            found[f"loss_at_{share:g}"] = float(torch.stack(sums).sum()) / sum(y.numel() for _, y in batches)
         take(model, None)
         return found
 
 
 def nested_widths(base: Recipe) -> Recipe:
-    """One network whose first units are smaller models, trained together, serves every width almost as well as its own."""
+    """One network whose first units are smaller models serves every width almost as well as one of that width."""
     return base.but(transforms=(*base.transforms, Nested()))

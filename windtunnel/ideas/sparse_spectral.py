@@ -52,7 +52,7 @@ class SparseSpectral:
             return AdamW().init(param, site)
         factors = _factors(param)
         moments = {f"{what}_{name}": zeros_like(t) for name, t in factors.items() for what in ("mean", "square")}
-        return factors | moments | {"steps": param.new_zeros(())}
+        return factors | moments | {"drawn": zeros_like(factors["values"]), "steps": param.new_zeros(())}
 
     def update(
         self, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: Mapping[str, Tensor], site: Site
@@ -62,7 +62,8 @@ class SparseSpectral:
             return AdamW().update(grad, state, param, hp, site)
         steps, into = state["steps"], state["steps"] % self.round_steps
         left, values, right = (state[name] for name in PARTS)
-        drawn = self._drawn(values, hp["key"], (steps / self.round_steps).floor()).to(grad)
+        anew = self._draw(values, hp["key"], (steps / self.round_steps).floor()).to(grad)
+        drawn = torch.where(into > 0, state["drawn"], anew)  # a round keeps its vectors, whatever their values become
         count = max(1, round(self.share * len(values)))
         projected = left.T @ grad @ right
         wanted = {"left": grad @ right, "values": projected.diagonal(), "right": grad.T @ left}
@@ -80,16 +81,16 @@ class SparseSpectral:
                 found[name] = values - hp["lr"] * step
             else:
                 moved = state[name] - hp["lr"] * self.turn * (len(toward) * count) ** -0.5 * drawn * step
-                found[name] = moved / moved.norm(dim=0).clamp(min=1e-12)
+                found[name] = torch.where(drawn > 0, moved / moved.norm(dim=0).clamp(min=1e-12), state[name])
             found |= {f"mean_{name}": mean, f"square_{name}": square}
         weight = found["left"] * found["values"] @ found["right"].T
-        fresh, anew = _factors(weight), began + 1 >= self.round_steps * self.rounds
-        found |= {name: torch.where(anew, fresh[name], found[name]) for name in PARTS}
+        fresh, over = _factors(weight), began + 1 >= self.round_steps * self.rounds
+        found |= {"drawn": drawn} | {name: torch.where(over, fresh[name], found[name]) for name in PARTS}
         decayed = weight - hp["lr"] * hp["weight_decay"] * param
         found = {name: found[name].to(state[name].dtype) for name in found} | {"steps": steps + 1}
         return (decayed - param).to(param.dtype), found
 
-    def _drawn(self, values: Tensor, key: Tensor, number: Tensor) -> Tensor:
+    def _draw(self, values: Tensor, key: Tensor, number: Tensor) -> Tensor:
         """1 for the vectors of a round: the largest of log s and Gumbel noise, a draw in proportion to s."""
         index = torch.arange(len(values), device=values.device, dtype=torch.float64)
         noise = torch.sin(key + 12.9898 * index + 78.233 * number).double() * 43758.5453

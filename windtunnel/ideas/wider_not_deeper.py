@@ -3,8 +3,8 @@
 Read: the abstract and the introduction, and the method as restated in our facts. Attention and a mixture of experts are
 shared by all depths, every depth has norms of its own, whose gains make the same token look otherwise to the router.
 The paper's balancing loss is not here (an objective does not see routers). Width rule: that of the shared tensors;
-depth needs none, for blocks are uses of one block (a rule for depth refuses it). A newcomer would count a block a depth:
-parameters do not grow with depth, FLOPs do.
+depth needs none, for blocks are uses of one block (a rule for depth refuses it). A newcomer would count a block a
+depth: parameters do not grow with depth, FLOPs do.
 """
 
 from __future__ import annotations

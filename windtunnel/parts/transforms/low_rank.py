@@ -24,7 +24,7 @@ from windtunnel.recipe import DataShape
 class LowRank:
     """Thin matrices of `rank` beside every linear layer of `of` (the recipe's model part) that matches `where`.
 
-    Its tensors are called NAME.left (outputs, rank), NAME.right (rank, inputs) and NAME.core (rank, rank). `left` begins
+    Its tensors are called NAME.left (outputs, rank), NAME.right (rank, inputs), NAME.core (rank, rank). `left` begins
     at zero and learns at the plain rate, `right` as a hidden matrix does; a core is the same at all widths.
     """
 
@@ -47,7 +47,7 @@ class LowRank:
         return swapped(model, chosen(model, self.where), lambda layer: Adapted(layer, self.rank, self.core))
 
     def size(self, size: Size, rung: Rung, data: DataShape) -> Size:
-        """The thin matrices more; a token meets each once, and the frozen weights' gradients are counted as computed."""
+        """The thin matrices more, each met once; the frozen weights' gradients are computed too, and counted."""
         found = shapes(self.of, rung, data, self.where)
         more = sum(self.rank * (out + within) + self.core * self.rank**2 for out, within in found)
         flops = size.flops_per_token + 6.0 * more
