@@ -64,9 +64,7 @@ class SparseSpectral:
         left, values, right = (state[name] for name in PARTS)
         anew = self._draw(values, hp["key"], (steps / self.round_steps).floor()).to(grad)
         drawn = torch.where(into > 0, state["drawn"], anew)  # a round keeps its vectors, whatever their values become
-        count = max(1, round(self.share * len(values)))
-        projected = left.T @ grad @ right
-        wanted = {"left": grad @ right, "values": projected.diagonal(), "right": grad.T @ left}
+        wanted = {"left": grad @ right, "values": (left.T @ grad @ right).diagonal(), "right": grad.T @ left}
         began = steps % (self.round_steps * self.rounds)  # moments of values last as long as their basis
         found: dict[str, Tensor] = {}
         for name, toward in wanted.items():
@@ -74,30 +72,31 @@ class SparseSpectral:
             kept = (since > 0).to(grad)
             mean = hp["beta1"] * state[f"mean_{name}"] * kept + (1 - hp["beta1"]) * toward
             square = hp["beta2"] * state[f"square_{name}"] * kept + (1 - hp["beta2"]) * toward * toward
-            step = (
-                mean / (1 - hp["beta1"] ** (since + 1)) / ((square / (1 - hp["beta2"] ** (since + 1))).sqrt() + 1e-12)
-            )
+            root = (square / (1 - hp["beta2"] ** (since + 1))).sqrt() + 1e-12
+            step = mean / (1 - hp["beta1"] ** (since + 1)) / root
             if name == "values":
-                found[name] = values - hp["lr"] * step
+                found[name] = values - hp["lr"] * (step + hp["weight_decay"] * values)
             else:
-                moved = state[name] - hp["lr"] * self.turn * (len(toward) * count) ** -0.5 * drawn * step
+                moved = state[name] - hp["lr"] * self.turn * (len(toward) * self.count(values)) ** -0.5 * drawn * step
                 found[name] = torch.where(drawn > 0, moved / moved.norm(dim=0).clamp(min=1e-12), state[name])
             found |= {f"mean_{name}": mean, f"square_{name}": square}
         weight = found["left"] * found["values"] @ found["right"].T
         fresh, over = _factors(weight), began + 1 >= self.round_steps * self.rounds
         found |= {"drawn": drawn} | {name: torch.where(over, fresh[name], found[name]) for name in PARTS}
-        decayed = weight - hp["lr"] * hp["weight_decay"] * param
         found = {name: found[name].to(state[name].dtype) for name in found} | {"steps": steps + 1}
-        return (decayed - param).to(param.dtype), found
+        return (weight - param).to(param.dtype), found
 
     def _draw(self, values: Tensor, key: Tensor, number: Tensor) -> Tensor:
         """1 for the vectors of a round: the largest of log s and Gumbel noise, a draw in proportion to s."""
         index = torch.arange(len(values), device=values.device, dtype=torch.float64)
-        noise = torch.sin(key + 12.9898 * index + 78.233 * number).double() * 43758.5453
+        noise = torch.sin(key + 12.9898 * index + 78.233 * number) * 43758.5453
         noise = (noise - noise.floor()).clamp(1e-9, 1 - 1e-9)
         score = values.abs().clamp(min=1e-12).log() - (-noise.log()).log()
-        count = max(1, round(self.share * len(values)))
-        return score >= score.topk(count).values[-1]
+        return score >= score.topk(self.count(values)).values[-1]
+
+    def count(self, values: Tensor) -> int:
+        """How many vectors a round trains."""
+        return max(1, round(self.share * len(values)))
 
 
 def _factors(weight: Tensor) -> dict[str, Tensor]:
