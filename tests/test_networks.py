@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import tiny
 import torch
 
 import windtunnel as wt
+from windtunnel.conformance.cost import costs
+from windtunnel.conformance.finding import Mark
+from windtunnel.conformance.subject import Subject, bench
 from windtunnel.errors import InputError
 from windtunnel.ideas.invariant_hypernetwork import Generated, Hypernetwork, SmoothedByStrength
 from windtunnel.ideas.lora_sb import OfFirstStep, lora_sb
@@ -180,6 +184,12 @@ def test_one_block_does_not_grow_with_depth_but_for_its_norms(corpus):
         assert counts[1] - counts[0] == norms and counts[2] - counts[0] == 4 * norms
     with pytest.raises(InputError, match="made of a Transformer"):
         wider_not_deeper(wt.recipes.mlp_mup_sgd(data=wt.data.digits()))
+
+
+def test_what_idle_experts_compute_here_is_not_a_cost_that_an_idea_hides():
+    subject = Subject(wider_not_deeper, Path(__file__), bench())
+    found = costs(subject)
+    assert found.mark is Mark.PASSED and subject.recipe.size(RUNG).idle > 0, found
 
 
 def test_spectral_factors_stay_the_weight_and_few_vectors_move_a_round():
