@@ -167,10 +167,11 @@ class Objective(Protocol):
 class Transform(Protocol):
     """A change of the network: takes the built module, returns the module to be trained.
 
-    One that changes how many parameters there are, or what a token costs, has `size(size, rung, data) -> Size`. One
-    whose network follows the training names what it needs in `needs`: "done" (share of the horizon) and "noise" (a
-    whole number below 2^31 of this run and step, for dropout). The engine writes them, while training, into the 0-d
-    buffers of that name (persistent=False) that modules have.
+    One that changes how many parameters there are, or what a token costs, has `size(size, rung, data) -> Size`; one
+    whose new tensors shapes cannot tell apart states them in `roles`, as a model part does. One whose network follows
+    the training names what it needs in `needs`: "done" (share of the horizon) and "noise" (a whole number below 2^31 of
+    this run and step, for dropout). The engine writes them, while training, into the 0-d buffers of that name
+    (persistent=False) that modules have.
     """
 
     def __call__(self, model: nn.Module) -> nn.Module: ...
@@ -299,6 +300,14 @@ class Recipe:
             size = change(size, rung, data) if change is not None else size
         cost = prod(float(getattr(part, "cost", 1.0)) for part in self.pieces())
         return size if cost == 1.0 else replace(size, flops_per_token=size.flops_per_token * cost)
+
+    def roles(self) -> dict[str, Any]:
+        """What the model part and the transforms state of tensors' roles, by pattern; the model's words first."""
+        found: dict[str, Any] = {}
+        for part in (self.model, *self.transforms):
+            stated = getattr(part, "roles", None) or {}
+            found |= {pattern: role for pattern, role in stated.items() if pattern not in found}
+        return found
 
     def pieces(self) -> list[Any]:
         """All parts, those of a slot that holds several one by one."""

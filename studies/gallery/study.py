@@ -13,14 +13,17 @@ from windtunnel.ideas.layer_wise_trust import lamb, lars
 from windtunnel.ideas.linear_to_zero import linear_to_zero
 from windtunnel.ideas.model_soup import model_soup
 from windtunnel.ideas.muon import muon
+from windtunnel.ideas.nested_widths import nested_widths
 from windtunnel.ideas.power_schedule import power_schedule
 from windtunnel.ideas.sharpness_aware import sharpness_aware
+from windtunnel.ideas.sparse_spectral import sparse_spectral
 from windtunnel.ideas.sqrt_cooldown import sqrt_cooldown
 from windtunnel.ideas.structured_sparsity import sparse_from_the_start, structured_sparsity
 from windtunnel.ideas.ternary_weights import ternary_weights, ternary_weights_by_mean
 from windtunnel.ideas.v_cycle import v_cycle
 from windtunnel.ideas.weight_compander import weight_compander
 from windtunnel.ideas.weight_standardization import weight_standardization
+from windtunnel.ideas.wider_not_deeper import wider_not_deeper
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
 
@@ -52,6 +55,9 @@ study = wt.Study(
         structured_sparsity,
         model_soup,
         v_cycle,
+        wider_not_deeper,
+        sparse_spectral,
+        nested_widths,
     ],
     ladder=wt.Ladder.widths((16, 32, 48), depth=2, head_width=8, tokens=TOKENS, seeds=3),
     target=wt.Target(rung=wt.Rung(width=160, depth=2, heads=20, tokens=TOKENS)),

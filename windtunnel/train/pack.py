@@ -137,7 +137,7 @@ def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
     """The scale table of a recipe at a rung relative to the base rung."""
     return scale_table(
         lambda r: build_model(recipe, r), rung, base, recipe.parametrization, geometry_of(recipe.optimizer),
-        roles=getattr(recipe.model, "roles", None),
+        roles=recipe.roles(),
         example=lambda: torch.from_numpy(recipe.data.batch(seed=0, step=0, size=1)[0]),
     )  # fmt: skip
 

@@ -1,0 +1,38 @@
+"""A probe of a hypernetwork: how its output and its gradient change with the strength that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, pstdev, pvariance
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from windtunnel.ideas.invariant_hypernetwork import Generated
+
+LATE = 2.0**-8  # the rate at which gradients are compared after training: both arms learn there
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """`spread_of_weights`: the deviation over strengths of the main network's weights' norm, over its mean;
+    `gradient_variance`: the variance over strengths of the norm of the loss's gradient in all trained tensors."""
+
+    count: int = 10
+
+    def __call__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Mapping[str, float]:
+        """Both, at strengths evenly over 0 to 1."""
+        layers = [module for module in model.modules() if isinstance(module, Generated)]
+        inputs, targets = batches[0]
+        norms, slopes = [], []
+        for number in range(self.count):
+            layers[0].hyper.only = (number + 0.5) / self.count
+            norms.append(float(sum(layer.generated(1).square().sum() for layer in layers) ** 0.5))
+            with torch.enable_grad():
+                lost = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+                found = torch.autograd.grad(lost, list(model.parameters()))
+            slopes.append(float(sum(g.square().sum() for g in found) ** 0.5))
+        layers[0].hyper.only = None
+        return {"spread_of_weights": pstdev(norms) / mean(norms), "gradient_variance": pvariance(slopes)}
