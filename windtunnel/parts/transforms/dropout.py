@@ -79,5 +79,11 @@ def mixed(counter: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
+def normal(noise: Tensor, count: int) -> Tensor:
+    """Standard normal numbers (count,) of a step's noise (Box and Muller's way)."""
+    one, other = (mixed(torch.arange(count, device=noise.device) + mixed(noise + k)).double() / 2**32 for k in (11, 23))
+    return ((-2 * (one + 2**-33).log()).sqrt() * (2 * torch.pi * other).cos()).float()
+
+
 def _drop(module: Any, inputs: Any, output: Tensor) -> Tensor:
     return module.dropped(output)
