@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.here import Here
 from windtunnel.store import forecast_hash
+from windtunnel.study.answer import _shape
 from windtunnel.study.page import page_data
 from windtunnel.study.stages import Stages
 
@@ -305,3 +307,14 @@ def test_the_store_can_be_read_with_json_and_numpy_alone(result):
     assert json.loads((folder / "run.json").read_text())["loss"] == run.loss
     with np.load(folder / "curve.npz") as curve:
         assert curve["judged_loss"][-1] == run.loss
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "words"),
+    [(64, 2, None), (16, 4, "2 times as deep for its width"), (64, 8, "nothing here tells what depth does")],
+)
+def test_a_target_of_another_shape_is_said(width, depth, words):
+    ladder = wt.Ladder(rungs=tuple(wt.Rung(width=w, depth=d, tokens=10_000) for w, d in ((16, 1), (16, 2), (32, 4))))
+    target = wt.Target(rung=wt.Rung(width=width, depth=depth, tokens=100_000))
+    said = _shape(SimpleNamespace(study=SimpleNamespace(ladder=ladder, target=target)))  # type: ignore[arg-type]
+    assert [words in caveat for caveat in said] == ([True] if words else [])

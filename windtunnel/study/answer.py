@@ -207,8 +207,16 @@ def _shape(stages: Stages) -> list[str]:
     """What the target changes that the ladder did not vary."""
     target, rungs = stages.study.target.rung, stages.study.ladder.rungs
     depths = sorted({r.depth for r in rungs})
-    if target is None or min(depths) <= target.depth <= max(depths):
+    if target is None:
         return []
+    most = max(rung.depth / rung.width for rung in rungs)
+    if min(depths) <= target.depth <= max(depths):
+        if target.depth / target.width <= most:
+            return []
+        return [
+            f"The target is {target.depth / target.width / most:.2g} times as deep for its width as any rung; what a "
+            f"finite width does at the start of training grows in proportion (benchmarks/ground_truth.py)."
+        ]
     return [f"The target has depth {target.depth}, the ladder only {depths}: nothing here tells what depth does."]
 
 
