@@ -19,6 +19,7 @@ from windtunnel.store import forecast_hash
 from windtunnel.study.answer import _shape
 from windtunnel.study.page import page_data
 from windtunnel.study.stages import Stages
+from windtunnel.study.words import caveat_lines, three_lines
 
 
 class Noting:
@@ -318,3 +319,17 @@ def test_a_target_of_another_shape_is_said(width, depth, words):
     target = wt.Target(rung=wt.Rung(width=width, depth=depth, tokens=100_000))
     said = _shape(SimpleNamespace(study=SimpleNamespace(ladder=ladder, target=target)))  # type: ignore[arg-type]
     assert [words in caveat for caveat in said] == ([True] if words else [])
+
+
+def test_many_ideas_are_told_in_one_line_and_a_caveat_once():
+    said = {
+        f"idea{i}": SimpleNamespace(verdict="hurts" if i % 2 else "cannot tell", caveats=("Few pairs.",))
+        for i in range(7)
+    }
+    result = SimpleNamespace(
+        study=SimpleNamespace(target_flops=lambda: None, target="target"), forecasts={}, verdicts=said, scores={},
+        ladder={}, ladder_flops=lambda: 1e9, targets={},
+    )  # fmt: skip
+    line = three_lines(result)[1]  # type: ignore[arg-type]
+    assert "3 hurt (idea1, idea3, idea5)" in line and "4 cannot tell (idea0" in line
+    assert caveat_lines(result) == ["idea0, idea1, idea2, idea3 and 3 more: Few pairs."]  # type: ignore[arg-type]

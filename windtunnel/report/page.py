@@ -72,7 +72,11 @@ def _replaced(final: Path, text: str) -> Path:
 def warnings(study: Mapping[str, Any]) -> list[str]:
     """What must be read before any number: the study's caveats, and each forecast that fails its own backtest."""
     failing = [r["name"] for r in study["recipes"] if r["forecast"] and not r["forecast"]["reliable"]]
-    return [f"The forecast for {name} fails its own backtest." for name in failing] + list(study["caveats"])
+    if len(failing) == 1:
+        said = [f"The forecast for {failing[0]} fails its own backtest."]
+    else:
+        said = [f"The forecasts for {', '.join(failing)} fail their own backtests."] if failing else []
+    return said + list(study["caveats"])
 
 
 def gaps(study: Mapping[str, Any]) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from windtunnel.ladder import compact
 
 if TYPE_CHECKING:
     from windtunnel.study.answer import Result
+
+MANY = 4  # recipes that are still named one by one
+PLURAL = {"helps": "help", "hurts": "hurt", "fades": "fade"}
 
 
 def answer_lines(result: Result) -> list[str]:
@@ -20,17 +24,34 @@ def three_lines(result: Result) -> list[str]:
     base = (
         _forecast_line(result, "base") if "base" in result.forecasts else "No forecast yet: the ladder is not trained."
     )
-    ideas = " ".join(_verdict_lines(result)) or "No idea is judged yet."
+    several = len(result.verdicts) > MANY
+    ideas = _tally(result) if several else " ".join(_verdict_lines(result)) or "No idea is judged yet."
     return [base, ideas, cost_line(result)]
 
 
 def caveat_lines(result: Result) -> list[str]:
-    """Each forecast's and verdict's caveats, by recipe, without repeats."""
-    found = [f"{name}: {c}" for name, f in result.forecasts.items() for c in f.caveats]
-    found += [f"{name}: {c}" for name, v in result.verdicts.items() for c in v.caveats]
-    said = {c.split(": ", 1)[1] for c in found if c.startswith("base: ")}
-    kept = [c for c in found if c.startswith("base: ") or c.split(": ", 1)[1] not in said]
-    return list(dict.fromkeys(kept))
+    """Each forecast's and verdict's caveats, once each, behind the recipes they are about; a base's is for all."""
+    about: dict[str, list[str]] = {}
+    for found in (result.forecasts, result.verdicts):
+        for name, each in found.items():
+            for caveat in each.caveats:
+                about.setdefault(caveat, []).append(name)
+    return [f"{'base' if 'base' in names else named(names)}: {caveat}" for caveat, names in about.items()]
+
+
+def named(names: Sequence[str]) -> str:
+    """Recipes in a row, each once; the first few and how many more."""
+    each = list(dict.fromkeys(names))
+    return ", ".join(each) if len(each) <= MANY else f"{', '.join(each[:MANY])} and {len(each) - MANY} more"
+
+
+def _tally(result: Result) -> str:
+    """Many ideas in one line: which help, and so on."""
+    found: dict[str, list[str]] = {}
+    for name, verdict in result.verdicts.items():
+        found.setdefault(verdict.verdict, []).append(name)
+    told = "; ".join(f"{len(names)} {PLURAL.get(v, v)} ({', '.join(names)})" for v, names in found.items())
+    return f"Of {len(result.verdicts)} ideas at the target: {told}."
 
 
 def cost_line(result: Result) -> str:
