@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from windtunnel.ladder import Rung
-from windtunnel.recipe import Recipe
+from windtunnel.recipe import Judge, Recipe
+from windtunnel.runs import RunSpec
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import readout_modules
 from windtunnel.scaling.slopes import Slope, slope_of
 from windtunnel.train.data import pack_batch
-from windtunnel.train.extras import Visits, first_memory, given_of, needs_of, remembered
-from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
-from windtunnel.train.steps import first_states, gradient, look_ahead, named_params, update
+from windtunnel.train.engine import Engine
+from windtunnel.train.pack import Pack, build_model, table_of
+from windtunnel.train.steps import named_params
 
 STEPS = 4
 # A module passes when doubling the width changes its mean |activation| by less than about 13 % (guess: twice the slope
@@ -106,35 +107,37 @@ def _readouts(recipe: Recipe, base: Rung) -> set[str]:
 
 def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = STEPS) -> dict[str, float]:
     """Module name to mean |output| in the forward pass after `steps` steps at the full learning rate."""
-    device = torch.device("cpu")
-    model = build_model(recipe, rung)
-    table = table_of(recipe, rung, base)
-    table.attach(model)
-    groups = groups_of(table)
-    params = initial_params(groups, [seed], device)
-    states = first_states(groups, recipe.optimizer, params, packed=False)
-    grads_of = gradient(model, groups, recipe.objective, packed=False)
-    ahead = look_ahead(groups, recipe.optimizer, packed=False)
-    stepped = update(groups, recipe.optimizer, packed=False)
-    hps = stacked_hyperparameters(groups, [recipe.optimizer], device, [seed])
-    start, size, needs, memory = params, rung.batch or 1, needs_of(recipe.objective), {}
-    visits = Visits(recipe, recipe.data, 0, steps, size) if "memory" in needs else None
-    if visits is not None:
-        memory = first_memory(recipe, visits, [seed], device)
-    for step in range(steps):
-        batch = pack_batch(recipe.data, [seed], step, size, device)
-        indices = visits.places([seed], step, device) if visits is not None else None
-        given = given_of(needs, start, memory, indices, torch.tensor([step / steps]))
-        grads, _, new = grads_of(params, *batch, given)
-        if ahead is not None:
-            grads = grads_of(ahead(params, grads, states, hps), *batch, given)[0]
-        memory = remembered(memory, indices, new) if indices is not None else memory
-        params, states = stepped(params, grads, states, hps)
-    seen = _record_outputs(model)
+    pack = _pack(recipe, rung, base, seed, steps)
+    engine = Engine(pack, torch.device("cpu"), packed=False, compile=False)
+    state = engine.start()
+    for _ in range(steps):
+        engine.advance(state)
+    seen = _record_outputs(engine.model)
     with torch.no_grad():
-        (weights,) = named_params(groups, params)
-        functional_call(model, weights, (pack_batch(recipe.data, [seed], steps, size, device)[0][0],))
+        (weights,) = named_params(engine.groups, state.params)
+        inputs, _ = pack_batch(recipe.data, [seed], steps, pack.rung.batch or 1, engine.device)
+        functional_call(engine.model, weights, (inputs[0],))
     return {name: values[-1] for name, values in seen.items()}
+
+
+@dataclass(frozen=True)
+class _Full:
+    """The peak learning rate throughout."""
+
+    def __call__(self, tokens: float, horizon: float) -> float:
+        return 1.0
+
+
+def _pack(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int) -> Pack:
+    """One run that is longer than the steps, its numbers as they are: not carried to another batch or horizon."""
+    a_step = (rung.batch or 1) * recipe.data.shape().tokens_per_example
+    rung = rung.but(tokens=(steps + 1) * a_step, batch=rung.batch or 1, unique_tokens=None)
+    judge = Judge(data=recipe.data, tokens=1, evaluations=1)
+    spec = RunSpec(
+        recipe={}, rung=rung, hyperparameters={}, seed=seed, judge={},
+        base_rung=rung.but(width=base.width, depth=base.depth, heads=base.heads),
+    )  # fmt: skip
+    return Pack(recipe=recipe.but(schedule=_Full(), phases=None), specs=(spec,), judge=judge)
 
 
 def _record_outputs(model: nn.Module) -> dict[str, list[float]]:
