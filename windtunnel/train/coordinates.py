@@ -24,7 +24,7 @@ from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import readout_modules
 from windtunnel.scaling.slopes import Slope, slope_of
 from windtunnel.train.data import pack_batch
-from windtunnel.train.extras import Visits, first_memory, given_of, needs_of, remembered
+from windtunnel.train.extras import Visits, drawn, first_memory, given_of, needs_of, remembered
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, look_ahead, named_params, update
 
@@ -125,6 +125,7 @@ def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = 
         batch = pack_batch(recipe.data, [seed], step, size, device)
         indices = visits.places([seed], step, device) if visits is not None else None
         given = given_of(needs, start, memory, indices, torch.tensor([step / steps]))
+        given |= drawn(recipe, [seed], step, size, device)
         grads, _, new = grads_of(params, *batch, given)
         if ahead is not None:
             grads = grads_of(ahead(params, grads, states, hps), *batch, given)[0]

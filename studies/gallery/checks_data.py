@@ -1,0 +1,118 @@
+"""What papers claim of the data's shape and order: short contexts first, coresets of a batch, hard batches.
+
+Byte transformers on the standard library's source unless a check says otherwise; lines are those of `checks.py`. A
+newcomer would compare at equal tokens; where an idea makes tokens cheaper, FLOPs to the base's loss are what counts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import windtunnel as wt
+from studies.gallery.arms import arm, paired, train, tuned
+from studies.gallery.checks import SEEDS, Line
+from windtunnel.ideas.coreset import coreset
+from windtunnel.ideas.multigrid import multigrid
+from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.data.mixed import mixed
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.parts.probes import LossByPosition, LossOn
+from windtunnel.recipe import Judge, Recipe
+from windtunnel.runs import Run
+
+TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", Path(__file__).parents[3] / "shared" / "data" / "text"))
+RATES = tuple(2.0**-k for k in (8, 7, 6, 5))
+
+
+def decoder(data, examples: int) -> Recipe:
+    """The stock decoder, AdamW under muP, on a text."""
+    base = wt.recipes.transformer_mup_adamw(data=data)
+    return base.but(optimizer=AdamW(lr=wt.tuned(2**-9, 2**-3)), batch=FixedBatch(examples=examples))
+
+
+def loss(run: Run) -> float:
+    """The judged loss."""
+    return run.loss
+
+
+def percent(one: Sequence[float], other: Sequence[float]):
+    """Paired differences in percent of the other."""
+    return paired([100 * a / b for a, b in zip(one, other, strict=True)], [100.0] * len(one))
+
+
+def short_contexts(store: wt.Store) -> list[Line]:
+    """B9: contexts 32, 64, 128, 256; FLOPs to the fixed context's loss, and the loss far back."""
+    text, tokens = wt.data.text(context=256), 204_800
+    base, claim = decoder(text, 2), multigrid.__doc__ or ""
+    judge = Judge(data=text, tokens=32_768, evaluations=1, probes=(LossByPosition(first=200, last=256),))
+    rungs = [wt.Rung(width=16, depth=4, heads=2, tokens=int(tokens * more)) for more in (1.0, 1.5)]
+    fixed = arm(store, base, rungs[0], judge, SEEDS, RATES, loss)
+    lr = tuned(store, multigrid(base), rungs[0], judge, RATES, loss)
+    short, longer = (train(store, multigrid(base), r, judge, [({"lr": lr}, seed) for seed in SEEDS]) for r in rungs)
+    shares = [100 * _flops_to(f.loss, s, more) / f.cost.flops for f, s, more in zip(fixed, short, longer, strict=True)]
+    flops = paired(shares, [0.0] * len(shares))
+    equal = percent([r.loss for r in short], [r.loss for r in fixed])
+    back = percent(*([r.metrics["loss_at_200_to_256"] for r in runs] for runs in (short, fixed)))
+    said = f"at equal tokens and {100 * short[0].cost.flops / fixed[0].cost.flops:.0f} % of the FLOPs, % over fixed"
+    return [
+        Line("multigrid", claim, "FLOPs to the fixed context's final loss, % of its", flops, "<= 70", flops.high <= 70),
+        Line("multigrid", claim, f"loss at positions 200 to 256 {said}", back, "<= 0.5", back.high <= 0.5),
+        Line("multigrid", claim, f"loss {said}", equal, "", None),
+    ]
+
+
+def coresets(store: wt.Store) -> list[Line]:
+    """B4: English, German and Python 80/15/5; 32 chosen of 64, all 64, 32 drawn, and 32 chosen with no regard to source."""
+    data = three_sources(context=32)
+    if data is None:
+        return []
+    full, steps, claim = decoder(data, 64), 120, coreset.__doc__ or ""
+    rare = data.plans[-1]
+    judge = Judge(data=data, tokens=32_768, evaluations=1, probes=(LossOn(name="rare", data=rare, tokens=16_384),))
+    blind = replace(coreset(full).objective, keeps_small=False)
+    arms = {
+        "chosen": coreset(full), "all": full, "drawn": decoder(data, 32), "blind": full.but(objective=blind),
+    }  # fmt: skip
+    found = {
+        name: arm(store, recipe, _narrow(steps * recipe.batch.examples * 32), judge, SEEDS, RATES[1:], loss)
+        for name, recipe in arms.items()
+    }
+    over = {name: percent([r.loss for r in found["chosen"]], [r.loss for r in runs]) for name, runs in found.items()}
+    rarely = percent(*([r.metrics["loss_on_rare"] for r in found[name]] for name in ("chosen", "blind")))
+    told = "loss of 32 chosen of 64, % over "
+    return [
+        Line("coreset", claim, f"{told}all 64", over["all"], "<= 0.5", over["all"].high <= 0.5),
+        Line("coreset", claim, f"{told}32 drawn", over["drawn"], "< 0", over["drawn"].high < 0),
+        Line("coreset", claim, "loss on the rarest source, % over choosing with no regard to source", rarely, "<= -2",
+             rarely.high <= -2),
+    ]  # fmt: skip
+
+
+def three_sources(context: int) -> Any:
+    """English, German and Python mixed 80/15/5, or None where the texts are not there."""
+    texts = [TEXTS / name for name in ("wikitext2_valid_test.en.txt", "multi30k_captions.de.txt")]
+    if missing := [text for text in texts if not text.is_file()]:
+        print(f"skipped: {missing[0]} is not there; say where with WINDTUNNEL_TEXTS")
+        return None
+    plans = (*(wt.data.text(text, context=context) for text in texts), wt.data.text(context=context))
+    return mixed(*plans, shares=(0.8, 0.15, 0.05))
+
+
+def _narrow(tokens: int) -> wt.Rung:
+    return wt.Rung(width=24, depth=2, heads=3, tokens=tokens)
+
+
+def _flops_to(target: float, short: Run, longer: Run) -> float:
+    """FLOPs at which a line through two runs, log loss over log FLOPs, meets `target`; no less than the shorter's."""
+    if short.loss <= target:
+        return short.cost.flops
+    slope = math.log(longer.loss / short.loss) / math.log(longer.cost.flops / short.cost.flops)
+    return short.cost.flops * math.exp(math.log(target / short.loss) / slope) if slope < 0 else math.inf
+
+
+CHECKS: dict[str, Callable[[wt.Store], list[Line]]] = {"short contexts": short_contexts, "coresets": coresets}
