@@ -36,8 +36,8 @@ def decoder(data, examples: int) -> Recipe:
 
 
 def loss(run: Run) -> float:
-    """The judged loss."""
-    return run.loss
+    """The judged loss; a run that did not finish has none and is worst."""
+    return math.inf if run.loss is None else run.loss
 
 
 def percent(one: Sequence[float], other: Sequence[float]):
@@ -54,9 +54,9 @@ def short_contexts(store: wt.Store) -> list[Line]:
     fixed = arm(store, base, rungs[0], judge, SEEDS, RATES, loss)
     lr = tuned(store, multigrid(base), rungs[0], judge, RATES, loss)
     short, longer = (train(store, multigrid(base), r, judge, [({"lr": lr}, seed) for seed in SEEDS]) for r in rungs)
-    shares = [100 * _flops_to(f.loss, s, more) / f.cost.flops for f, s, more in zip(fixed, short, longer, strict=True)]
+    shares = [100 * _flops_to(loss(f), s, more) / f.cost.flops for f, s, more in zip(fixed, short, longer, strict=True)]
     flops = paired(shares, [0.0] * len(shares))
-    equal = percent([r.loss for r in short], [r.loss for r in fixed])
+    equal = percent([loss(r) for r in short], [loss(r) for r in fixed])
     back = percent(*([r.metrics["loss_at_200_to_256"] for r in runs] for runs in (short, fixed)))
     said = f"at equal tokens and {100 * short[0].cost.flops / fixed[0].cost.flops:.0f} % of the FLOPs, % over fixed"
     return [
@@ -67,30 +67,38 @@ def short_contexts(store: wt.Store) -> list[Line]:
 
 
 def coresets(store: wt.Store) -> list[Line]:
-    """B4: English, German and Python 80/15/5; 32 chosen of 64, all 64, 32 drawn, and 32 chosen with no regard to source."""
+    """B4: English, German and Python 80/15/5; 32 chosen of 64 beside all 64, 32 drawn and 32 chosen source-blind."""
     data = three_sources(context=32)
     if data is None:
         return []
-    full, steps, claim = decoder(data, 64), 120, coreset.__doc__ or ""
-    rare = data.plans[-1]
-    judge = Judge(data=data, tokens=32_768, evaluations=1, probes=(LossOn(name="rare", data=rare, tokens=16_384),))
-    blind = replace(coreset(full).objective, keeps_small=False)
-    arms = {
-        "chosen": coreset(full), "all": full, "drawn": decoder(data, 32), "blind": full.but(objective=blind),
-    }  # fmt: skip
-    found = {
-        name: arm(store, recipe, _narrow(steps * recipe.batch.examples * 32), judge, SEEDS, RATES[1:], loss)
-        for name, recipe in arms.items()
-    }
-    over = {name: percent([r.loss for r in found["chosen"]], [r.loss for r in runs]) for name, runs in found.items()}
-    rarely = percent(*([r.metrics["loss_on_rare"] for r in found[name]] for name in ("chosen", "blind")))
-    told = "loss of 32 chosen of 64, % over "
+    full, rare = decoder(data, 64), LossOn(name="rare", data=data.plans[-1], tokens=16_384)
+    judge = Judge(data=data, tokens=32_768, evaluations=1, probes=(rare,))
+    whole, drawn = (_at_coresets(store, recipe, judge) for recipe in (full, decoder(data, 32)))
     return [
-        Line("coreset", claim, f"{told}all 64", over["all"], "<= 0.5", over["all"].high <= 0.5),
-        Line("coreset", claim, f"{told}32 drawn", over["drawn"], "< 0", over["drawn"].high < 0),
-        Line("coreset", claim, "loss on the rarest source, % over choosing with no regard to source", rarely, "<= -2",
-             rarely.high <= -2),
-    ]  # fmt: skip
+        line
+        for weighted, name in ((False, "as they are"), (True, "weighted by their clusters"))
+        for line in _chosen(store, full, judge, weighted, name, {"all 64": whole, "32 drawn": drawn})
+    ]
+
+
+def _chosen(store: wt.Store, full: Recipe, judge: Judge, weighted: bool, name: str, others: Any) -> list[Line]:
+    claim, part = coreset.__doc__ or "", replace(coreset(full).objective, weighted=weighted)
+    chosen, blind = (
+        _at_coresets(store, full.but(objective=replace(part, keeps_small=keeps)), judge) for keeps in (True, False)
+    )
+    over = {who: percent([loss(r) for r in chosen], [loss(r) for r in runs]) for who, runs in others.items()}
+    rare = percent(*([r.metrics["loss_on_rare"] for r in runs] for runs in (chosen, blind)))
+    told, best = f"32 of 64, medoids {name}: loss, % over ", {"all 64": ("<= 0.5", 0.5), "32 drawn": ("< 0", 0.0)}
+    lines = [
+        Line("coreset", claim, told + who, over[who], bar, over[who].high <= at) for who, (bar, at) in best.items()
+    ]
+    told = f"32 of 64, medoids {name}: loss on the rarest source, % over choosing source-blind"
+    return [*lines, Line("coreset", claim, told, rare, "<= -2", rare.high <= -2)]
+
+
+def _at_coresets(store: wt.Store, recipe: Recipe, judge: Judge) -> list[Run]:
+    size = wt.Rung(width=24, depth=2, heads=3, tokens=120 * recipe.batch.examples * 32)  # 120 steps of either batch
+    return arm(store, recipe, size, judge, SEEDS, RATES[1:], loss)
 
 
 def three_sources(context: int) -> Any:
@@ -103,16 +111,12 @@ def three_sources(context: int) -> Any:
     return mixed(*plans, shares=(0.8, 0.15, 0.05))
 
 
-def _narrow(tokens: int) -> wt.Rung:
-    return wt.Rung(width=24, depth=2, heads=3, tokens=tokens)
-
-
 def _flops_to(target: float, short: Run, longer: Run) -> float:
     """FLOPs at which a line through two runs, log loss over log FLOPs, meets `target`; no less than the shorter's."""
-    if short.loss <= target:
+    if loss(short) <= target:
         return short.cost.flops
-    slope = math.log(longer.loss / short.loss) / math.log(longer.cost.flops / short.cost.flops)
-    return short.cost.flops * math.exp(math.log(target / short.loss) / slope) if slope < 0 else math.inf
+    slope = math.log(loss(longer) / loss(short)) / math.log(longer.cost.flops / short.cost.flops)
+    return short.cost.flops * math.exp(math.log(target / loss(short)) / slope) if slope < 0 else math.inf
 
 
 CHECKS: dict[str, Callable[[wt.Store], list[Line]]] = {"short contexts": short_contexts, "coresets": coresets}

@@ -71,7 +71,7 @@ class Coreset:
 
 
 def coreset(base: Recipe) -> Recipe:
-    """Half of a batch, with all examples of small sources and medoids of the large ones, trains as well as the batch."""
+    """Half of a batch, all examples of small sources and medoids of the large ones, trains as well as the batch."""
     ends = base.data.ends() if hasattr(base.data, "ends") else ()
     return base.but(objective=Coreset(ends=ends))
 

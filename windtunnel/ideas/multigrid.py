@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,16 @@ class LongEnough:
         """The model's."""
         return getattr(self.model, "roles", {})
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the model is told while it is trained."""
+        return getattr(self.model, "needs", ())
+
+    @property
+    def cost(self) -> float:
+        """The model's factor on a token's FLOPs."""
+        return getattr(self.model, "cost", 1.0)
+
     def build(self, rung: Rung, data: DataShape) -> nn.Module:
         """The model with positions for the longest context: it is judged on that."""
         return self.model.build(rung, replace(data, tokens_per_example=self.context, example_shape=(self.context,)))
@@ -103,7 +114,7 @@ class Multigrid:
         steps = -(-rung.tokens // (batch * shape.tokens_per_example))
         ends = [round(steps * i / (self.doublings + 1)) for i in range(self.doublings + 2)]
         found: list[Stretch] = []
-        for i, (begin, end) in enumerate(zip(ends, ends[1:], strict=False)):
+        for i, (begin, end) in enumerate(pairwise(ends)):
             if begin < end:
                 before = found[-1].name if found else None
                 found.append(self._at(recipe, rung, 2 ** (self.doublings - i), begin, end, steps, before))

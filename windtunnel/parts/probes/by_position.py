@@ -29,7 +29,7 @@ class LossByPosition:
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.last:
             raise InputError(
-                f"LossByPosition(first={self.first}, last={self.last}): positions count from 0, and first is below last."
+                f"LossByPosition(first={self.first}, last={self.last}): positions count from 0, first is below last."
             )
 
     def __call__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Mapping[str, float]:
