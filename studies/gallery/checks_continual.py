@@ -51,7 +51,7 @@ def replaying(store: wt.Store) -> list[Line]:
     needed = [
         [_needed([found[s]["forgotten"][i] for s in SHARES]) for i in range(len(SEEDS))] for found in (strong, weak)
     ]
-    more = paired(*needed)
+    more = paired(needed[0], needed[1])
     told = "replay share that leaves 0.1 nats of forgetting, %: English to Python less English to Shakespeare"
     lines.append(Line("replay", claim, told, more, "> 0", more.low > 0))
     for share in SHARES:
