@@ -13,11 +13,14 @@ from torch import nn
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.ideas.coreset import Coreset
+from windtunnel.ideas.hard_batches import HardBatches, hard_batches
 from windtunnel.ideas.multigrid import Multigrid, Pieces, multigrid
 from windtunnel.ideas.replay import Replayed, replay
 from windtunnel.parts.data.altered import Drawn, Subset
 from windtunnel.parts.data.mixed import BLOCK, mixed
 from windtunnel.parts.probes import LossByPosition
+from windtunnel.parts.schedules import Constant
+from windtunnel.recipe import Stretch, Told
 from windtunnel.train.loop import train
 
 DIGITS = wt.data.digits()
@@ -63,6 +66,52 @@ def test_multigrid_costs_the_flops_of_its_short_contexts(corpus):
     assert two.cost.flops < one.cost.flops
     with pytest.raises(InputError, match="a multiple of 32"):
         Multigrid(doublings=5).stretches(base, tiny.RUNG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forked:
+    """Two halves of the steps, the second a fork of the first: plain phases, no search."""
+
+    def stretches(self, recipe, rung):
+        half = rung.but(tokens=rung.tokens // 2)
+        return (
+            Stretch(name="one", recipe=recipe, rung=half),
+            Stretch(name="two", recipe=recipe, rung=half, fork="one"),
+        )
+
+
+def test_two_halves_of_which_one_forks_the_other_are_the_whole(corpus):
+    whole, halves = (tiny.recipe(corpus, schedule=Constant(), phases=phases) for phases in (None, Forked()))
+    one, two = (train(tiny.pack(r, [{"lr": 0.003}, {"lr": 0.01}]), device=tiny.CPU) for r in (whole, halves))
+    for a, b in zip(one, two, strict=True):
+        assert np.array_equal(a.curve["train_loss"], b.curve["train_loss"]) and a.loss == b.loss
+
+
+def test_hard_batches_come_again_after_the_pass_in_which_their_losses_were_highest():
+    rung = wt.Rung(width=8, depth=1, tokens=100 * 8 + 40, batch=10)
+    base = wt.recipes.mlp_mup_sgd(data=Subset(DIGITS, Drawn(100)))
+    part, told = HardBatches(share=0.3), []
+    losses = np.random.default_rng(0).permutation(200).astype(float)
+    while asked := part.ask(base, rung, told, 0):
+        (stretch,) = asked
+        steps = stretch.rung.tokens // 10
+        told.append(Told(stretch=stretch, losses=losses[len(told) * 10 :][:steps], diverged=False))
+    kinds = [(t.stretch.name.split()[0], len(t.losses)) for t in told]
+    assert kinds == [("pass", 10), ("hard", 3)] * 6 + [("pass", 6)] and part.chosen(told) == "pass 6"
+    for number in range(1, len(told), 2):
+        hardest = np.sort(np.argsort(-told[number - 1].losses)[:3]) + 10 * (number // 2)
+        assert told[number].stretch.recipe.data.steps == tuple(hardest.tolist())
+        assert told[number].stretch.fork == told[number - 1].stretch.name
+    assert [s.rung.tokens for s in part.stretches(base, rung)] == [t.stretch.rung.tokens for t in told]
+
+
+def test_a_run_on_hard_batches_goes_on_in_its_data_after_each():
+    base = hard_batches(wt.recipes.mlp_mup_sgd(data=DIGITS).but(objective=Numbered(), schedule=Constant()))
+    rung = wt.Rung(width=8, depth=1, tokens=8 * 20, batch=20)
+    (run,) = train(tiny.pack(base, [{"lr": 0.0001}], rung=rung), device=tiny.CPU)
+    own = [DIGITS.indices(seed=0, step=step, size=20).mean() for step in range(8)]
+    first, second = max(own[:2]), max(own[2:4])  # a quarter of the horizon is a pass: two steps, then one again
+    assert run.curve["train_loss"] == pytest.approx([*own[:2], first, *own[2:4], second, *own[4:6]])
 
 
 def test_a_mixture_holds_its_shares_in_every_block_and_each_example_once_in_a_pass():

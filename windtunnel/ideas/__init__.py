@@ -5,6 +5,7 @@ from windtunnel.ideas.coreset import coreset
 from windtunnel.ideas.critical_momenta import critical_momenta
 from windtunnel.ideas.early_learning import early_learning
 from windtunnel.ideas.half_fine_tuning import half_fine_tuning
+from windtunnel.ideas.hard_batches import hard_batches
 from windtunnel.ideas.hypergradient_rate import hypergradient_rate
 from windtunnel.ideas.infinite_schedule import infinite_schedule
 from windtunnel.ideas.invariant_hypernetwork import invariant_hypernetwork
@@ -35,6 +36,7 @@ __all__ = [
     "critical_momenta",
     "early_learning",
     "half_fine_tuning",
+    "hard_batches",
     "hypergradient_rate",
     "infinite_schedule",
     "invariant_hypernetwork",

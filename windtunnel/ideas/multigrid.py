@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +21,7 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.schedules.faster import PartOf
-from windtunnel.recipe import DataShape, Recipe, Stretch, Weights
+from windtunnel.recipe import DataShape, Recipe, Stretch
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Multigrid:
     doublings: int = 3  # 32, 64, 128 to 256: the facts' proposal
 
     def stretches(self, recipe: Recipe, rung: Rung) -> Sequence[Stretch]:
-        """One stretch a context; each goes on with the weights and the schedule of the last, its optimizer is new."""
+        """One stretch a context; each goes on where the last one stopped, with its optimizer and in the schedule."""
         shape, batch = recipe.data.shape(), rung.batch or 1
         if shape.tokens_per_example % 2**self.doublings:
             raise InputError(
@@ -134,17 +133,13 @@ class Multigrid:
             name=f"context {shape.tokens_per_example // parts}",
             recipe=here,
             rung=rung.but(batch=batch * parts, tokens=(end - begin) * batch * shape.tokens_per_example),
-            start=partial(_of, before) if before else None,
+            fork=before,
         )
 
 
 def multigrid(base: Recipe) -> Recipe:
     """Short contexts first, as many tokens in every step, reach the loss of the whole context with fewer FLOPs."""
     return base.but(phases=Multigrid())
-
-
-def _of(name: str, ended: Mapping[str, Weights]) -> Weights:
-    return ended[name]
 
 
 def _cut(shape: DataShape, parts: int) -> DataShape:
