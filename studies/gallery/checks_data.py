@@ -88,11 +88,14 @@ def _chosen(store: wt.Store, full: Recipe, judge: Judge, weighted: bool, name: s
     )
     over = {who: percent([loss(r) for r in chosen], [loss(r) for r in runs]) for who, runs in others.items()}
     rare = percent(*([r.metrics["loss_on_rare"] for r in runs] for runs in (chosen, blind)))
-    told, best = f"32 of 64, medoids {name}: loss, % over ", {"all 64": ("<= 0.5", 0.5), "32 drawn": ("< 0", 0.0)}
+    told, best = (
+        f"from scratch, 32 of 64, medoids {name}: loss, % over ",
+        {"all 64": ("<= 0.5", 0.5), "32 drawn": ("< 0", 0.0)},
+    )
     lines = [
         Line("coreset", claim, told + who, over[who], bar, over[who].high <= at) for who, (bar, at) in best.items()
     ]
-    told = f"32 of 64, medoids {name}: loss on the rarest source, % over choosing source-blind"
+    told = f"from scratch, 32 of 64, medoids {name}: loss on the rarest source, % over choosing source-blind"
     return [*lines, Line("coreset", claim, told, rare, "<= -2", rare.high <= -2)]
 
 
