@@ -7,15 +7,15 @@ newcomer would compare at equal tokens; where an idea makes tokens cheaper, FLOP
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import windtunnel as wt
-from studies.gallery.arms import arm, paired, train, tuned
+from studies.gallery.arms import TUNING_SEEDS, arm, paired, train, tuned
 from studies.gallery.checks import SEEDS, Line
+from studies.gallery.domains import CONTEXT, domain, rung, stage, there
+from studies.gallery.domains import decoder as continual_decoder
 from windtunnel.ideas.coreset import coreset
 from windtunnel.ideas.multigrid import multigrid
 from windtunnel.parts.batch import FixedBatch
@@ -25,7 +25,8 @@ from windtunnel.parts.probes import LossByPosition, LossOn
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import Run
 
-TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", Path(__file__).parents[3] / "shared" / "data" / "text"))
+SHARES = (0.8, 0.15, 0.05)  # of English, German and Python
+ADAPTING = 40  # steps
 RATES = tuple(2.0**-k for k in (8, 7, 6, 5))
 
 
@@ -104,14 +105,48 @@ def _at_coresets(store: wt.Store, recipe: Recipe, judge: Judge) -> list[Run]:
     return arm(store, recipe, size, judge, SEEDS, RATES[1:], loss)
 
 
+def adapted_coresets(store: wt.Store) -> list[Line]:
+    """B4 where the paper has it, going on: a network that has learned English, 40 steps on the mixture."""
+    data = three_sources(context=CONTEXT)
+    if data is None:
+        return []
+    full, claim = continual_decoder(data), coreset.__doc__ or ""
+    chosen = coreset(full)
+    arms = {
+        "chosen": (chosen, 64), "all 64": (full, 64), "32 drawn": (full, 32),
+        "blind": (full.but(objective=replace(chosen.objective, keeps_small=False)), 64),
+    }  # fmt: skip
+    found = {name: _adapted(recipe, examples) for name, (recipe, examples) in arms.items()}
+    lines = []
+    for who, bar, at in (("all 64", "<= 0.5", 0.5), ("32 drawn", "< 0", 0.0)):
+        value = percent(found["chosen"][0], found[who][0])
+        lines.append(Line("coreset", claim, f"adapting, 32 of 64: loss, % over {who}", value, bar, value.high <= at))
+    rare = percent(found["chosen"][1], found["blind"][1])
+    told = "adapting, 32 of 64: loss on the rarest source, % over choosing source-blind"
+    return [*lines, Line("coreset", claim, told, rare, "<= -2", rare.high <= -2)]
+
+
+def _adapted(recipe: Recipe, examples: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Loss on the mixture and on its rarest source, by seed, at the best of three rates."""
+
+    def ended(rate: float, seeds: tuple[int, ...]) -> tuple[Any, Any]:
+        start = stage(continual_decoder(domain("english")), rung(24, 400), 2.0**-7, seeds, ("english",)).weights
+        size = rung(24, 1).but(batch=examples, tokens=ADAPTING * examples * CONTEXT)
+        names = ("english", "german", "python")
+        losses = stage(recipe, size, rate, seeds, names, start=start, number=1).losses
+        return sum(share * losses[name] for share, name in zip(SHARES, names, strict=True)), losses["python"]
+
+    best = min(RATES[:3], key=lambda rate: ended(rate, TUNING_SEEDS)[0].mean())
+    mixture, rare = ended(best, SEEDS)
+    return mixture.tolist(), rare.tolist()
+
+
 def three_sources(context: int) -> Any:
     """English, German and Python mixed 80/15/5, or None where the texts are not there."""
-    texts = [TEXTS / name for name in ("wikitext2_valid_test.en.txt", "multi30k_captions.de.txt")]
-    if missing := [text for text in texts if not text.is_file()]:
-        print(f"skipped: {missing[0]} is not there; say where with WINDTUNNEL_TEXTS")
+    if not there("english", "german"):
         return None
-    plans = (*(wt.data.text(text, context=context) for text in texts), wt.data.text(context=context))
-    return mixed(*plans, shares=(0.8, 0.15, 0.05))
+    plans = (replace(domain(name), context=context, repeat=False) for name in ("english", "german", "python"))
+    return mixed(*plans, shares=SHARES)
 
 
 def _flops_to(target: float, short: Run, longer: Run) -> float:
@@ -122,4 +157,8 @@ def _flops_to(target: float, short: Run, longer: Run) -> float:
     return short.cost.flops * math.exp(math.log(target / loss(short)) / slope) if slope < 0 else math.inf
 
 
-CHECKS: dict[str, Callable[[wt.Store], list[Line]]] = {"short contexts": short_contexts, "coresets": coresets}
+CHECKS: dict[str, Callable[[wt.Store], list[Line]]] = {
+    "short contexts": short_contexts,
+    "coresets": coresets,
+    "adapted coresets": adapted_coresets,
+}
