@@ -8,6 +8,7 @@ seeds that are judged nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from statistics import mean
@@ -20,11 +21,11 @@ from studies.gallery.arms import TUNING_SEEDS, Difference, arm, paired, train
 from studies.gallery.checks import SEEDS, Line
 from studies.gallery.checks_data import loss
 from studies.gallery.domains import JUDGED, STEP, Stage, decoder, domain, rung, stage, there
-from windtunnel.ideas.half_fine_tuning import half_fine_tuning
+from windtunnel.ideas.half_fine_tuning import HalfAdamW, half_fine_tuning
 from windtunnel.ideas.replay import replay
 from windtunnel.parts.probes import LossOn
 from windtunnel.parts.schedules import Rewarmed, cosine_to
-from windtunnel.recipe import Judge
+from windtunnel.recipe import Judge, Site
 from windtunnel.runs import Run
 
 RATES = (2.0**-8, 2.0**-7, 2.0**-6)
@@ -144,13 +145,32 @@ def _rewarmed(store: wt.Store, staged: Any, arms: Mapping[str, Any], plans: Any,
     return lines
 
 
+@dataclass(frozen=True, kw_only=True)
+class HalfOfBlocks(HalfAdamW):
+    """Half of the tensors within blocks; embedding and readout are always trained."""
+
+    def numbers(self, tensors: Mapping[str, Site], seed: int, stretch: int) -> dict[str, dict[str, float]]:
+        """Which tensors are trained."""
+        half = super().numbers(tensors, seed, stretch)
+        return {name: own if name.startswith("blocks.") else {"trained": 1.0} for name, own in half.items()}
+
+
 def halves(store: wt.Store) -> list[Line]:
     """C9: English, then German, then Python; half of the weights in each later stage, against all of them."""
+    return _halves(half_fine_tuning, "")
+
+
+def halves_of_blocks(store: wt.Store) -> list[Line]:
+    """C9 read otherwise: the paper halves within every layer, and bytes of a new domain need their embedding."""
+    return _halves(lambda base: base.but(optimizer=HalfOfBlocks(lr=base.optimizer.lr)), "blocks only, ")
+
+
+def _halves(change: Callable[[Any], Any], which: str) -> list[Line]:
     if not there("english", "german"):
         return []
     lines, claim, gains = [], half_fine_tuning.__doc__ or "", {}
     for width in (16, 48):
-        full, half = (three_rounds(width, change) for change in (lambda r: r, half_fine_tuning))
+        full, half = (three_rounds(width, way) for way in (_as_it_is, change))
         gains[width] = full["mean"] - half["mean"]
         average, newest = _pairs(gains[width]), _over(half["newest"], full["newest"])
         less = _pairs(100 * (1 - half["forgotten"] / full["forgotten"]))
@@ -159,12 +179,17 @@ def halves(store: wt.Store) -> list[Line]:
             ("forgetting of the first domain, % less than full", less, ">= 30", less.low >= 30),
             ("loss on the newest domain, % over full", newest, "<= 1", newest.high <= 1),
         ):
-            lines.append(Line("half_fine_tuning", claim, f"width {width}: {told}", value, bar, holds))
+            lines.append(Line("half_fine_tuning", claim, f"{which}width {width}: {told}", value, bar, holds))
     shrinks = _pairs(gains[48] - gains[16])
-    told = "gain in mean loss at width 48 less that at 16, nats"
+    told = f"{which}gain in mean loss at width 48 less that at 16, nats"
     return [*lines, Line("half_fine_tuning", claim, told, shrinks, "< 0", shrinks.high < 0)]
 
 
+def _as_it_is(base: Any) -> Any:
+    return base
+
+
+@cache
 def three_rounds(width: int, change: Callable[[Any], Any]) -> dict[str, np.ndarray]:
     """Mean loss over the domains, forgetting of the first and loss on the newest, by seed, at the best of the rates."""
     best = min(RATES, key=lambda rate: _rounds(width, change, rate, TUNING_SEEDS)["mean"].mean())
@@ -218,4 +243,9 @@ def _pairs(values: Any) -> Difference:
     return paired([float(value) for value in values], [0.0] * len(values))
 
 
-CHECKS: dict[str, Callable[[wt.Store], list[Line]]] = {"replay": replaying, "re-warming": rewarming, "half": halves}
+CHECKS: dict[str, Callable[[wt.Store], list[Line]]] = {
+    "replay": replaying,
+    "re-warming": rewarming,
+    "half": halves,
+    "half of blocks": halves_of_blocks,
+}
