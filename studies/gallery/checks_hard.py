@@ -24,7 +24,7 @@ from windtunnel.runs import Run
 
 RATES = (0.001, 0.003, 0.01, 0.03)
 TAIL = (5, 6, 7, 8, 9)
-BATCH, PASSES = 16, 20
+BATCH, PASSES = 32, 12
 
 
 @dataclass(frozen=True)
