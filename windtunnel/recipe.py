@@ -158,7 +158,8 @@ class Objective(Protocol):
     "done" (share of the horizon), "params" and "start" (name to tensor, now and at the beginning; for penalties on
     weights, which are added to the loss of every token), "reference" (what the network as it was at the beginning puts
     out), "memory" (of the batch's examples, from their last visit; the objective then has `memory(data shape) -> dict
-    of tensors`, a new example's, and returns the loss and the memory as it is to be kept).
+    of tensors`, a new example's, and returns the loss and the memory as it is to be kept), "indices" (the data plan's
+    numbers of the batch's examples, (examples,)).
     """
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor: ...

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import windtunnel as wt
+from studies.gallery import checks_anchors, checks_continual, checks_data, checks_hard
 from studies.gallery.adapted import ADAPTED
 from studies.gallery.checks import CHECKS, Line
 from studies.gallery.checks_search import SEARCHES
@@ -29,7 +30,8 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "gallery.md"
 TIMES = (10, 100)
 KEPT = HERE / "checked"
-ALL_CHECKS = CHECKS | NETWORKS | ADAPTED | SEARCHES
+OF_DATA = checks_data.CHECKS | checks_hard.CHECKS | checks_continual.CHECKS | checks_anchors.CHECKS
+ALL_CHECKS = CHECKS | NETWORKS | ADAPTED | SEARCHES | OF_DATA
 
 
 HEAD = """# Gallery

@@ -12,6 +12,7 @@ from windtunnel.ideas.layer_norm import layer_norm
 from windtunnel.ideas.layer_wise_trust import lamb, lars
 from windtunnel.ideas.linear_to_zero import linear_to_zero
 from windtunnel.ideas.model_soup import model_soup
+from windtunnel.ideas.multigrid import multigrid
 from windtunnel.ideas.muon import muon
 from windtunnel.ideas.nested_widths import nested_widths
 from windtunnel.ideas.power_schedule import power_schedule
@@ -58,6 +59,7 @@ study = wt.Study(
         wider_not_deeper,
         sparse_spectral,
         nested_widths,
+        multigrid,
     ],
     ladder=wt.Ladder.widths((16, 32, 48), depth=2, head_width=8, tokens=TOKENS, seeds=3),
     target=wt.Target(rung=wt.Rung(width=160, depth=2, heads=20, tokens=TOKENS)),

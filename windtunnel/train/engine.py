@@ -21,6 +21,7 @@ from windtunnel.train.data import pack_batch
 from windtunnel.train.extras import (
     OF_NETWORKS,
     Visits,
+    drawn,
     first_memory,
     given_of,
     listening,
@@ -137,7 +138,9 @@ class Engine:
         """What the objective and the network are given at this step, of examples at these places of its memory."""
         done = [state.step / self.steps_of[row[0]] for row in state.rows]
         share = torch.tensor(done, dtype=torch.float32, device=self.device)
-        return given_of(self.needs, state.start, state.memory, indices, share) | self._heard(state, share)
+        seeds, at = [self.pack.specs[row[0]].seed for row in state.rows], self.first_step + state.step
+        told = drawn(self.pack.recipe, seeds, at, self.rung.batch or 1, self.device) | self._heard(state, share)
+        return given_of(self.needs, state.start, state.memory, indices, share) | told
 
     def _heard(self, state: State, done: Tensor) -> Given:
         if not self.listening:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from windtunnel.errors import InputError
 from windtunnel.recipe import DataShape, Recipe
 
-NEEDS = ("done", "params", "start", "reference", "memory")
+NEEDS = ("done", "params", "start", "reference", "memory", "indices")
 OF_NETWORKS = {"done": torch.float32, "noise": torch.int64}
 OF_OPTIMIZERS = ("numbers", "totals", "look_ahead", "readout")
 MEMORY_BYTES = 1 << 32  # of one row: past this an objective's memory is a mistake (guess)
@@ -80,6 +80,19 @@ def noise_of(seed: int, stretch: int, step: int) -> int:
     """A whole number below 2^31 that a run has at one step alone."""
     digest = hashlib.sha256(f"noise:{seed}:{stretch}:{step}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1
+
+
+def drawn(recipe: Recipe, seeds: Sequence[int], step: int, size: int, device: torch.device) -> dict[str, Tensor]:
+    """The numbers of a step's examples, (rows, batch), where the objective needs them."""
+    if "indices" not in needs_of(recipe.objective):
+        return {}
+    if not hasattr(recipe.data, "indices"):
+        raise InputError(
+            f"{type(recipe.objective).__name__} needs the numbers of its examples, which the data plan "
+            f"{type(recipe.data).__name__} does not say; give it indices(seed, step, size)."
+        )
+    found = {seed: recipe.data.indices(seed=seed, step=step, size=size) for seed in dict.fromkeys(seeds)}
+    return {"indices": torch.from_numpy(np.stack([found[seed] for seed in seeds])).to(device)}
 
 
 class Visits:

@@ -71,12 +71,13 @@ def train_phases(pack: Pack, how: How) -> list[Run]:
 def _train(pack: Pack, how: How) -> list[Run]:
     planned = [(stretch, _steps(sub)) for stretch, sub in stretches_of(pack)]
     trails, number, done = [Trail() for _ in pack.specs], 0, 0
+    forks = searches(pack) or any(stretch.fork for stretch, _ in planned)
     while items := asked(pack, [stretch for stretch, _ in planned], trails, number):
         for index, (first, group) in enumerate(groups(pack, items, trails, how.packed)):
             part = _part(pack, group, number, index, first)
             whole = done + _left(part, sum(count for _, count in planned), trails)
             told = replace(how, report=_further(how.report, pack.key, done, whole, trails))
-            pieces = _trained(part, told, trails, searches(pack))
+            pieces = _trained(part, told, trails, forks)
             end(group, pieces, part.pack, part.first_step, trails)
             done += _steps(part.pack)
         number += 1
