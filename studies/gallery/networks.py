@@ -145,7 +145,7 @@ def hypernetworks(store: wt.Store) -> list[Line]:
     for name in ("invariant", "plain"):
         flat = paired([100 * run.metrics["spread_of_output"] for run in still[name]], [0.0] * len(SEEDS))
         bar, met = ("<= 10", flat.high <= 10) if name == "invariant" else ("none", None)
-        told = f"spread over strengths of the norm of what it gives out at the start, % of its mean, {name}; digits, width 64"
+        told = f"spread over strengths of the norm of its output at the start, % of its mean, {name}; digits, width 64"
         lines.append(Line(who, claim, told, flat, bar, met))
     for when, of in (("at the start", still), (f"after training at a rate of {LATE:g}", _at(runs, rates, LATE))):
         both = zip(of["plain"], of["invariant"], strict=True)
