@@ -186,6 +186,17 @@ def test_one_block_does_not_grow_with_depth_but_for_its_norms(corpus):
         wider_not_deeper(wt.recipes.mlp_mup_sgd(data=wt.data.digits()))
 
 
+def test_a_network_that_uses_a_module_twice_is_whole_again_after_training(corpus):
+    """Else a probe gets a copy of the pack's tensors, or none."""
+    for slots in ({"model": wider_not_deeper(tiny.recipe(corpus)).model}, {"model": Transformer(tied=True)}):
+        pack = tiny.pack(tiny.recipe(corpus, **slots), [{"lr": 0.01}, {"lr": 0.003}], rung=RUNG)
+        engine = Engine(pack, tiny.CPU, True)
+        state, own = engine.start(), {id(p) for p in engine.model.parameters()}
+        for _ in range(2):
+            engine.advance(state)
+        assert {id(p) for p in engine.model.parameters()} == own
+
+
 def test_what_idle_experts_compute_here_is_not_a_cost_that_an_idea_hides():
     subject = Subject(wider_not_deeper, Path(__file__), bench())
     found = costs(subject)
@@ -229,7 +240,7 @@ def test_plain_hypernetworks_are_proportional_to_their_input_and_invariant_ones_
                 torch.nn.init.normal_(parameter, std=0.25)
         made = model[0]
         assert isinstance(made, Generated)
-        norms = made.generated(8).flatten(1).norm(dim=1)
+        norms = made.generated(8).detach().flatten(1).norm(dim=1)
         spread[invariant] = float(norms.max() / norms.min())
     assert spread[False] == pytest.approx(15.0, rel=1e-4)  # strengths are 1/16 to 15/16
     assert spread[True] < 1.5

@@ -51,8 +51,8 @@ compute, at 10 times the top rung's.
 |---|---|---|---|---|---|"""
 SINGLE = """## Single claims
 
-Handwritten digits, a perceptron of width 64, where nothing else is said; the mean over paired seeds with its 90 %
-interval. Bars are the ones that were proposed before measuring; one is met only if the whole interval is.
+Handwritten digits and a perceptron of width 64 where nothing else is said; means over paired seeds, 90 % intervals.
+Bars are the ones that were proposed before measuring; one is met only if the whole interval is.
 
 | idea | measured | figure | n | bar | |
 |---|---|---|---|---|---|"""

@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 RATES = tuple(2.0**-n for n in range(9, 1, -1))
 PROSE = Path(__file__).parents[3] / "shared" / "data" / "text" / "wikitext2_valid_test.en.txt"
 RANKS = (4, 8, 16, 32)
-DIMENSIONS = (16, 64, 256, 1024, 4096)
+DIMENSIONS = (64, 256, 1024, 4096)
 
 
 @cache

@@ -62,14 +62,14 @@ def over(one: Sequence[Run], other: Sequence[Run]) -> Difference:
 
 
 def wider(store: wt.Store) -> list[Line]:
-    """C58: one block of experts at four depths beside four blocks, and with the norms shared too; width 32."""
-    base, size = bytes_base(), wt.Rung(width=32, depth=4, heads=4, tokens=TOKENS)
+    """C58: one block of experts at six depths beside six blocks, and with the norms shared too; width 32."""
+    base, size = bytes_base(), wt.Rung(width=32, depth=6, heads=4, tokens=TOKENS)
     arms = {"dense": base, "wide": wider_not_deeper(base), "tied": shared_norms(base)}
     runs = {n: arm(store, recipe, size, judge(base.data), BYTES, RATES, loss) for n, recipe in arms.items()}
     wide, dense = (arms[name].size(arms[name].settled(size)) for name in ("wide", "dense"))
     claim, who = wider_not_deeper.__doc__ or "", "wider_not_deeper"
     parameters, active = wide.total / dense.total, (wide.total - wide.idle) / (dense.total - dense.idle)
-    told = f"loss, % over four blocks of their own, at {parameters:.2f} of their parameters ({active:.2f} active) and "
+    told = f"loss, % over six blocks of their own, at {parameters:.2f} of their parameters ({active:.2f} active) and "
     told += f"{wide.flops_per_token / dense.flops_per_token:.2f} of their FLOPs; bytes, width 32"
     first, norms = over(runs["wide"], runs["dense"]), over(runs["tied"], runs["wide"])
     return [
@@ -143,9 +143,9 @@ def hypernetworks(store: wt.Store) -> list[Line]:
     runs = {n: train(store, r, rung(1438, 10), probed, asked) for n, r in arms.items()}
     claim, who, lines = idea_claim(), "invariant_hypernetwork", []
     for name in ("invariant", "plain"):
-        flat = paired([100 * run.metrics["spread_of_weights"] for run in still[name]], [0.0] * len(SEEDS))
+        flat = paired([100 * run.metrics["spread_of_output"] for run in still[name]], [0.0] * len(SEEDS))
         bar, met = ("<= 10", flat.high <= 10) if name == "invariant" else ("none", None)
-        told = f"spread of the main weights' norm over strengths at the start, % of its mean, {name}; digits, width 64"
+        told = f"spread over strengths of the norm of its output at the start, % of its mean, {name}; digits, width 64"
         lines.append(Line(who, claim, told, flat, bar, met))
     for when, of in (("at the start", still), (f"after training at a rate of {LATE:g}", _at(runs, rates, LATE))):
         both = zip(of["plain"], of["invariant"], strict=True)

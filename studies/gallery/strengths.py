@@ -17,7 +17,7 @@ LATE = 2.0**-8  # the rate at which gradients are compared after training: both 
 
 @dataclass(frozen=True)
 class Strengths:
-    """`spread_of_weights`: the deviation over strengths of the main network's weights' norm, over its mean;
+    """`spread_of_output`: the deviation over strengths of the norm of what the hypernetwork gives out, over its mean;
     `gradient_variance`: the variance over strengths of the norm of the loss's gradient in all trained tensors."""
 
     count: int = 10
@@ -26,13 +26,16 @@ class Strengths:
         """Both, at strengths evenly over 0 to 1."""
         layers = [module for module in model.modules() if isinstance(module, Generated)]
         inputs, targets = batches[0]
+        tensors = [parameter.requires_grad_() for parameter in model.parameters()]
         norms, slopes = [], []
         for number in range(self.count):
             layers[0].hyper.only = (number + 0.5) / self.count
-            norms.append(float(sum(layer.generated(1).square().sum() for layer in layers) ** 0.5))
+            with torch.no_grad():
+                made = [layer.generated(1) - (0 if layer.weight is None else layer.weight) for layer in layers]
+                norms.append(float(sum(weights.square().sum() for weights in made) ** 0.5))
             with torch.enable_grad():
                 lost = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-                found = torch.autograd.grad(lost, list(model.parameters()))
-            slopes.append(float(sum(g.square().sum() for g in found) ** 0.5))
+                found = torch.autograd.grad(lost, tensors)
+            slopes.append(float(sum(slope.square().sum() for slope in found) ** 0.5))
         layers[0].hyper.only = None
-        return {"spread_of_weights": pstdev(norms) / mean(norms), "gradient_variance": pvariance(slopes)}
+        return {"spread_of_output": pstdev(norms) / mean(norms), "gradient_variance": pvariance(slopes)}

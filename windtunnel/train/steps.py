@@ -41,17 +41,34 @@ def over_tensors(function: Callable[..., Any], packed: bool) -> Callable[..., An
     return one_by_one
 
 
+def called(model: nn.Module) -> Callable[[Tree, Tensor], Tensor]:
+    """(tensors by name, inputs) to outputs; the model's own tensors are in their places again afterwards.
+
+    torch's own ties do not put them back where one module stands in several places: it is swapped twice.
+    """
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    places = model.named_parameters(remove_duplicate=False)
+    modules = {name for name, _ in model.named_modules()}  # each once, by its first name
+    others = {n: first[id(p)] for n, p in places if n != first[id(p)] and n.rpartition(".")[0] in modules}
+
+    def call(named: Tree, inputs: Tensor) -> Tensor:
+        tied = {name: named[same] for name, same in others.items()}
+        return functional_call(model, named | tied, (inputs,), tie_weights=False)
+
+    return call
+
+
 def gradient(model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool) -> Callable[..., Any]:
     """(params, inputs, targets, given) to (gradients, mean loss per token, memory to keep), with a leading member axis.
 
     `given` holds what the objective needs ("start" as stacks, like params) and, as "network", what modules need, by
     the names of their buffers; {} where nothing is needed.
     """
-    needs = needs_of(objective)
+    needs, call = needs_of(objective), called(model)
 
     def loss(params: list[Tensor], inputs: Tensor, targets: Tensor, given: Given) -> tuple[Tensor, Tree]:
         named = _named(groups, params)
-        outputs = functional_call(model, named | given.get("network", {}), (inputs,))
+        outputs = call(named | given.get("network", {}), inputs)
         if not needs:
             return objective(outputs, targets).mean(), {}
         start = _named(groups, given["start"]) if "start" in given else {}
@@ -59,7 +76,7 @@ def gradient(model: nn.Module, groups: Sequence[Group], objective: Any, packed: 
         told |= {"params": named} if "params" in needs else {}
         told |= {"start": start} if "start" in needs else {}
         if "reference" in needs:
-            told["reference"] = functional_call(model, start, (inputs,)).detach()
+            told["reference"] = call(start, inputs).detach()
         found = objective(outputs, targets, told)
         return (found[0].mean(), found[1]) if "memory" in needs else (found.mean(), {})
 
@@ -157,8 +174,10 @@ def first_states(groups: Sequence[Group], optimizer: Any, params: Sequence[Tenso
 def judgement(model: nn.Module, groups: Sequence[Group], packed: bool) -> Callable[..., Any]:
     """(params, inputs, targets) to (summed cross-entropy in nats, hits), one number a member."""
 
+    call = called(model)
+
     def judged(params: list[Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = functional_call(model, _named(groups, params), (inputs,)).flatten(0, 1)
+        outputs = call(_named(groups, params), inputs).flatten(0, 1)
         hits = (outputs.argmax(-1) == targets.flatten()).float().sum()
         return F.cross_entropy(outputs, targets.flatten(), reduction="sum"), hits
 

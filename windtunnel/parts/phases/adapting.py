@@ -53,8 +53,8 @@ class Adapting:
         """Pre-training, one step to look at where it is asked for, adaptation; the tokens together are the rung's."""
         if not hasattr(recipe.optimizer, "lr"):
             raise InputError(
-                f"Adapting pre-trains at a learning rate of its own, and {type(recipe.optimizer).__name__} has no "
-                f"field lr; take an optimizer that has."
+                f"Adapting pre-trains at a learning rate of its own; {type(recipe.optimizer).__name__} has no field "
+                f"lr; take an optimizer that has."
             )
         before, context = round(self.share * rung.tokens), recipe.data.shape().tokens_per_example
         found, left = [], rung.tokens - before - self.step_of * context
