@@ -19,6 +19,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     **{room: GROUND[:height] for height, room in enumerate(GROUND)},
     **{room: GROUND + EVIDENCE[:height] for height, room in enumerate(EVIDENCE)},
     "worlds": (*GROUND, "laws"),
+    "fair": (*GROUND, *EVIDENCE),  # methods compared by what they took; foretells nothing
     "scaling": GROUND,
     "curvature": (*GROUND, "scaling"),
     "parts": (*GROUND, "scaling"),
@@ -36,7 +37,7 @@ BELOW["__main__"] = ("cli",)
 BELOW["public"] = (*BELOW,)
 
 STANDARD_LIBRARY_ONLY = {"errors", "ladder"}
-WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds"}
+WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds", "fair"}
 ONLY_LAUNCH = (
     "ray",
     "submitit",

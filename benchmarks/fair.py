@@ -1,0 +1,151 @@
+"""Is an order of methods stable (C20)? AdamW, momentum SGD and LAMB on three tiny workloads, rates drawn at random.
+
+    python -m benchmarks.fair STORE
+
+Every method is trained with POOL rates, drawn log-uniformly over the range its part declares: the same range on every
+workload. The goal is AdamW's own: its best rate repeated over seeds, the median of the best loss. Bar of the check: the
+order by profiles is the same in at least 80 % of bootstrap draws over studies, while the order by the best of all runs
+changes with their number.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import windtunnel as wt
+from benchmarks.common import write
+from windtunnel.fair import EXTERNAL, Goal, Rules, Timed, goals_from, in_studies, scores, timed
+from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.models import CNN, MLP
+from windtunnel.parts.optimizers import LAMB, SGD, AdamW
+from windtunnel.parts.schedules import Constant
+from windtunnel.recipe import Judge, Recipe
+from windtunnel.runs import Run, RunSpec
+from windtunnel.train.loop import train
+from windtunnel.train.pack import Pack
+
+POOL, REFERENCE_SEEDS, LONGER = 30, 10, 4 / 3
+DRAWS = 2000
+OPTIMIZERS = {"AdamW": AdamW(), "momentum SGD": SGD(), "LAMB": LAMB()}
+
+
+def workloads() -> dict[str, tuple[Recipe, wt.Rung]]:
+    """Recipe and rung of each: bytes of the standard library, digits for a perceptron and a convolutional network."""
+    text, digits = wt.data.stdlib(context=32), replace(wt.data.digits(), repeat=True)
+    base = wt.recipes.transformer_mup_adamw(data=text).but(schedule=Constant(), batch=FixedBatch(examples=16))
+    images = base.but(data=digits, batch=FixedBatch(examples=32))
+    return {
+        "bytes transformer": (base, wt.Rung(width=16, depth=2, heads=2, tokens=160_000)),
+        "digits perceptron": (images.but(model=MLP()), wt.Rung(width=32, depth=2, tokens=15_000)),
+        "digits convolution": (images.but(model=CNN()), wt.Rung(width=8, depth=1, tokens=12_000)),
+    }
+
+
+def trained(store: wt.Store, recipe: Recipe, rung: wt.Rung, asked: Sequence[tuple[float, int]]) -> list[Run]:
+    """Runs of (learning rate, seed), from the store or trained as packs of up to 15."""
+    judge = Judge(data=recipe.data, tokens=4096, evaluations=60)
+    settled = recipe.settled(rung)
+    specs = [
+        RunSpec(recipe=recipe.describe(), rung=settled, hyperparameters={"lr": rate}, seed=seed,
+                judge=judge.describe(), base_rung=rung)
+        for rate, seed in asked
+    ]  # fmt: skip
+    missing = [spec for spec in specs if spec.key not in store]
+    for first in range(0, len(missing), 15):
+        pack = Pack(recipe=recipe, specs=tuple(missing[first : first + 15]), judge=judge)
+        for run in train(pack, device=torch.device("cpu")):
+            store.add(run)
+    return [store.get(spec.key) for spec in specs]
+
+
+def rates(optimizer: Any, count: int, seed: int) -> list[float]:
+    """Log-uniform over the declared range, the same on every workload."""
+    drawn = np.random.default_rng(seed).uniform(np.log(optimizer.lr.low), np.log(optimizer.lr.high), count)
+    return [float(f"{rate:.4g}") for rate in np.exp(drawn)]
+
+
+def pools(store: wt.Store) -> tuple[dict[str, Goal], dict[tuple[str, str], list[Timed]]]:
+    """Goals from AdamW's repeated best, and every method's runs on every workload."""
+    found: dict[tuple[str, str], list[Timed]] = {}
+    reference: list[Timed] = []
+    for name, (recipe, rung) in workloads().items():
+        longer = rung.but(tokens=int(rung.tokens * LONGER))
+        for place, (method, optimizer) in enumerate(OPTIMIZERS.items()):
+            asked = list(zip(rates(optimizer, POOL, place), range(POOL), strict=True))
+            runs = trained(store, recipe.but(optimizer=optimizer), longer, asked)
+            found[method, name] = timed(runs, method=method, workload=name)
+            print(name, method, f"{np.median([run.best('loss') for run in found[method, name]]):.4f}", flush=True)
+        searched = found["AdamW", name]
+        at = int(np.argmin([run.best("loss") for run in searched]))
+        best = rates(OPTIMIZERS["AdamW"], POOL, 0)[at]
+        again = trained(store, recipe, rung, [(best, 1000 + seed) for seed in range(REFERENCE_SEEDS)])
+        reference += timed(again, method="AdamW", workload=name)
+    return goals_from(reference, longer=LONGER), found
+
+
+def order(times: np.ndarray) -> tuple[int, ...]:
+    """Methods by their score, best first."""
+    return tuple(np.argsort(-scores(times), kind="stable").tolist())
+
+
+def best_of_all(pool: dict[tuple[str, str], list[Timed]], goals: dict[str, Goal], unit: str) -> dict[str, Any]:
+    """The order by each method's single best run among the first `count`, and among `count` drawn by chance."""
+    reached = np.array(
+        [[[run.reached(goals[w], unit) for run in pool[m, w]] for w in goals] for m in OPTIMIZERS]
+    )  # methods, workloads, runs
+    whole, draw = order(reached.min(axis=2)), np.random.default_rng(0)
+    counts = (1, 2, 3, 5, 8, 12, 15, 20, 25, POOL)
+    first = {count: order(reached[:, :, :count].min(axis=2)) for count in counts}
+    agree = {
+        count: float(np.mean([order(_drawn(reached, count, draw).min(axis=2)) == whole for _ in range(DRAWS)]))
+        for count in counts
+    }
+    protocol = [_median_of_bests(_drawn(reached, EXTERNAL.studies * EXTERNAL.runs, draw)) for _ in range(DRAWS)]
+    most = max(set(protocol), key=protocol.count)
+    names = list(OPTIMIZERS)
+    return {
+        "order_by_best_of_all": {count: [names[i] for i in found] for count, found in first.items()},
+        "distinct_orders": len(set(first.values())),
+        "agrees_with_all_runs": agree,
+        "protocol_most_common": [names[i] for i in most],
+        "protocol_repeats_its_most_common": protocol.count(most) / DRAWS,
+    }
+
+
+def _drawn(reached: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
+    """`count` runs of each method and workload without repetition."""
+    places = draw.permuted(np.broadcast_to(np.arange(reached.shape[2]), reached.shape), axis=2)[:, :, :count]
+    return np.take_along_axis(reached, places, axis=2)
+
+
+def _median_of_bests(runs: np.ndarray) -> tuple[int, ...]:
+    studies = runs.reshape(*runs.shape[:2], EXTERNAL.studies, EXTERNAL.runs)
+    return order(np.median(studies.min(axis=3), axis=2))
+
+
+def main() -> None:
+    """Train what is missing, compare, and write."""
+    goals, pool = pools(wt.Store(sys.argv[1]))
+    result: dict[str, Any] = {"goals": {w: {"loss": g.value, "limit": g.limits["flops"]} for w, g in goals.items()}}
+    for name, rules in {"3x5": EXTERNAL, "6x5": Rules(name="external tuning", studies=6, runs=5)}.items():
+        kept = [run for runs in pool.values() for run in in_studies(runs[: rules.studies * rules.runs], rules.runs)]
+        for charged in (False, True):
+            found = wt.compare_fairly(kept, goals, unit="flops", rules=rules, charge_tuning=charged)
+            print(found, "\n", flush=True)
+            result[f"{name}{' charged' if charged else ''}"] = found.to_json()
+            if name == "3x5" and not charged and len(sys.argv) > 2:
+                with open(sys.argv[2], "w") as file:
+                    file.write(found.figure())
+    result |= best_of_all(pool, goals, "flops")
+    print({name: result[name] for name in list(result)[-5:]})
+    print(write("fair", result | {"runs": POOL, "draws": DRAWS}))
+
+
+if __name__ == "__main__":
+    main()
