@@ -3,8 +3,8 @@
     runs = wt.fair.read_algoperf("logs/external_tuning")
     print(wt.compare_fairly(runs, wt.fair.ALGOPERF_GOALS))
 
-The protocol is that of AlgoPerf (Dahl et al. 2306.07179), as its public documentation states it; that was read, the paper
-was not. A room of its own beside `forecasts`: nothing is foretold here, and no law is fitted.
+The protocol is that of AlgoPerf (Dahl et al. 2306.07179) as its public documentation states it, which was read; the
+paper was not. A room of its own beside `forecasts`: nothing is foretold here, and no law is fitted.
 """
 
 from windtunnel.fair.compare import Comparison, compare_fairly

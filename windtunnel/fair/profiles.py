@@ -1,5 +1,6 @@
-"""Performance profiles (Dolan and Moré, as AlgoPerf's documentation states them): in which share of workloads is a method within tau of the fastest?
+"""Performance profiles: in which share of workloads is a method within a factor tau of the fastest?
 
+They are Dolan and Moré's (cs/0102001), as AlgoPerf's documentation states them.
 The benchmark score is the profile's integral from 1 to `most`, over its length. It is exact here: a workload of ratio r
 adds (most - r) / (most - 1). A newcomer would average times, which one slow workload decides.
 """
