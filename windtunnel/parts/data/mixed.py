@@ -1,0 +1,113 @@
+"""Several data plans mixed by weights: which plan an example comes from is known, and how many come from each is exact.
+
+Plans take turns as evenly as their weights allow, so that after any number of examples none is more than one ahead or
+behind (per split of one plan from the rest), and each is read in its own order. A newcomer would draw the plan of every
+example at random; then small batches differ in their mixture, and a resumed run must replay the draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from windtunnel.errors import InputError
+from windtunnel.recipe import DataShape
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A DataPlan over several; `weights` are each plan's share of the examples, and sum to 1."""
+
+    plans: tuple[Any, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        fit = len(self.weights) == len(self.plans) >= 1 and all(w >= 0 for w in self.weights)
+        if not fit or not math.isclose(sum(self.weights), 1.0, abs_tol=1e-6):
+            raise InputError(
+                f"mixed was given {len(self.plans)} plans and weights {self.weights}; give one weight for each plan, "
+                f"none negative, with the sum 1."
+            )
+        shapes = {(p.shape().classes, p.shape().tokens_per_example, p.shape().example_shape) for p in self.plans}
+        if len(shapes) > 1:
+            raise InputError(
+                f"The plans have different vocabularies or contexts, {sorted(shapes)}; one model reads them all, so "
+                f"give them the same tokenizer and context."
+            )
+
+    @property
+    def repeat(self) -> bool:
+        """Whether every plan that is read may be read more than once."""
+        return all(bool(plan.repeat) for plan, _ in self._read())
+
+    def shape(self) -> DataShape:
+        """That of the plans; `train_tokens` is where the first of them has been read through."""
+        own = self.plans[0].shape()
+        tokens = min(plan.shape().train_tokens / weight for plan, weight in self._read())
+        return DataShape(
+            classes=own.classes,
+            tokens_per_example=own.tokens_per_example,
+            train_tokens=int(tokens),
+            example_shape=own.example_shape,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash of what the plans are and of their weights."""
+        said = f"mixed {[p.fingerprint() for p in self.plans]} {[float(w) for w in self.weights]}"
+        return hashlib.sha256(said.encode()).hexdigest()[:20]
+
+    def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of a step."""
+        pairs = [self.plans[p].batch(seed=seed, step=i, size=1) for p, i in self._places(step, size)]
+        inputs, targets = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+        return inputs, targets
+
+    def source(self, *, step: int, size: int) -> np.ndarray:
+        """The number of the plan that each example of a step comes from; the same for every seed."""
+        return np.array([plan for plan, _ in self._places(step, size)])
+
+    def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
+        """Whole numbers that identify a step's examples, of plans whose own examples have an identity."""
+        lengths = [plan.shape().train_tokens // plan.shape().tokens_per_example for plan in self.plans]
+        firsts = np.r_[0, np.cumsum(lengths)]
+        own = [self.plans[p].indices(seed=seed, step=i, size=1)[0] + firsts[p] for p, i in self._places(step, size)]
+        return np.array(own)
+
+    def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each plan's validation examples, in proportion to its weight: their mean is the mixture's loss."""
+        for plan, weight in self._read():
+            yield from plan.held_out(size=size, tokens=max(1, round(tokens * weight)))
+
+    def _read(self) -> list[tuple[Any, float]]:
+        return [(plan, weight) for plan, weight in zip(self.plans, self.weights, strict=True) if weight > 0]
+
+    def _places(self, step: int, size: int) -> list[tuple[int, int]]:
+        """Of each example of a step: its plan, and its number among that plan's own."""
+        return [self._place(number) for number in range(step * size, (step + 1) * size)]
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """One plan after another is split from the rest: it takes every example at which its share reaches a whole."""
+        left = 1.0
+        last = max(i for i, weight in enumerate(self.weights) if weight > 0)
+        for plan, weight in enumerate(self.weights[:last]):
+            share = min(1.0, weight / left)
+            before = int(number * share)
+            if int((number + 1) * share) > before:
+                return plan, before
+            number, left = number - before, left - weight
+        return last, number
+
+
+def mixed(*plans: Any, weights: Any) -> Mixed:
+    """`plans` mixed by `weights`, their shares of the examples: a number for each plan, with the sum 1.
+
+    A plan of weight 0 is not read at all, and its validation examples are left out too. To judge by a mixture of its
+    own, give the judge one: `Judge(data=mixed(english, german, weights=(0.5, 0.5)))`. Raises InputError where plans and
+    weights do not fit together.
+    """
+    return Mixed(tuple(plans), tuple(float(weight) for weight in weights))
