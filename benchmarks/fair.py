@@ -39,17 +39,17 @@ def workloads() -> dict[str, tuple[Recipe, wt.Rung]]:
     """Recipe and rung of each: bytes of the standard library, digits for a perceptron and a convolutional network."""
     text, digits = wt.data.stdlib(context=32), replace(wt.data.digits(), repeat=True)
     base = wt.recipes.transformer_mup_adamw(data=text).but(schedule=Constant(), batch=FixedBatch(examples=16))
-    images = base.but(data=digits, batch=FixedBatch(examples=32))
+    images = base.but(data=digits, batch=FixedBatch(examples=64))
     return {
-        "bytes transformer": (base, wt.Rung(width=16, depth=2, heads=2, tokens=160_000)),
-        "digits perceptron": (images.but(model=MLP()), wt.Rung(width=32, depth=2, tokens=15_000)),
+        "bytes transformer": (base, wt.Rung(width=16, depth=2, heads=2, tokens=60_000)),
+        "digits perceptron": (images.but(model=MLP()), wt.Rung(width=32, depth=2, tokens=16_000)),
         "digits convolution": (images.but(model=CNN()), wt.Rung(width=8, depth=1, tokens=12_000)),
     }
 
 
 def trained(store: wt.Store, recipe: Recipe, rung: wt.Rung, asked: Sequence[tuple[float, int]]) -> list[Run]:
-    """Runs of (learning rate, seed), from the store or trained as packs of up to 15."""
-    judge = Judge(data=recipe.data, tokens=4096, evaluations=60)
+    """Runs of (learning rate, seed), from the store or trained as packs of up to 6."""
+    judge = Judge(data=recipe.data, tokens=2048, evaluations=40)
     settled = recipe.settled(rung)
     specs = [
         RunSpec(recipe=recipe.describe(), rung=settled, hyperparameters={"lr": rate}, seed=seed,
@@ -57,8 +57,8 @@ def trained(store: wt.Store, recipe: Recipe, rung: wt.Rung, asked: Sequence[tupl
         for rate, seed in asked
     ]  # fmt: skip
     missing = [spec for spec in specs if spec.key not in store]
-    for first in range(0, len(missing), 15):
-        pack = Pack(recipe=recipe, specs=tuple(missing[first : first + 15]), judge=judge)
+    for first in range(0, len(missing), 6):
+        pack = Pack(recipe=recipe, specs=tuple(missing[first : first + 6]), judge=judge)
         for run in train(pack, device=torch.device("cpu")):
             store.add(run)
     return [store.get(spec.key) for spec in specs]

@@ -47,7 +47,7 @@ NAMES = [
     "compare_fairly", "compare_parametrizations", "curvature", "curve_of", "data", "fair", "fit", "fit_curves",
     "fit_mixture",
     "fit_power_schedule", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs",
-    "odd_rungs", "parts", "read_runs", "recipes", "scaling", "score", "smaller_ladders", "smallest_ladder",
+    "odd_rungs", "parts", "read_runs", "recipes", "scaling", "score", "searches", "smaller_ladders", "smallest_ladder",
     "transfer_check", "tuned", "unidentified", "worlds",
 ]  # fmt: skip
 

@@ -30,6 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "transfers": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "study": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "bridge": (*GROUND, *EVIDENCE, *MAKING, "tune"),
+    "searches": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "conformance": (*GROUND, *MAKING, "tune"),
 }
 BELOW["cli"] = (*BELOW, "public")

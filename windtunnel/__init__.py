@@ -36,7 +36,8 @@ _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name i
 _ROOMS = {"checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
           "data": "windtunnel.parts.data", "fair": "windtunnel.fair", "ideas": "windtunnel.ideas",
           "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
-          "scaling": "windtunnel.scaling", "worlds": "windtunnel.worlds"}  # fmt: skip
+          "scaling": "windtunnel.scaling", "searches": "windtunnel.searches",
+          "worlds": "windtunnel.worlds"}  # fmt: skip
 
 __all__ = sorted([*_HOME, *_ROOMS])
 
@@ -65,7 +66,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import curvature, fair, ideas, laws, parts, scaling, worlds
+    from windtunnel import curvature, fair, ideas, laws, parts, scaling, searches, worlds
     from windtunnel.errors import InputError
     from windtunnel.fair import compare_fairly
     from windtunnel.forecasts import (

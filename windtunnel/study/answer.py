@@ -194,6 +194,9 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
         for f, basin in state.basins.items()
         if basin.at_edge
     ]
+    together = [f for f in state.values if f not in state.basins] if stages.study.tuning.search is not None else []
+    if together:
+        found.append(f"{', '.join(together)} were searched together: no interval, and their transfer is not judged.")
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]

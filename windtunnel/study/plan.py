@@ -158,6 +158,8 @@ def _tuning_rows(stages: Stages, name: str, state: Any) -> list[PlanRow]:
         return []
     # coarse values with one seed, then about five values around the best with every seed, three of them known
     expected = len(fields) * (tuning.points + 5 * tuning.seeds - 3)
+    if tuning.search is not None:  # it may say how many sets of values it will ask for
+        expected = getattr(tuning.search, "runs", 0) * tuning.seeds
     recipe = stages.recipe(name, "tune").fill(state.values)
     rung = recipe.settled(stages.study.ladder.base)
     there = len(stages.runs(state.asked))

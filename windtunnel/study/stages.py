@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Run, RunSpec
@@ -20,10 +21,22 @@ from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.pack import Pack
 from windtunnel.train.rows import apart_tokens
-from windtunnel.tune import Basin, Transfer, Tried, basin, coarse_values, fine_values, recheck_values, transfer
+from windtunnel.tune import (
+    Basin,
+    Heard,
+    Search,
+    Transfer,
+    Tried,
+    basin,
+    coarse_values,
+    fine_values,
+    recheck_values,
+    transfer,
+)
 
 # Members of a pack on one CPU core: past about 8 the throughput no longer rose (measured, width 16 to 32).
 PACK_MEMBERS = 8
+MOST_HEARD = 10_000  # sets of values after which a search that goes on asking is taken for one that never ends
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class Stages:
         self._runs: dict[str, Run] = {}
         self._specs: dict[Any, RunSpec] = {}
         self._settled: dict[Any, Rung] = {}
+        self._asked: dict[Any, list[dict[str, float]]] = {}  # by a search, given what it had heard
         self.fits: dict[Any, Any] = {}  # of runs, by their keys: the same fit serves forecast, answer and page
 
     # what is asked
@@ -94,6 +108,8 @@ class Stages:
         """How far a recipe's tuning is; one field after the other, the others at their best so far."""
         ranges = self.recipes[name].tuned_fields()
         state = TuningState(values={f: _three_digits(math.sqrt(r.low * r.high)) for f, r in ranges.items()})
+        if self.study.tuning.search is not None and ranges:
+            return self._searched(name, ranges, state, self.study.tuning.search)
         for field_name, range_ in ranges.items():
             found = self._sweep(name, field_name, range_, state)
             if found is None:
@@ -115,6 +131,45 @@ class Stages:
         )
         state.asked += fine
         return None if self.missing(fine) else basin(field_name, self._tried(coarse + fine, field_name))
+
+    def _searched(self, name: str, ranges: Mapping[str, Tuned], state: TuningState, search: Search) -> TuningState:
+        """As far as a search of all fields together has come; what it asks is remembered, for asking may be slow."""
+        heard: list[Heard] = []
+        while wanted := self._wanted(name, ranges, heard, search):
+            for values in wanted:
+                asks = [
+                    Ask(name, "tune", self.spec(name, self.study.ladder.base, values, seed, "tune"))
+                    for seed in self.study.seeds(self.study.tuning.seeds)
+                ]
+                state.asked += asks
+                heard.append(Heard(values, self._mean_loss(asks)))
+            if self.missing(state.asked):
+                state.done = False
+                return state
+        if not any(h.loss is not None for h in heard):
+            raise InputError(
+                f"All {len(heard)} sets of values that the search tried for {name} diverged; lower the tuned ranges."
+            )
+        state.values = {f: _three_digits(value) for f, value in search.best(ranges, heard).items()}
+        if len(ranges) == 1:
+            (only,) = ranges
+            state.basins[only] = basin(only, self._tried(state.asked, only))
+        return state
+
+    def _wanted(
+        self, name: str, ranges: Mapping[str, Tuned], heard: Sequence[Heard], search: Search
+    ) -> list[dict[str, float]]:
+        told = (name, tuple((tuple(sorted(h.values.items())), h.loss) for h in heard))
+        if told not in self._asked:
+            if len(heard) >= MOST_HEARD:
+                raise InputError(f"The search has asked for {len(heard)} sets of values of {name} and is not done.")
+            self._asked[told] = [dict(values) for values in search.ask(ranges, heard)]
+        return self._asked[told]
+
+    def _mean_loss(self, asks: Sequence[Ask]) -> float | None:
+        losses = [run.loss for run in self.runs(asks)]
+        known = [loss for loss in losses if loss is not None]
+        return sum(known) / len(known) if known and len(known) == len(losses) else None
 
     def ladder(self, name: str, values: Mapping[str, float]) -> list[Ask]:
         """Every rung with every seed."""
@@ -159,6 +214,8 @@ class Stages:
         found = {}
         ladder, index = self.study.ladder, self.study.recheck_index()
         for f, larger in self.recheck_basins(name, state).items():
+            if f not in state.basins:  # several fields searched together have no basin of their own
+                continue
             target = self.study.target.rung
             found[f] = transfer(
                 state.basins[f],

@@ -12,5 +12,5 @@ from windtunnel.parts.data.order import check_length, required_passes
 from windtunnel.parts.data.successive import successive
 from windtunnel.parts.data.text import stdlib, text
 
-__all__ = ["TokenizerFile", "check_length", "digits", "huggingface", "mixed", "required_passes", "stdlib", "successive", "text"]
-__all__ += ["train_bpe"]
+__all__ = ["TokenizerFile", "check_length", "digits", "huggingface", "mixed", "required_passes", "stdlib"]
+__all__ += ["successive", "text", "train_bpe"]
