@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import windtunnel as wt
 from benchmarks.common import write
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.probes import LossOn
-from windtunnel.recipe import Judge, Recipe
+from windtunnel.recipe import DataShape, Judge, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.searches import Bayes, MixtureMean, Space, Told
 from windtunnel.train.loop import train
@@ -33,7 +33,7 @@ from windtunnel.train.pack import Pack
 
 TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", "../shared/data/text"))
 SOURCES = ("english", "german", "code")
-WIDTHS, SEEDS, PARTS = (16, 24, 32), (0, 1, 2), 8
+WIDTHS, SEEDS, PARTS = (16, 24, 32), (0, 1, 2), 6
 TOKENS_PER_WIDTH, RATE = 1280, 2e-2
 BUDGET, FIRST, REPEATS = 16.0, 6, 6  # budget in runs of the target
 WITHIN = 0.01
@@ -55,31 +55,64 @@ def rung(width: int) -> wt.Rung:
     return wt.Rung(width=width, depth=1, heads=width // 8, tokens=TOKENS_PER_WIDTH * width, batch=16)
 
 
-def specs(plans: Sequence[Any], shares: Sequence[float], width: int) -> tuple[Recipe, Judge, list[RunSpec]]:
-    """The runs of one mixture at one width, a seed each."""
-    data = wt.data.mixed(*plans, weights=shares)
+@dataclass(frozen=True)
+class BySeed:
+    """All mixtures of the grid as one plan: a seed is 1000 times a mixture's place, and one of its own, so that runs of
+    different mixtures fill one pack."""
+
+    plans: tuple[Any, ...]
+    repeat: bool = False
+
+    def mixture(self, seed: int) -> Any:
+        """The mixture of a seed."""
+        return wt.data.mixed(*self.plans, weights=GRID[seed // 1000])
+
+    def shape(self) -> DataShape:
+        """As the plans', as long as the shortest."""
+        return replace(self.plans[0].shape(), train_tokens=min(plan.shape().train_tokens for plan in self.plans))
+
+    def fingerprint(self) -> str:
+        """Of the plans and the grid."""
+        return "by seed " + wt.data.mixed(*self.plans, weights=[1 / 3] * 3).fingerprint() + f" {PARTS}"
+
+    def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """A step of the seed's own mixture."""
+        return self.mixture(seed).batch(seed=seed % 1000, step=step, size=size)
+
+    def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Equal parts of all."""
+        return wt.data.mixed(*self.plans, weights=[1 / 3] * 3).held_out(size=size, tokens=tokens)
+
+
+def asked(plans: Sequence[Any], width: int) -> tuple[Recipe, Judge, list[list[RunSpec]]]:
+    """The runs of every mixture at one width, a seed each."""
+    data = BySeed(tuple(plans))
     recipe = wt.recipes.transformer_mup_adamw(data=data).but(batch=FixedBatch(examples=16))
     probes = tuple(LossOn(name=name, data=plan, tokens=4096) for name, plan in zip(SOURCES, plans, strict=True))
-    judge = Judge(data=wt.data.mixed(*plans, weights=[1 / 3] * 3), tokens=12_288, evaluations=1, probes=probes)
+    judge = Judge(data=data, tokens=12_288, evaluations=1, probes=probes)
     described = recipe.describe()
-    asked = [
-        RunSpec(recipe=described, rung=rung(width), hyperparameters={"lr": RATE}, seed=seed,
-                judge=judge.describe(), base_rung=rung(WIDTHS[0]))
-        for seed in SEEDS
+    specs = [
+        [
+            RunSpec(recipe=described, rung=rung(width), hyperparameters={"lr": RATE}, seed=1000 * place + seed,
+                    judge=judge.describe(), base_rung=rung(WIDTHS[0]))
+            for seed in SEEDS
+        ]
+        for place in range(len(GRID))
     ]  # fmt: skip
-    return recipe, judge, asked
+    return recipe, judge, specs
 
 
 def train_grid(store: wt.Store) -> None:
-    """Train what the store misses, mixture by mixture."""
+    """Train what the store misses, as packs of eight."""
     plans = sources()
-    for shares, width in product(GRID, WIDTHS):
-        recipe, judge, asked = specs(plans, shares, width)
-        missing = [spec for spec in asked if spec.key not in store]
-        if missing:
-            for run in train(Pack(recipe=recipe, specs=tuple(missing), judge=judge), device=torch.device("cpu")):
+    for width in WIDTHS:
+        recipe, judge, specs = asked(plans, width)
+        missing = [spec for row in specs for spec in row if spec.key not in store]
+        for first in range(0, len(missing), 8):
+            pack = Pack(recipe=recipe, specs=tuple(missing[first : first + 8]), judge=judge)
+            for run in train(pack, device=torch.device("cpu")):
                 store.add(run)
-            print(shares, width, flush=True)
+            print(width, len(missing) - first, flush=True)
 
 
 def table(store: wt.Store) -> tuple[np.ndarray, list[float]]:
@@ -87,9 +120,9 @@ def table(store: wt.Store) -> tuple[np.ndarray, list[float]]:
     plans = sources()
     losses = np.full((len(GRID), len(WIDTHS), len(SEEDS), 1 + len(SOURCES)), np.nan)
     costs = [0.0] * len(WIDTHS)
-    for i, shares in enumerate(GRID):
-        for j, width in enumerate(WIDTHS):
-            for k, spec in enumerate(specs(plans, shares, width)[2]):
+    for j, width in enumerate(WIDTHS):
+        for i, row in enumerate(asked(plans, width)[2]):
+            for k, spec in enumerate(row):
                 run = store.get(spec.key, later=True)
                 losses[i, j, k] = [run.loss, *(run.metrics[f"loss_on_{name}"] for name in SOURCES)]
                 costs[j] = run.cost.flops
@@ -102,8 +135,8 @@ def replayed(search: Bayes, losses: np.ndarray, seed: int, widths: Sequence[int]
     places = {tuple(np.round(shares, 4)): i for i, shares in enumerate(GRID)}
     told: list[Told] = []
     steps: list[dict[str, Any]] = []
-    while asked := search.ask(told):
-        for point in asked:
+    while wanted := search.ask(told):
+        for point in wanted:
             i = places[tuple(round(point.values[name], 4) for name in SOURCES)]
             whole, *parts = losses[i, widths[point.fidelity], seed % len(SEEDS)].tolist()
             told.append(Told(point, whole, dict(zip(SOURCES, parts, strict=True))))

@@ -55,7 +55,11 @@ def fit_trend(
     raw = np.zeros(len(settings)) if mean is None else mean(settings)[0]
     centre = float(raw.mean())
     columns = _columns(mean, settings, centre)
-    fitted = [_line(columns[at == f], logs[at == f]) if (at == f).any() else None for f in range(len(fidelities))]
+    most = int(np.argmax(np.bincount(at)))  # what one run may be off its line is known best where there are most runs
+    least = max(float(np.std((logs - columns[:, 1])[at == most])), LEAST)
+    fitted = [
+        _line(columns[at == f], logs[at == f], least) if (at == f).any() else None for f in range(len(fidelities))
+    ]
     levels = [None if line is None else float(line[0][0]) for line in fitted]
     lines = [line or _unseen(fidelities, levels, f) for f, line in enumerate(fitted)]
     return Trend(mean, tuple(fidelities), centre, np.array([c for c, _ in lines]), np.array([v for _, v in lines]))
@@ -77,15 +81,15 @@ def _columns(mean: Mean | None, settings: np.ndarray, centre: float) -> np.ndarr
     return np.column_stack([np.ones(len(settings)), raw - centre])
 
 
-def _line(columns: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _line(columns: np.ndarray, logs: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Bayesian least squares with b near 1 and the residuals' own spread as noise; coefficients and covariance."""
     precision, prior = np.diag([LEVEL**-2.0, SLOPE**-2.0]), np.array([0.0, 1.0])
-    noise = max(float(np.std(logs - columns[:, 1])), LEAST)
+    noise = max(float(np.std(logs - columns[:, 1])), least)
     found, covariance = prior, np.eye(2)
     for _ in range(3):
         covariance = np.linalg.inv(columns.T @ columns / noise**2 + precision)
         found = covariance @ (columns.T @ logs / noise**2 + precision @ prior)
-        noise = max(float(np.sqrt(np.mean((logs - columns @ found) ** 2))), LEAST)
+        noise = max(float(np.sqrt(np.mean((logs - columns @ found) ** 2))), least)
     return found, covariance
 
 

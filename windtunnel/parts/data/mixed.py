@@ -63,8 +63,11 @@ class Mixed:
 
     def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of a step."""
-        pairs = [self.plans[p].batch(seed=seed, step=i, size=1) for p, i in self._places(step, size)]
-        inputs, targets = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+
+        def read(plan: int, at: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+            return self.plans[plan].batch(seed=seed, step=at, size=count)
+
+        inputs, targets = self._gathered(read, step, size)
         return inputs, targets
 
     def source(self, *, step: int, size: int) -> np.ndarray:
@@ -75,8 +78,11 @@ class Mixed:
         """Whole numbers that identify a step's examples, of plans whose own examples have an identity."""
         lengths = [plan.shape().train_tokens // plan.shape().tokens_per_example for plan in self.plans]
         firsts = np.r_[0, np.cumsum(lengths)]
-        own = [self.plans[p].indices(seed=seed, step=i, size=1)[0] + firsts[p] for p, i in self._places(step, size)]
-        return np.array(own)
+
+        def read(plan: int, at: int, count: int) -> tuple[np.ndarray]:
+            return (self.plans[plan].indices(seed=seed, step=at, size=count) + firsts[plan],)
+
+        return self._gathered(read, step, size)[0]
 
     def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each plan's validation examples, in proportion to its weight: their mean is the mixture's loss."""
@@ -85,6 +91,20 @@ class Mixed:
 
     def _read(self) -> list[tuple[Any, float]]:
         return [(plan, weight) for plan, weight in zip(self.plans, self.weights, strict=True) if weight > 0]
+
+    def _gathered(self, read: Any, step: int, size: int) -> list[np.ndarray]:
+        """Arrays of a step's examples, in their order, from `read(plan, step, size) -> arrays` of single plans."""
+        places = self._places(step, size)
+        sources = np.array([plan for plan, _ in places])
+        found: list[np.ndarray] = []
+        for plan in dict.fromkeys(sources.tolist()):
+            own = sources == plan
+            first, count = places[int(np.argmax(own))][1], int(own.sum())  # a plan's numbers follow one another
+            for i, array in enumerate(_consecutive(read, plan, first, count)):
+                if len(found) <= i:
+                    found.append(np.empty((size, *array.shape[1:]), array.dtype))
+                found[i][own] = array
+        return found
 
     def _places(self, step: int, size: int) -> list[tuple[int, int]]:
         """Of each example of a step: its plan, and its number among that plan's own."""
@@ -101,6 +121,14 @@ class Mixed:
                 return plan, before
             number, left = number - before, left - weight
         return last, number
+
+
+def _consecutive(read: Any, plan: int, first: int, count: int) -> list[np.ndarray]:
+    """Examples `first` to `first + count` of a plan, from one or two of its own batches of `count`."""
+    step, inside = divmod(first, count)
+    parts = [read(plan, step, count)] + ([read(plan, step + 1, count)] if inside else [])
+    whole = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    return [array[inside : inside + count] for array in whole]
 
 
 def mixed(*plans: Any, weights: Any) -> Mixed:
