@@ -44,9 +44,10 @@ NAMES = [
     "Interval", "Judge", "Ladder", "Observations", "Outcome", "PlainPowerLaw", "Plan", "PowerLaw", "Recipe", "Result",
     "Run", "RunSpec", "Rung", "Score", "Site", "Size", "Store", "Study", "Target", "Tuning", "Verdict", "adopt",
     "allocate", "backtest", "best_hyperparameters", "checks", "choose_schedule", "compare",
-    "compare_parametrizations", "curvature", "curve_of", "data", "fit", "fit_curves", "fit_mixture",
+    "compare_fairly", "compare_parametrizations", "curvature", "curve_of", "data", "fair", "fit", "fit_curves",
+    "fit_mixture",
     "fit_power_schedule", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs",
-    "odd_rungs", "parts", "read_runs", "recipes", "scaling", "score", "smaller_ladders", "smallest_ladder",
+    "odd_rungs", "parts", "read_runs", "recipes", "scaling", "score", "searches", "smaller_ladders", "smallest_ladder",
     "transfer_check", "tuned", "unidentified", "worlds",
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     **{room: GROUND[:height] for height, room in enumerate(GROUND)},
     **{room: GROUND + EVIDENCE[:height] for height, room in enumerate(EVIDENCE)},
     "worlds": (*GROUND, "laws"),
+    "fair": (*GROUND, *EVIDENCE),  # methods compared by what they took; foretells nothing
     "scaling": GROUND,
     "curvature": (*GROUND, "scaling"),
     "parts": (*GROUND, "scaling"),
@@ -29,6 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "transfers": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "study": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "bridge": (*GROUND, *EVIDENCE, *MAKING, "tune"),
+    "searches": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "conformance": (*GROUND, *MAKING, "tune"),
 }
 BELOW["cli"] = (*BELOW, "public")
@@ -36,7 +38,7 @@ BELOW["__main__"] = ("cli",)
 BELOW["public"] = (*BELOW,)
 
 STANDARD_LIBRARY_ONLY = {"errors", "ladder"}
-WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds"}
+WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds", "fair"}
 ONLY_LAUNCH = (
     "ray",
     "submitit",

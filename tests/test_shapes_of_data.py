@@ -17,7 +17,6 @@ from windtunnel.ideas.hard_batches import HardBatches, hard_batches
 from windtunnel.ideas.multigrid import Multigrid, Pieces, multigrid
 from windtunnel.ideas.replay import Replayed, replay
 from windtunnel.parts.data.altered import Drawn, Subset
-from windtunnel.parts.data.mixed import BLOCK, mixed
 from windtunnel.parts.probes import LossByPosition
 from windtunnel.parts.schedules import Constant
 from windtunnel.recipe import Stretch, Told
@@ -114,28 +113,23 @@ def test_a_run_on_hard_batches_goes_on_in_its_data_after_each():
     assert run.curve["train_loss"] == pytest.approx([*own[:2], first, *own[2:4], second, *own[4:6]])
 
 
-def test_a_mixture_holds_its_shares_in_every_block_and_each_example_once_in_a_pass():
+def test_examples_of_a_mixture_have_numbers_that_tell_their_source():
     plans = [Subset(DIGITS, Drawn(count, seed=count)) for count in (600, 300, 200)]
-    data = mixed(*plans, shares=(0.7, 0.2, 0.1))
-    stream = data.indices(seed=3, step=0, size=4 * BLOCK)
-    of = np.searchsorted(data.ends(), stream, side="right").reshape(4, BLOCK)
-    assert all(np.bincount(block).tolist() == [140, 40, 20] for block in of)
-    assert len(set(stream.tolist())) == len(stream) and not np.array_equal(of[0], of[1])
+    data = wt.data.mixed(*plans, weights=(0.7, 0.2, 0.1))
+    stream = data.indices(seed=3, step=0, size=800)
+    of = np.searchsorted(data.ends(), stream, side="right")
+    assert all(np.abs(np.bincount(b) - [140, 40, 20]).max() <= 1 for b in of.reshape(4, 200))
+    assert len(set(stream.tolist())) == len(stream)
     in_steps = np.concatenate([data.indices(seed=3, step=step, size=50) for step in range(16)])
     assert np.array_equal(in_steps, stream)
     x, y = data.batch(seed=3, step=0, size=30)
-    for number, image, label in zip(stream[:30], x, y, strict=True):
+    again = data.taken(data.indices(seed=3, step=0, size=30))
+    assert np.array_equal(x, again[0]) and np.array_equal(y, again[1])
+    for number, image in zip(data.indices(seed=3, step=0, size=30), x, strict=True):
         source = int(np.searchsorted(data.ends(), number, side="right"))
         own = plans[source].taken(np.array([number - (0, *data.ends())[source]]))
-        assert np.array_equal(own[0][0], image) and own[1][0] == label
-    passes = data.indices(seed=3, step=0, size=10 * BLOCK)
-    rarest = passes[passes >= data.ends()[1]]
-    assert np.bincount(rarest - data.ends()[1]).tolist() == [1] * 200  # the tenth block ends its first pass
-    assert data.shape().train_tokens == 4 * BLOCK  # 600 / 140 blocks: then the first source begins again
-    with pytest.raises(InputError, match="together 1"):
-        mixed(*plans, shares=(0.5, 0.2, 0.1))
-    with pytest.raises(InputError, match="different vocabularies"):
-        mixed(DIGITS, wt.data.stdlib(context=8), shares=(0.5, 0.5))
+        assert np.array_equal(own[0][0], image)
+    assert data.examples() == 1100
 
 
 def test_replay_shows_the_runs_own_beginning_again_and_skips_nothing_new():

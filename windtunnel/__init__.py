@@ -26,6 +26,7 @@ _HOMES = {
         "best_hyperparameters", "choose_schedule", "compare", "curve_of", "fit", "fit_curves", "flops_for", "forecast",
         "next_runs", "odd_rungs", "score", "smaller_ladders", "smallest_ladder", "unidentified",
     ),
+    "fair": ("compare_fairly",),
     "scaling.adopt": ("adopt",),
     "tune": ("Tuning",),
     "transfers": ("compare_parametrizations", "transfer_check"),
@@ -33,9 +34,10 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
 _ROOMS = {"checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
-          "data": "windtunnel.parts.data", "ideas": "windtunnel.ideas",
+          "data": "windtunnel.parts.data", "fair": "windtunnel.fair", "ideas": "windtunnel.ideas",
           "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
-          "scaling": "windtunnel.scaling", "worlds": "windtunnel.worlds"}  # fmt: skip
+          "scaling": "windtunnel.scaling", "searches": "windtunnel.searches",
+          "worlds": "windtunnel.worlds"}  # fmt: skip
 
 __all__ = sorted([*_HOME, *_ROOMS])
 
@@ -64,8 +66,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import curvature, ideas, laws, parts, scaling, worlds
+    from windtunnel import curvature, fair, ideas, laws, parts, scaling, searches, worlds
     from windtunnel.errors import InputError
+    from windtunnel.fair import compare_fairly
     from windtunnel.forecasts import (
         Allocation,
         BestHyperparameters,

@@ -9,10 +9,10 @@ coordinate check; only trying other values at a larger size shows that the optim
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
@@ -29,13 +29,32 @@ DRAWS = 400
 COST_BAR, MOVE_BAR = 0.003, 1.0
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a search hears of the values it asked for: their mean loss over seeds, None where a run diverged."""
+
+    values: Mapping[str, float]
+    loss: float | None
+
+
+class Search(Protocol):
+    """Chooses values of all tuned fields of a recipe at the base rung: a pure function of what it has heard.
+
+    `ask` returns the values to train next, field to value, and nothing when it is done; `best` what is then used.
+    """
+
+    def ask(self, ranges: Mapping[str, Tuned], heard: Sequence[Heard]) -> Sequence[Mapping[str, float]]: ...
+    def best(self, ranges: Mapping[str, Tuned], heard: Sequence[Heard]) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """How much is spent on tuning, for each recipe and tuned field.
 
     `points` values over the declared range with one seed, then `points` values around the best with `seeds` seeds.
     `recheck` values on either side, a factor `recheck_factor` apart, at rung `recheck_rung` (an index; None: the middle
-    of the ladder) with `seeds` seeds; 0 skips the check, and the forecast says so.
+    of the ladder) with `seeds` seeds; 0 skips the check, and the forecast says so. A `search` takes the place of both
+    sweeps, with `seeds` seeds for every set of values that it asks for; `points` then counts nothing.
     """
 
     points: int = 5
@@ -43,6 +62,7 @@ class Tuning:
     recheck: int = 1
     recheck_factor: float = 2.0
     recheck_rung: int | None = None
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         if self.points < 3 or self.seeds < 1 or self.recheck < 0 or self.recheck_factor <= 1:

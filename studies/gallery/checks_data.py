@@ -146,7 +146,7 @@ def three_sources(context: int) -> Any:
     if not there("english", "german"):
         return None
     plans = (replace(domain(name), context=context, repeat=False) for name in ("english", "german", "python"))
-    return mixed(*plans, shares=SHARES)
+    return mixed(*plans, weights=SHARES)
 
 
 def _flops_to(target: float, short: Run, longer: Run) -> float:

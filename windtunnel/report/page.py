@@ -39,7 +39,7 @@ def render(data: Mapping[str, Any]) -> str:
     if unknown:
         raise ValueError(f"The report knows no section {', '.join(unknown)}; it has {', '.join(NOUNS)}.")
     study = dict.fromkeys(NOUNS) | {name: [] for name in LISTS} | {k: v for k, v in data.items() if v is not None}
-    return _environment().get_template("page.html.jinja").render(study | _prepared(study))
+    return environment().get_template("page.html.jinja").render(study | _prepared(study))
 
 
 def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
@@ -124,37 +124,44 @@ def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": warnings(study),
         "gaps": gaps(study),
         "level": level(study["recipes"]),
-        "loss_figure": _figure(loss, large=len(loss) == 1),
-        "basin_figure": _figure(basins),
-        "coordinate_figure": _figure(coordinates),
-        "differences": [_figure([panel], 400, 300) for panel in differences],
+        "loss_figure": figure(loss, large=len(loss) == 1),
+        "basin_figure": figure(basins),
+        "coordinate_figure": figure(coordinates),
+        "differences": [figure([panel], 400, 300) for panel in differences],
         "optima": optima(study["basins"]),
         "slopes": [(check["recipe"], worst_slopes(check), len(check["modules"])) for check in study["coordinates"]],
         "ordered": ordered(study["runs"]),
         "counted": counted(study["runs"]),
-        "style": Markup(_text("page.css")),
+        "style": style(),
         "script": Markup(script),
         "script_hash": f"sha256-{digest}",
     }
 
 
-def _figure(panels: Sequence[Panel], width: int = 310, height: int = 270, large: bool = False) -> dict[str, Any] | None:
+def figure(panels: Sequence[Panel], width: int = 310, height: int = 270, large: bool = False) -> dict[str, Any] | None:
+    """Drawn panels with their legend, for a template; None without panels."""
     if not panels:
         return None
     pictures = [picture(p, 900, 440, narrow=True) if large else picture(p, width, height) for p in panels]
     return {"pictures": pictures, "legend": legend(panels), "large": large}
 
 
+def style() -> Markup:
+    """The style sheet that all pages share."""
+    return Markup(_text("page.css"))
+
+
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this room, everything escaped, with the words of `words` as filters."""
+    found = Environment(
         loader=FunctionLoader(_text), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     formats = (words.si, words.plain, words.loss, words.signed, words.percent, words.interval, words.duration)
     formats += (words.multiple, words.pairs, words.plural, words.tied)
-    environment.filters |= {function.__name__: function for function in formats}
-    environment.tests["known"] = words.known
-    return environment
+    found.filters |= {function.__name__: function for function in formats}
+    found.tests["known"] = words.known
+    return found
 
 
 @cache

@@ -51,6 +51,17 @@ class Result:
         runs = {r.key: r for kind in (self.tried, self.ladder) for found in kind.values() for r in found}
         return sum(run.cost.spent for run in runs.values())
 
+    @property
+    def optimism(self) -> Mapping[str, Mapping[str, Interval]]:
+        """By recipe and field: the share of the loss by which tuning on the judged data would flatter a recipe.
+
+        It is what the value tuned elsewhere costs at the re-check rung, size included where that is larger than the
+        base (`Tuning(recheck_rung=0)`: the data alone). Empty without `tuned_on`.
+        """
+        if self.study.tuned_on is None:
+            return {}
+        return {name: {f: t.cost for f, t in found.items()} for name, found in self.transfers.items() if found}
+
     def lines(self) -> list[str]:
         """The answer in lines: caveats are the forecast's own and come first."""
         from windtunnel.study.words import answer_lines
@@ -176,12 +187,16 @@ def _hyperparameters(stages: Stages, name: str, state: TuningState) -> dict[str,
 
 def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
     found = _shape(stages) + _unchecked(stages, name, state)
-    found += [str(t) for t in stages.transfers(name, state).values() if not t.transfers]
+    elsewhere = "" if stages.study.tuned_on is None else "; it was tuned on other data, which may have moved it too"
+    found += [f"{t}{elsewhere}" for t in stages.transfers(name, state).values() if not t.transfers]
     found += [
         f"The best {f} lies at the edge of what was tried ({basin.optimum}); widen its tuned range."
         for f, basin in state.basins.items()
         if basin.at_edge
     ]
+    together = [f for f in state.values if f not in state.basins] if stages.study.tuning.search is not None else []
+    if together:
+        found.append(f"{', '.join(together)} were searched together: no interval, and their transfer is not judged.")
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
@@ -251,7 +266,18 @@ def _verdicts(study: Study, ladder: Mapping[str, tuple[Run, ...]]) -> dict[str, 
             )
         except InputError:
             continue  # too few paired rungs so far; the verdict is absent until there are
+        found[name] = replace(found[name], caveats=(*found[name].caveats, *_tuned_here(study)))
     return found
+
+
+def _tuned_here(study: Study) -> list[str]:
+    """What must be said of a verdict whose sides were tuned on the data that judge them (2403.09066)."""
+    if study.tuned_on is not None or not any(recipe.tuned_fields() for recipe in study.recipes().values()):
+        return []
+    return [
+        "Both sides were tuned at the base rung on the very data that judge them; what that flatters is not known. "
+        "Study(tuned_on=other data) tunes elsewhere."
+    ]
 
 
 def _tried(stages: Stages, name: str, state: TuningState) -> list[Any]:

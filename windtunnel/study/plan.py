@@ -138,7 +138,7 @@ def _saved(stages: Stages, name: str) -> float:
 def _rows(stages: Stages, name: str) -> list[PlanRow]:
     state = stages.tuning(name)
     recipe = stages.recipes[name].fill(state.values)
-    rows = _tuning_rows(stages, name, recipe, state)
+    rows = _tuning_rows(stages, name, state)
     known = state.done
     asked = {"ladder": stages.ladder(name, state.values)}
     asked["re-check"] = [
@@ -152,12 +152,15 @@ def _rows(stages: Stages, name: str) -> list[PlanRow]:
     return rows
 
 
-def _tuning_rows(stages: Stages, name: str, recipe: Recipe, state: Any) -> list[PlanRow]:
+def _tuning_rows(stages: Stages, name: str, state: Any) -> list[PlanRow]:
     tuning, fields = stages.study.tuning, stages.recipes[name].tuned_fields()
     if not fields:
         return []
     # coarse values with one seed, then about five values around the best with every seed, three of them known
     expected = len(fields) * (tuning.points + 5 * tuning.seeds - 3)
+    if tuning.search is not None:  # it may say how many sets of values it will ask for
+        expected = getattr(tuning.search, "runs", 0) * tuning.seeds
+    recipe = stages.recipe(name, "tune").fill(state.values)
     rung = recipe.settled(stages.study.ladder.base)
     there = len(stages.runs(state.asked))
     runs = len({a.spec.key for a in state.asked}) if state.done else max(expected, there)

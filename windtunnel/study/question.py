@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError
@@ -34,6 +34,9 @@ class Study:
     the target (which then needs a rung) is trained with `target_seeds` seeds and scored. `seed` shifts all seeds, so
     that a whole study can be repeated independently. `level` is the probability of the printed intervals.
 
+    `tuned_on` are other data for the search at the base rung, so that no value was chosen on the data it is judged by
+    (2403.09066); None: base and ideas are tuned on the data of the ladder, and verdicts say so.
+
     Raises InputError for a question that cannot be answered; `check` looks at sizes and data too.
     """
 
@@ -48,6 +51,7 @@ class Study:
     target_seeds: int = 1
     seed: int = 0
     level: float = 0.9
+    tuned_on: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ideas", tuple(self.ideas))
@@ -60,21 +64,30 @@ class Study:
         if self.train_target and self.target_seeds < 1:
             raise InputError(f"Study target_seeds is {self.target_seeds}; at least one run is needed to score.")
         index = self.tuning.recheck_rung
-        if index is not None and not 0 < index < len(self.ladder.rungs):
+        least = 1 if self.tuned_on is None else 0  # on other data the base rung itself is worth a second look
+        if index is not None and not least <= index < len(self.ladder.rungs):
             raise InputError(
                 f"Tuning recheck_rung is {index}; the ladder's rungs above the base are 1 to "
                 f"{len(self.ladder.rungs) - 1}."
             )
+        self._check_tuned_on()
         self.recipes()
 
     def recipes(self) -> dict[str, Recipe]:
         """'base' and each idea's name to its recipe."""
-        found = {"base": self.base}
+        return self._recipes(self.base)
+
+    def tuned_recipes(self) -> dict[str, Recipe]:
+        """The same as they are tuned: on the data of `tuned_on`, where it is given."""
+        return self._recipes(self.base if self.tuned_on is None else self.base.but(data=self.tuned_on))
+
+    def _recipes(self, base: Recipe) -> dict[str, Recipe]:
+        found = {"base": base}
         for idea in self.ideas:
             name = idea_name(idea)
             if name in found:
                 raise InputError(f"Two ideas of the study are called {name!r}; give them different function names.")
-            made = idea(self.base)
+            made = idea(base)
             if not isinstance(made, Recipe):
                 raise InputError(
                     f"The idea {name} returned a {type(made).__name__}; an idea takes a Recipe and returns one, for "
@@ -90,6 +103,11 @@ class Study:
     def judged_by(self) -> Judge:
         """The judge, the default filled in."""
         return self.judge or Judge(data=self.base.data)
+
+    def tuning_judged_by(self) -> Judge:
+        """By what the search at the base rung is judged: held-out examples of the data it is made on."""
+        judge = self.judged_by()
+        return judge if self.tuned_on is None else replace(judge, data=self.tuned_on)
 
     def seeds(self, count: int) -> list[int]:
         """The first `count` seeds; base and ideas share them."""
@@ -130,6 +148,28 @@ class Study:
         for recipe in self.recipes().values():
             for rung in rungs:
                 check_length(recipe.data_at(rung), rung.tokens)
+        for recipe in self.tuned_recipes().values():
+            check_length(recipe.data, self.ladder.base.tokens)
+
+    def _check_tuned_on(self) -> None:
+        """Other data of the same kind: not the ladder's, not the judge's, nor the same files cut otherwise."""
+        if self.tuned_on is None:
+            return
+        for where, data in {"the base is trained on": self.base.data, "the judge holds": self.judged_by().data}.items():
+            same = getattr(self.tuned_on, "source", None)
+            if self.tuned_on.fingerprint() == data.fingerprint() or (
+                same is not None and same == getattr(data, "source", None)
+            ):
+                raise InputError(
+                    f"tuned_on is the data that {where}: values would be chosen on what they are judged by. Give "
+                    f"other data, or leave tuned_on out and have the verdict say so."
+                )
+            shapes = [(s.classes, s.tokens_per_example, s.example_shape) for s in (self.tuned_on.shape(), data.shape())]
+            if shapes[0] != shapes[1]:
+                raise InputError(
+                    f"tuned_on has (classes, tokens an example, shape) {shapes[0]}, the data that {where} {shapes[1]}; "
+                    f"a value carries over only between data of one kind. Cut both into examples alike."
+                )
 
     def _check_heads(self) -> None:
         """Heads of another width are another family of models, with another attention scale."""

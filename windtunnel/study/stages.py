@@ -12,18 +12,31 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
-from windtunnel.recipe import Tuned
+from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.pack import Pack
 from windtunnel.train.rows import apart_tokens
-from windtunnel.tune import Basin, Transfer, Tried, basin, coarse_values, fine_values, recheck_values, transfer
+from windtunnel.tune import (
+    Basin,
+    Heard,
+    Search,
+    Transfer,
+    Tried,
+    basin,
+    coarse_values,
+    fine_values,
+    recheck_values,
+    transfer,
+)
 
 # Members of a pack on one CPU core: past about 8 the throughput no longer rose (measured, width 16 to 32).
 PACK_MEMBERS = 8
+MOST_HEARD = 10_000  # sets of values after which a search that goes on asking is taken for one that never ends
 
 
 @dataclass(frozen=True)
@@ -53,34 +66,50 @@ class Stages:
         self.recipes = study.recipes()
         self.judge = study.judged_by()
         self._judge = self.judge.describe()
-        self._described = {name: recipe.describe() for name, recipe in self.recipes.items()}
+        self._elsewhere = study.tuned_on is not None  # the search has data, recipes and a judge of its own
+        self._tuned = study.tuned_recipes() if self._elsewhere else {}
+        self._tuning_judge = study.tuning_judged_by()
+        self._described = {(name, False): recipe.describe() for name, recipe in self.recipes.items()}
+        self._described |= {(name, True): recipe.describe() for name, recipe in self._tuned.items()}
         self._runs: dict[str, Run] = {}
         self._specs: dict[Any, RunSpec] = {}
         self._settled: dict[Any, Rung] = {}
+        self._asked: dict[Any, list[dict[str, float]]] = {}  # by a search, given what it had heard
         self.fits: dict[Any, Any] = {}  # of runs, by their keys: the same fit serves forecast, answer and page
 
     # what is asked
 
-    def spec(self, name: str, rung: Rung, values: Mapping[str, float], seed: int) -> RunSpec:
+    def spec(self, name: str, rung: Rung, values: Mapping[str, float], seed: int, stage: str = "ladder") -> RunSpec:
         """The spec of one run of a recipe; made once, for the same are asked for at every stage."""
-        shape = (name, rung, tuple(sorted(values.items())))
+        elsewhere = self._is_elsewhere(stage)
+        shape = (name, rung, tuple(sorted(values.items())), elsewhere)
         if (*shape, seed) not in self._specs:
+            recipe = self.recipe(name, stage)
             if shape not in self._settled:
-                self._settled[shape] = self.recipes[name].fill(values).settled(rung)
+                self._settled[shape] = recipe.fill(values).settled(rung)
             self._specs[*shape, seed] = RunSpec(
-                recipe=self._described[name],
+                recipe=self._described[name, elsewhere],
                 rung=self._settled[shape],
                 hyperparameters=dict(values),
                 seed=seed,
-                judge=self._judge,
+                judge=self._tuning_judge.describe() if elsewhere else self._judge,
                 base_rung=self.study.ladder.base,
             )
         return self._specs[*shape, seed]
+
+    def recipe(self, name: str, stage: str) -> Recipe:
+        """A recipe as it is trained in a stage: the search may have data of its own."""
+        return (self._tuned if self._is_elsewhere(stage) else self.recipes)[name]
+
+    def _is_elsewhere(self, stage: str) -> bool:
+        return self._elsewhere and stage == "tune"
 
     def tuning(self, name: str) -> TuningState:
         """How far a recipe's tuning is; one field after the other, the others at their best so far."""
         ranges = self.recipes[name].tuned_fields()
         state = TuningState(values={f: _three_digits(math.sqrt(r.low * r.high)) for f, r in ranges.items()})
+        if self.study.tuning.search is not None and ranges:
+            return self._searched(name, ranges, state, self.study.tuning.search)
         for field_name, range_ in ranges.items():
             found = self._sweep(name, field_name, range_, state)
             if found is None:
@@ -102,6 +131,45 @@ class Stages:
         )
         state.asked += fine
         return None if self.missing(fine) else basin(field_name, self._tried(coarse + fine, field_name))
+
+    def _searched(self, name: str, ranges: Mapping[str, Tuned], state: TuningState, search: Search) -> TuningState:
+        """As far as a search of all fields together has come; what it asks is remembered, for asking may be slow."""
+        heard: list[Heard] = []
+        while wanted := self._wanted(name, ranges, heard, search):
+            for values in wanted:
+                asks = [
+                    Ask(name, "tune", self.spec(name, self.study.ladder.base, values, seed, "tune"))
+                    for seed in self.study.seeds(self.study.tuning.seeds)
+                ]
+                state.asked += asks
+                heard.append(Heard(values, self._mean_loss(asks)))
+            if self.missing(state.asked):
+                state.done = False
+                return state
+        if not any(h.loss is not None for h in heard):
+            raise InputError(
+                f"All {len(heard)} sets of values that the search tried for {name} diverged; lower the tuned ranges."
+            )
+        state.values = {f: _three_digits(value) for f, value in search.best(ranges, heard).items()}
+        if len(ranges) == 1:
+            (only,) = ranges
+            state.basins[only] = basin(only, self._tried(state.asked, only))
+        return state
+
+    def _wanted(
+        self, name: str, ranges: Mapping[str, Tuned], heard: Sequence[Heard], search: Search
+    ) -> list[dict[str, float]]:
+        told = (name, tuple((tuple(sorted(h.values.items())), h.loss) for h in heard))
+        if told not in self._asked:
+            if len(heard) >= MOST_HEARD:
+                raise InputError(f"The search has asked for {len(heard)} sets of values of {name} and is not done.")
+            self._asked[told] = [dict(values) for values in search.ask(ranges, heard)]
+        return self._asked[told]
+
+    def _mean_loss(self, asks: Sequence[Ask]) -> float | None:
+        losses = [run.loss for run in self.runs(asks)]
+        known = [loss for loss in losses if loss is not None]
+        return sum(known) / len(known) if known and len(known) == len(losses) else None
 
     def ladder(self, name: str, values: Mapping[str, float]) -> list[Ask]:
         """Every rung with every seed."""
@@ -146,6 +214,8 @@ class Stages:
         found = {}
         ladder, index = self.study.ladder, self.study.recheck_index()
         for f, larger in self.recheck_basins(name, state).items():
+            if f not in state.basins:  # several fields searched together have no basin of their own
+                continue
             target = self.study.target.rung
             found[f] = transfer(
                 state.basins[f],
@@ -181,8 +251,10 @@ class Stages:
                 left = {key: ask for key, ask in left.items() if key not in members}
         together: dict[Any, list[list[Ask]]] = {}
         for trunk in self._trunks(list(left.values())):
-            shape = self.recipes[trunk[0].name].shaped(trunk[0].spec.hyperparameters)
-            together.setdefault((trunk[0].name, *(ask.spec.rung for ask in trunk), repr(shape)), []).append(trunk)
+            first = trunk[0]
+            shape = self.recipe(first.name, first.stage).shaped(first.spec.hyperparameters)
+            kind = (first.name, self._is_elsewhere(first.stage), *(ask.spec.rung for ask in trunk), repr(shape))
+            together.setdefault(kind, []).append(trunk)
         chunks = [chunk for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
         packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
         return sorted(packs, key=Pack.training_flops, reverse=True)
@@ -197,7 +269,8 @@ class Stages:
         alike: dict[Any, list[Ask]] = {}
         for ask in sorted(asks, key=lambda a: a.spec.rung.tokens):
             values = tuple(sorted(ask.spec.hyperparameters.items()))
-            alike.setdefault((ask.name, ask.spec.rung.but(tokens=1), ask.spec.seed, values), []).append(ask)
+            begins = (ask.name, self._is_elsewhere(ask.stage), ask.spec.rung.but(tokens=1), ask.spec.seed, values)
+            alike.setdefault(begins, []).append(ask)
         found: list[list[Ask]] = []
         for group in alike.values():
             found += [group] if len(group) > 1 and self._shares(group) else [[ask] for ask in group]
@@ -209,9 +282,11 @@ class Stages:
 
     def packed(self, asks: Sequence[Ask]) -> Pack:
         """These runs, of one recipe, as one pack."""
-        recipe = self.recipes[asks[0].name].shaped(asks[0].spec.hyperparameters)
+        first = asks[0]
+        recipe = self.recipe(first.name, first.stage).shaped(first.spec.hyperparameters)
+        judge = self._tuning_judge if self._is_elsewhere(first.stage) else self.judge
         labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
-        return Pack(recipe=recipe, specs=tuple(a.spec for a in asks), judge=self.judge, labels=labels)
+        return Pack(recipe=recipe, specs=tuple(a.spec for a in asks), judge=judge, labels=labels)
 
     def _asks(
         self,
@@ -224,7 +299,7 @@ class Stages:
         seeds: int,
     ) -> list[Ask]:
         return [
-            Ask(name, stage, self.spec(name, rung, dict(values) | {field_name: value}, seed))
+            Ask(name, stage, self.spec(name, rung, dict(values) | {field_name: value}, seed, stage))
             for value in tried
             for seed in self.study.seeds(seeds)
         ]

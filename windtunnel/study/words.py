@@ -16,7 +16,24 @@ PLURAL = {"helps": "help", "hurts": "hurt", "fades": "fade"}
 
 def answer_lines(result: Result) -> list[str]:
     """Forecasts, truth and cost: three lines, more with more ideas."""
-    return [*(_forecast_line(result, name) for name in result.forecasts), *_verdict_lines(result), cost_line(result)]
+    forecasts = [_forecast_line(result, name) for name in result.forecasts]
+    return [*forecasts, *_verdict_lines(result), *optimism_lines(result), cost_line(result)]
+
+
+def optimism_lines(result: Result) -> list[str]:
+    """How much tuning on the judged data would have flattered each recipe; nothing without `tuned_on`."""
+    rungs, lines = result.study.ladder.rungs, []
+    width = rungs[result.study.recheck_index()].width
+    for name, found in result.optimism.items():
+        said = [
+            f"{100 * o.median:.2f} % [{100 * o.low:.2f}, {100 * o.high:.2f}] by {f} (at {o.level:.0%})"
+            for f, o in found.items()
+        ]
+        lines.append(
+            f"Optimism of {name}: tuned on the data that judge it, its loss at width {width} would be lower by "
+            f"{', '.join(said)}; it was tuned elsewhere."
+        )
+    return lines
 
 
 def three_lines(result: Result) -> list[str]:

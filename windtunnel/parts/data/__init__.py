@@ -1,4 +1,4 @@
-"""Data plans: which examples each step sees. `text`, `stdlib`, `digits`, `huggingface`, `successive` and
+"""Data plans: which examples each step sees. `text`, `stdlib`, `digits`, `huggingface`, `mixed`, `successive` and
 `tasks` make them; numpy only.
 
 Each function has the name of the file it comes from and hides it here, on purpose; import other names of a file with
@@ -7,10 +7,11 @@ Each function has the name of the file it comes from and hides it here, on purpo
 
 from windtunnel.parts.data.digits import digits
 from windtunnel.parts.data.huggingface import TokenizerFile, huggingface, train_bpe
+from windtunnel.parts.data.mixed import mixed
 from windtunnel.parts.data.order import check_length, required_passes
 from windtunnel.parts.data.successive import successive
 from windtunnel.parts.data.tasks import tasks
 from windtunnel.parts.data.text import stdlib, text
 
-__all__ = ["TokenizerFile", "check_length", "digits", "huggingface", "required_passes", "stdlib", "successive", "tasks"]
-__all__ += ["text", "train_bpe"]
+__all__ = ["TokenizerFile", "check_length", "digits", "huggingface", "mixed", "required_passes", "stdlib"]
+__all__ += ["successive", "tasks", "text", "train_bpe"]

@@ -1,143 +1,160 @@
-"""Several data plans mixed by shares: every block of 200 examples holds each source's share of them, in an order drawn.
+"""Several data plans mixed by weights: which plan an example comes from is known, and how many come from each is exact.
 
-So a source's share is exact to half a percent in any stretch of a run, and which of its examples comes next needs no
-history. A newcomer would draw every example's source by a coin; then two runs that differ in seed differ in shares too.
+Plans take turns as evenly as their weights allow, so that after any number of examples none is more than one ahead or
+behind (per split of one plan from the rest), and each is read in its own order. A newcomer would draw the plan of every
+example at random; then small batches differ in their mixture, and a resumed run must replay the draws.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.parts.data.order import permuted
 from windtunnel.recipe import DataShape
-
-BLOCK = 200
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A DataPlan over several; see `mixed` for what the fields mean."""
+    """A DataPlan over several; `weights` are each plan's share of the examples, and sum to 1."""
 
     plans: tuple[Any, ...]
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        whole = abs(sum(self.shares) - 1) < 1e-6 and all(share > 0 for share in self.shares)
-        if len(self.plans) < 2 or len(self.plans) != len(self.shares) or not whole:
+        fit = len(self.weights) == len(self.plans) >= 1 and all(w >= 0 for w in self.weights)
+        if not fit or not math.isclose(sum(self.weights), 1.0, abs_tol=1e-6):
             raise InputError(
-                f"mixed was given {len(self.plans)} plans and the shares {self.shares}; give two plans or more and a "
-                f"share above 0 for each, together 1."
+                f"mixed was given {len(self.plans)} plans and weights {self.weights}; give one weight for each plan, "
+                f"none negative, with the sum 1."
             )
-        shapes = {(p.shape().classes, p.shape().example_shape) for p in self.plans}
+        shapes = {(p.shape().classes, p.shape().tokens_per_example, p.shape().example_shape) for p in self.plans}
         if len(shapes) > 1:
             raise InputError(
                 f"The plans have different vocabularies or contexts, {sorted(shapes)}; one model reads them all, so "
                 f"give them the same tokenizer and context."
             )
-        if min(self._in_block()) < 1:
-            raise InputError(f"A share of {min(self.shares)} is less than one example in {BLOCK}; give at least that.")
 
     @property
     def repeat(self) -> bool:
-        """Whether every source may be read more than once."""
-        return all(plan.repeat for plan in self.plans)
+        """Whether every plan that is read may be read more than once."""
+        return all(bool(plan.repeat) for plan, _ in self._read())
 
     def shape(self) -> DataShape:
-        """That of the plans; as many training tokens as there are before the first source begins again."""
+        """That of the plans; `train_tokens` is where the first of them has been read through."""
         own = self.plans[0].shape()
-        blocks = min(count // each for count, each in zip(self._counts(), self._in_block(), strict=True))
+        tokens = min(plan.shape().train_tokens / weight for plan, weight in self._read())
         return DataShape(
             classes=own.classes,
             tokens_per_example=own.tokens_per_example,
-            train_tokens=max(1, blocks) * BLOCK * own.tokens_per_example,
+            train_tokens=int(tokens),
             example_shape=own.example_shape,
         )
 
     def fingerprint(self) -> str:
-        """Hash of what the plans are and their shares."""
-        said = f"mixed {[p.fingerprint() for p in self.plans]} {self.shares} {BLOCK}"
+        """Hash of what the plans are and of their weights."""
+        said = f"mixed {[p.fingerprint() for p in self.plans]} {[float(w) for w in self.weights]}"
         return hashlib.sha256(said.encode()).hexdigest()[:20]
 
-    def examples(self) -> int:
-        """How many there are in all sources together."""
-        return sum(self._counts())
+    def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of a step."""
 
-    def ends(self) -> tuple[int, ...]:
-        """The number after each source's last example: example i is of the first source whose end is above i."""
-        return tuple(accumulate(self._counts()))
+        def read(plan: int, at: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+            return self.plans[plan].batch(seed=seed, step=at, size=count)
+
+        inputs, targets = self._gathered(read, step, size)
+        return inputs, targets
+
+    def source(self, *, step: int, size: int) -> np.ndarray:
+        """The number of the plan that each example of a step comes from; the same for every seed."""
+        return np.array([plan for plan, _ in self._places(step, size)])
 
     def indices(self, *, seed: int, step: int, size: int) -> np.ndarray:
-        """Which examples a batch holds, counted through all sources."""
-        numbers = np.arange(step * size, (step + 1) * size)
-        found, begin = np.empty(size, dtype=np.int64), 0
-        places, of = self._drawn(seed, numbers)
-        for source, (count, each) in enumerate(zip(self._counts(), self._in_block(), strict=True)):
-            mine = of == source
-            passes, offsets = np.divmod(numbers[mine] // BLOCK * each + places[mine], count)
-            for number in np.unique(passes):
-                inside = passes == number
-                chosen = permuted(offsets[inside].astype(np.uint64), count, key=(seed, int(number)))
-                found[np.flatnonzero(mine)[inside]] = begin + chosen
-            begin += count
-        return found
+        """Whole numbers that identify a step's examples, of plans whose own examples have an identity."""
+        firsts = (0, *self.ends())
+
+        def read(plan: int, at: int, count: int) -> tuple[np.ndarray]:
+            return (self.plans[plan].indices(seed=seed, step=at, size=count) + firsts[plan],)
+
+        return self._gathered(read, step, size)[0]
+
+    def ends(self) -> tuple[int, ...]:
+        """The number after each plan's last example: the one called i is of the first plan whose end is above i."""
+        return tuple(accumulate(p.shape().train_tokens // p.shape().tokens_per_example for p in self.plans))
+
+    def examples(self) -> int:
+        """How many there are in all plans together."""
+        return self.ends()[-1]
 
     def taken(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets by the numbers of `indices`."""
+        """Inputs and targets by the numbers of `indices`, of plans that can take theirs."""
         ends = self.ends()
         of = np.searchsorted(ends, indices, side="right")
-        parts = {k: self.plans[k].taken(indices[of == k] - (0, *ends)[k]) for k in np.unique(of)}
-        first = next(iter(parts.values()))
-        whole = [np.empty((len(indices), *array.shape[1:]), dtype=array.dtype) for array in first]
+        parts = {k: self.plans[k].taken(indices[of == k] - (0, *ends)[k]) for k in np.unique(of).tolist()}
+        whole = [np.empty((len(indices), *a.shape[1:]), a.dtype) for a in next(iter(parts.values()))]
         for k, pair in parts.items():
             for array, part in zip(whole, pair, strict=True):
                 array[of == k] = part
         return whole[0], whole[1]
 
-    def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets; a pure function of (seed, step, size)."""
-        return self.taken(self.indices(seed=seed, step=step, size=size))
-
     def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Every plan's validation examples, its share of the tokens."""
-        for plan, share in zip(self.plans, self.shares, strict=True):
-            yield from plan.held_out(size=size, tokens=round(tokens * share))
+        """Each plan's validation examples, in proportion to its weight: their mean is the mixture's loss."""
+        for plan, weight in self._read():
+            yield from plan.held_out(size=size, tokens=max(1, round(tokens * weight)))
 
-    def _counts(self) -> list[int]:
-        return [plan.examples() for plan in self.plans]
+    def _read(self) -> list[tuple[Any, float]]:
+        return [(plan, weight) for plan, weight in zip(self.plans, self.weights, strict=True) if weight > 0]
 
-    def _in_block(self) -> list[int]:
-        """How many examples of each source a block holds: what rounding leaves goes to the largest remainders."""
-        exact = np.array(self.shares) * BLOCK
-        found = np.floor(exact + 1e-9).astype(int)
-        for source in np.argsort(found - exact, kind="stable")[: BLOCK - found.sum()]:
-            found[source] += 1
-        return found.tolist()
+    def _gathered(self, read: Any, step: int, size: int) -> list[np.ndarray]:
+        """Arrays of a step's examples, in their order, from `read(plan, step, size) -> arrays` of single plans."""
+        places = self._places(step, size)
+        sources = np.array([plan for plan, _ in places])
+        found: list[np.ndarray] = []
+        for plan in dict.fromkeys(sources.tolist()):
+            own = sources == plan
+            first, count = places[int(np.argmax(own))][1], int(own.sum())  # a plan's numbers follow one another
+            for i, array in enumerate(_consecutive(read, plan, first, count)):
+                if len(found) <= i:
+                    found.append(np.empty((size, *array.shape[1:]), array.dtype))
+                found[i][own] = array
+        return found
 
-    def _drawn(self, seed: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of some examples of the stream, the place among those of their source in the block, and the source."""
-        blocks = {int(b): _block(tuple(self._in_block()), seed, int(b)) for b in np.unique(numbers // BLOCK)}
-        places, of = np.concatenate(list(blocks.values()), axis=1)[:, numbers - min(blocks) * BLOCK]
-        return places, of
+    def _places(self, step: int, size: int) -> list[tuple[int, int]]:
+        """Of each example of a step: its plan, and its number among that plan's own."""
+        return [self._place(number) for number in range(step * size, (step + 1) * size)]
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """One plan after another is split from the rest: it takes every example at which its share reaches a whole."""
+        left = 1.0
+        last = max(i for i, weight in enumerate(self.weights) if weight > 0)
+        for plan, weight in enumerate(self.weights[:last]):
+            share = min(1.0, weight / left)
+            before = int(number * share)
+            if int((number + 1) * share) > before:
+                return plan, before
+            number, left = number - before, left - weight
+        return last, number
 
 
-def mixed(*plans: Any, shares: Any) -> Mixed:
-    """`plans` mixed, `shares` of the examples from each, together 1 and rounded to 1/200.
+def _consecutive(read: Any, plan: int, first: int, count: int) -> list[np.ndarray]:
+    """Examples `first` to `first + count` of a plan, from one or two of its own batches of `count`."""
+    step, inside = divmod(first, count)
+    parts = [read(plan, step, count)] + ([read(plan, step + 1, count)] if inside else [])
+    whole = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    return [array[inside : inside + count] for array in whole]
 
-    Raises InputError where the plans do not fit together.
+
+def mixed(*plans: Any, weights: Any) -> Mixed:
+    """`plans` mixed by `weights`, their shares of the examples: a number for each plan, with the sum 1.
+
+    A plan of weight 0 is not read at all, and its validation examples are left out too. To judge by a mixture of its
+    own, give the judge one: `Judge(data=mixed(english, german, weights=(0.5, 0.5)))`. Raises InputError where plans and
+    weights do not fit together.
     """
-    return Mixed(tuple(plans), tuple(float(share) for share in shares))
-
-
-@lru_cache(maxsize=64)
-def _block(each: tuple[int, ...], seed: int, block: int) -> np.ndarray:
-    """Place within its source and source of every example of a block, (2, BLOCK)."""
-    ordered = np.concatenate([np.stack([np.arange(count), np.full(count, k)]) for k, count in enumerate(each)], axis=1)
-    return ordered[:, np.random.default_rng([abs(seed), block]).permutation(BLOCK)]
+    return Mixed(tuple(plans), tuple(float(weight) for weight in weights))
