@@ -29,7 +29,7 @@ from windtunnel.study.answer import Result, answer
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "gallery.md"
 TIMES = (10, 100)
-KEPT = HERE / "checked"
+KEPT, LADDER = HERE / "checked", HERE / "results.json"
 OF_DATA = checks_data.CHECKS | checks_hard.CHECKS | checks_continual.CHECKS | checks_anchors.CHECKS
 ALL_CHECKS = CHECKS | NETWORKS | ADAPTED | SEARCHES | OF_DATA
 
@@ -153,6 +153,10 @@ def _plain(claim: str) -> str:
     return " ".join(claim.split())
 
 
+def _on_the_ladder(store: wt.Store, devices: int | None, table: bool) -> list[dict[str, Any]]:
+    return rows(answer(study, store) if table else study.run(store, launcher=Here(devices=devices)))
+
+
 def main() -> None:
     """Train, unless told not to, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,10 +168,9 @@ def main() -> None:
     store = wt.Store(args.store)
     for name in args.only or (() if args.table else ALL_CHECKS):
         check(name, store)
-    asks_nothing = args.table or args.only
-    result = answer(study, store) if asks_nothing else study.run(store, launcher=Here(devices=args.devices))
-    found, lines = rows(result), checked()
-    (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    found = json.loads(LADDER.read_text()) if args.only else _on_the_ladder(store, args.devices, args.table)
+    lines = checked()
+    LADDER.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(found, lines))
     left = [idea.__name__ for idea in study.ideas if idea.__name__ not in {row["idea"] for row in found}]
     print(
