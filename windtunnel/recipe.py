@@ -221,7 +221,7 @@ class Told:
     diverged: bool
 
 
-class Search(Phases, Protocol):
+class AskingPhases(Phases, Protocol):
     """Phases that decide what is trained next by what was measured.
 
     `ask` is a pure function of the run's seed and of what has ended so far, in the order in which it was asked for: the

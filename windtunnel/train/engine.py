@@ -139,7 +139,9 @@ class Engine:
         done = [state.step / self.steps_of[row[0]] for row in state.rows]
         share = torch.tensor(done, dtype=torch.float32, device=self.device)
         seeds, at = [self.pack.specs[row[0]].seed for row in state.rows], self.first_step + state.step
-        told = drawn(self.pack.recipe, seeds, at, self.rung.batch or 1, self.device) | self._heard(state, share)
+        told = drawn(self.pack.recipe, self.data, seeds, at, self.rung.batch or 1, self.device) | self._heard(
+            state, share
+        )
         return given_of(self.needs, state.start, state.memory, indices, share) | told
 
     def _heard(self, state: State, done: Tensor) -> Given:
