@@ -9,6 +9,7 @@ import tiny
 import torch
 
 import windtunnel as wt
+from windtunnel.ideas.early_learning import early_learning
 from windtunnel.launch import fitting, one
 from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
 from windtunnel.parts.models import Transformer
@@ -124,3 +125,13 @@ def test_a_model_that_looks_at_values_is_not_counted_and_still_trained(corpus):
 def test_the_host_says_how_much_is_free_and_packs_share_it():
     alone, shared = free_bytes(tiny.CPU), free_bytes(tiny.CPU, 4)
     assert alone is None or 0 < shared < alone
+
+
+def test_what_an_objective_remembers_of_examples_is_counted():
+    base = wt.recipes.mlp_mup_sgd(data=wt.data.digits())
+    counted = [
+        row_bytes(tiny.pack(early_learning(base), [{"lr": 0.01}], rung=tiny.RUNG.but(tokens=tokens)))
+        for tokens in (100, 300, 1438, 14380)
+    ]
+    one = 10 * 4  # a distribution over ten classes, float32
+    assert counted[1] - counted[0] == 200 * one and counted[3] == counted[2]  # never more than there are

@@ -100,7 +100,7 @@ class Rate:
     def __call__(self, model: nn.Module, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Mapping[str, float]:
         """The number, where there is one."""
         tuned = next((m for m in model.modules() if isinstance(m, SelfTuning)), None)
-        return {} if tuned is None else {"rate": float(torch.sigmoid(tuned.logit()))}
+        return {} if tuned is None else {"rate": float(torch.sigmoid(tuned.logit().detach()))}
 
 
 def learned_rate(store: wt.Store) -> list[Line]:

@@ -7,6 +7,8 @@ backward pass is most of it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,13 +41,23 @@ def pack_bytes(pack: Pack) -> float | None:
 def row_bytes(pack: Pack) -> float | None:
     """Bytes of one row of a pack, None where its model cannot be run without values."""
     try:
-        return float(_held(pack) + _kept(pack))
+        return float(_held(pack) + _kept(pack) + _remembered(pack))
     except Exception:  # a part may look at values, which there are none: then only training tells
         return None
 
 
 def _held(pack: Pack) -> int:
     return COPIES * BYTES * pack.size().total
+
+
+def _remembered(pack: Pack) -> int:
+    """Bytes of an objective's memory of examples: of all that a run can see."""
+    objective, data = pack.recipe.objective, pack.recipe.data_at(pack.rung)
+    if "memory" not in needs_of(objective):
+        return 0
+    seen = math.ceil(pack.rung.tokens / data.shape().tokens_per_example)
+    examples = min(seen, data.examples()) if hasattr(data, "examples") else seen
+    return examples * sum(t.nbytes for t in objective.memory(data.shape()).values())
 
 
 def _kept(pack: Pack) -> int:
@@ -63,7 +75,7 @@ def _kept(pack: Pack) -> int:
     saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.device("meta"), saved:  # the forward pass too may make tensors: positions, masks
         outputs = model(inputs)
-        if not needs_of(pack.recipe.objective):  # one that needs more is left out: its memory is counted nowhere
+        if not needs_of(pack.recipe.objective):  # one that needs more cannot be called here
             pack.recipe.objective(outputs, targets)
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     return sum(size for storage, (_, size) in kept.items() if storage not in weights)
