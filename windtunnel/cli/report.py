@@ -7,8 +7,10 @@ import os
 import shlex
 import sys
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from windtunnel.cli.shared import add_store, existing_store, load_study, print_json, write_page
+from windtunnel.cli.shared import add_store, existing_store, load_study, page_name, print_json, write_page
 from windtunnel.errors import InputError
 from windtunnel.report.pages import Pages, Source
 from windtunnel.report.serve import DEFAULT, Address, serve
@@ -22,6 +24,7 @@ the printed address holds. To look from elsewhere, prefer `ssh -L 8640:127.0.0.1
 
 examples:
   windtunnel report study.py
+  windtunnel report study.py --figures figures
   windtunnel report study.py --serve
   windtunnel report --serve --store runs          every study of a store, from its records
   windtunnel report study.py --serve 0.0.0.0:8640
@@ -36,25 +39,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serve", metavar="ADDRESS", nargs="?", const=DEFAULT, help=f"show live pages at a port or address ({DEFAULT})"
     )
+    parser.add_argument(
+        "--figures", metavar="FOLDER", help="also write every figure there: SVG, CSV, and PNG where matplotlib is"
+    )
     add_store(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Write each page, print its path and return 0; with --serve, answer until interrupted."""
+    if args.serve is not None and args.figures is not None:
+        raise InputError("--serve writes nothing, --figures does; give them one after the other.")
     if args.serve is not None:
         return _serve(args)
     if not args.study:
         raise InputError("report needs a STUDY.py; with --serve it also shows a store's studies from their records.")
-    written = []
+    written, figures = [], []
     for file in args.study:
         study, store = load_study(file), existing_store(args)
-        page, _ = write_page(study.answer(store), argparse.Namespace(study=file, store=args.store))
+        result = study.answer(store)
+        page, _ = write_page(result, argparse.Namespace(study=file, store=args.store))
         written.append(str(page))
-        if not args.json:
-            print(page)
+        figures += _figures(result, args)
     if args.json:
-        print_json({"report": written[0], "reports": written})
+        print_json({"report": written[0], "reports": written, "figures": figures})
+    else:
+        print("\n".join([*written, *figures]))
     return 0
+
+
+def _figures(result: Any, args: argparse.Namespace) -> list[str]:
+    """Each study has its own folder where there are several."""
+    if args.figures is None:
+        return []
+    folder = Path(args.figures)
+    if len(args.study) > 1:
+        folder /= page_name(result.study.name).removesuffix(".html")
+    found = [str(path) for path in result.figures(folder)]
+    if not any(path.endswith(".png") for path in found):
+        print("windtunnel: no PNG without matplotlib: pip install 'windtunnel[figures]'", file=sys.stderr)
+    return found
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -91,11 +91,13 @@ class Guard:
 
     def _without_token(self, scope: Any, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
         assert self.token is not None
-        kept = dict(part.strip().partition("=")[::2] for part in headers.get("cookie", "").split(";"))
+        pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        kept = {name: value for name, _, value in pairs}
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if _same(kept.get(self.cookie, ""), self.token) or _same(bearer, self.token):
             return None
-        asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
+        query: str = scope.get("query_string", b"").decode("latin-1")
+        asked = parse_qs(query).get("token", [""])[0]
         if _same(asked, self.token):  # from now on in a cookie, so that no address with the token is passed on
             cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
             return 303, "", {"location": "./", "set-cookie": cookie}

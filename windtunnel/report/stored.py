@@ -6,7 +6,7 @@ share is listed under one of them. Nothing is fitted here, so bands, basins and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,14 +75,14 @@ def run_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def cost_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What these runs took, by stage and outcome."""
 
-    def spent(kinds: Iterable[str]) -> float:
-        return float(sum(row["spent_flops"] for row in rows if row.get("stage") in kinds))
+    def spent(*kinds: str) -> float:
+        return float(sum(row["spent_flops"] for row in rows if str(row.get("stage")) in kinds))
 
     outcomes = [row["outcome"] for row in rows]
     return {
-        "ladder_flops": spent(("ladder",)),
-        "tuning_flops": spent(("tune", "re-check")),
-        "target_flops": spent(("target",)) or None,
+        "ladder_flops": spent("ladder"),
+        "tuning_flops": spent("tune", "re-check"),
+        "target_flops": spent("target") or None,
         "share_of_target": None,
         "seconds": float(sum(row["seconds"] for row in rows)),
         "runs": len(rows),

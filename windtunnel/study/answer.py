@@ -82,6 +82,13 @@ class Result:
         data = page_data(self, command=command, study_file=study_file)
         return Path(write(data, path, records="runs/" if beside else None))
 
+    def figures(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write every figure of the report into a folder: SVG, CSV and, where matplotlib is there, PNG. The paths."""
+        from windtunnel.report.figures import save
+        from windtunnel.study.page import page_data
+
+        return save(page_data(self), folder)
+
 
 def answer(study: Study, store: Store) -> Result:
     """Read the answer off a store."""
