@@ -22,7 +22,7 @@ FLAGS = {
     "run": {"STUDY.py", "--store", "--json", "--on", "--devices", "--slurm", "--precision", "--budget"},
     "forecast": {"STUDY.py", "--store", "--json"},
     "fit": {"RUNS", "--columns", "--target", "--targets", "--level", "--base", "--budget", "--json"},
-    "report": {"STUDY.py", "--store", "--json"},
+    "report": {"STUDY.py", "--serve", "--figures", "--store", "--json"},
     "runs": {"KEY", "--store", "--json"},
     "score": {
         "FORECAST",

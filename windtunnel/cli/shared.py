@@ -164,7 +164,7 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
     The command repeats the run.
     """
     command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
-    name = re.sub(r"[^\w.-]", "-", result.study.name).lstrip(".") + ".html"
+    name = page_name(result.study.name)
     folder = result.store.path if isinstance(result.store.place, Local) else Path()
     try:
         return result.report(folder / name, command=command, study_file=args.study), command
@@ -173,6 +173,11 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
             raise
         print(f"windtunnel: {folder} cannot be written, so the report is written here", file=sys.stderr)
         return result.report(Path(name), command=command, study_file=args.study), command
+
+
+def page_name(study: str) -> str:
+    """The file name of a study's report."""
+    return re.sub(r"[^\w.-]", "-", study).lstrip(".") + ".html"
 
 
 def print_json(data: Any) -> None:

@@ -1,7 +1,8 @@
 // Sort and search the table of runs. The page is complete without it.
-(() => {
+const runsTable = () => {
   const LIMIT = 500;  // rows drawn at once: a browser lays out 10,000 rows in seconds, 500 at once
   const table = document.getElementById("runs-table");
+  if (table === null) return;
   const search = document.getElementById("runs-search");
   const shown = document.getElementById("runs-shown");
   const all = document.getElementById("runs-all");
@@ -54,4 +55,5 @@
   all.addEventListener("click", () => { limit = Infinity; draw(); });
   document.getElementById("runs-tools").hidden = false;
   draw();
-})();
+};
+runsTable();

@@ -29,22 +29,42 @@ from windtunnel.report.draw import draw, legend
 from windtunnel.report.loss_figure import level, loss_panels
 from windtunnel.report.marks import Panel
 
-LISTS = ("answer", "caveats", "recipes", "basins", "transfer", "coordinates", "verdicts", "runs")
+LISTS = ("answer", "caveats", "recipes", "basins", "transfer", "coordinates", "verdicts", "flying", "runs")
 NOUNS = ("study", "created", "question", *LISTS, "cost", "repeat")
 
 
-def render(data: Mapping[str, Any]) -> str:
-    """The whole page. Sections that `data` lacks, or holds empty, are shown as missing; an unknown one is an error."""
+def render(data: Mapping[str, Any], *, live: bool = False, records: str | None = None) -> str:
+    """The whole page. Sections that `data` lacks, or holds empty, are shown as missing; an unknown one is an error.
+
+    `live` True: it asks its own server for news. `records`: where the folders of runs lie, seen from the page; the run
+    table links to them.
+    """
     unknown = sorted(set(data) - set(NOUNS))
     if unknown:
         raise ValueError(f"The report knows no section {', '.join(unknown)}; it has {', '.join(NOUNS)}.")
     study = dict.fromkeys(NOUNS) | {name: [] for name in LISTS} | {k: v for k, v in data.items() if v is not None}
-    return environment().get_template("page.html.jinja").render(study | _prepared(study))
+    shown = study | _prepared(study) | _scripts(live) | {"live": live, "records": records}
+    return environment().get_template("page.html.jinja").render(shown)
 
 
-def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+def listing(where: str, studies: Sequence[Mapping[str, Any]]) -> str:
+    """The live page that lists studies: name, id, and where known the number of runs and the answer's first line."""
+    return _live({"title": where, "studies": studies})
+
+
+def waiting(name: str, error: str = "") -> str:
+    """The live page of a study that is not built yet, or cannot be."""
+    return _live({"title": name, "studies": None, "error": error})
+
+
+def _live(shown: Mapping[str, Any]) -> str:
+    style_ = {"style": style()}
+    return environment().get_template("live.html.jinja").render({**shown, **style_, **_scripts(live=True)})
+
+
+def write(data: Mapping[str, Any], path: str | os.PathLike[str], *, records: str | None = None) -> Path:
     """Write the page to `path`, replacing an older one in a single step; returns the path. Paused on a full disk."""
-    final, text = Path(path), render(data)
+    final, text = Path(path), render(data, records=records)
     try:
         return _replaced(final, text)
     except OSError as error:
@@ -118,8 +138,6 @@ def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
     loss = loss_panels(study["recipes"])
     basins, coordinates = basin_panels(study["basins"]), coordinate_panels(study["coordinates"])
     differences = [difference_panel(verdict) for verdict in study["verdicts"]]
-    script = _text("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
         "warnings": warnings(study),
         "gaps": gaps(study),
@@ -133,9 +151,15 @@ def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
         "ordered": ordered(study["runs"]),
         "counted": counted(study["runs"]),
         "style": style(),
-        "script": Markup(script),
-        "script_hash": f"sha256-{digest}",
     }
+
+
+def _scripts(live: bool) -> dict[str, Any]:
+    """The page's own scripts, and the hashes by which its policy lets them and nothing else run."""
+    scripts = [_text("page.js"), *([_text("live.js")] if live else [])]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    hashes = Markup(" ".join(f"'sha256-{digest}'" for digest in digests))
+    return {"script": Markup(scripts[0]), "live_script": Markup(scripts[-1]), "script_hash": hashes}
 
 
 def figure(panels: Sequence[Panel], width: int = 310, height: int = 270, large: bool = False) -> dict[str, Any] | None:

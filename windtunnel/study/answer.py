@@ -15,6 +15,7 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, fit, score
+from windtunnel.places import Local
 from windtunnel.runs import Run, canonical
 from windtunnel.store import Store
 from windtunnel.study.question import Study
@@ -87,7 +88,17 @@ class Result:
         from windtunnel.report.page import write
         from windtunnel.study.page import page_data
 
-        return Path(write(page_data(self, command=command, study_file=study_file), path))
+        home = self.store.place.path() if isinstance(self.store.place, Local) else None
+        beside = home is not None and Path(path).resolve().parent == home.resolve()
+        data = page_data(self, command=command, study_file=study_file)
+        return Path(write(data, path, records="runs/" if beside else None))
+
+    def figures(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write every figure of the report into a folder: SVG, CSV and, where matplotlib is there, PNG. The paths."""
+        from windtunnel.report.figures import save
+        from windtunnel.study.page import page_data
+
+        return save(page_data(self), folder)
 
 
 def answer(study: Study, store: Store) -> Result:

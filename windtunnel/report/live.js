@@ -1,0 +1,66 @@
+// Ask for this page again every few seconds, and show what changed without losing the reader's place.
+(() => {
+  const EVERY = 3000;  // milliseconds
+  const note = document.getElementById("live-note");
+  let seen = null, last = new Date(), busy = false;
+
+  const kept = () => {
+    const search = document.getElementById("runs-search");
+    const table = document.getElementById("runs-table");
+    const headers = table ? [...table.tHead.rows[0].cells] : [];
+    const column = headers.findIndex((header) => header.hasAttribute("aria-sort"));
+    return {
+      text: search ? search.value : "", typing: search !== null && document.activeElement === search,
+      column, down: column >= 0 && headers[column].getAttribute("aria-sort") === "descending",
+      top: window.scrollY, inside: table ? table.parentElement.scrollTop : 0,
+    };
+  };
+  const restore = (was) => {
+    const search = document.getElementById("runs-search");
+    const table = document.getElementById("runs-table");
+    if (table && was.column >= 0) {
+      const button = table.tHead.rows[0].cells[was.column].querySelector("button");
+      for (let click = 0; click < (was.down ? 2 : 1); click += 1) button.click();
+    }
+    if (search && was.text) { search.value = was.text; search.dispatchEvent(new Event("input")); }
+    if (search && was.typing) search.focus({ preventScroll: true });
+    if (table) table.parentElement.scrollTop = was.inside;
+    window.scrollTo({ top: was.top, behavior: "instant" });
+  };
+  const show = (text) => {
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const was = kept();
+    for (const name of ["main", "header"]) {
+      const now = page.querySelector(name), then = document.querySelector(name);
+      if (now && then) then.replaceChildren(...now.childNodes);
+    }
+    document.title = page.title;
+    runsTable();
+    restore(was);
+  };
+  const say = (text) => {
+    const place = document.getElementById("live-note") ?? note;
+    if (place && place.textContent !== text) place.textContent = text;
+  };
+  const look = async () => {
+    if (document.hidden || busy) return;
+    busy = true;
+    try {
+      const answer = await fetch(location.pathname, { cache: "no-cache" });
+      if (!answer.ok) throw new Error(String(answer.status));
+      const tag = answer.headers.get("etag");
+      if (tag !== seen) {
+        if (seen !== null) last = new Date();
+        seen = tag;
+        show(await answer.text());
+      }
+      say(`Live: looks for news every ${EVERY / 1000} s; last change ${last.toLocaleTimeString()}.`);
+    } catch {
+      say(`Not live: the server does not answer. This is from ${last.toLocaleTimeString()}.`);
+    }
+    busy = false;
+  };
+  setInterval(look, EVERY);
+  document.addEventListener("visibilitychange", look);
+  look();
+})();

@@ -1,0 +1,161 @@
+"""Pages of a store that grows: built when something changed and somebody looks, by one thread, kept as bytes.
+
+A newcomer would build a page for each request: fifty readers would then take the cores from the study that they watch.
+A request only takes what is there; how often a page is built again is bounded by what building it took.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from windtunnel.errors import InputError
+from windtunnel.report.page import listing, render, waiting
+from windtunnel.store import Store
+
+LOOK_SECONDS = 1.0  # between two looks at the store (chosen)
+LEAST_SECONDS = 2.0  # between two builds of a page (chosen)
+SHARE = 0.02  # of one core, at most, goes into building pages; the study beside it keeps the rest (chosen)
+WATCHED_SECONDS = 30.0  # a page that nobody asked for so long is not built again (chosen)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study to be shown: `data` gives its page's plain data as of now, and is called by one thread only."""
+
+    name: str
+    data: Callable[[], Mapping[str, Any]]
+
+    @property
+    def id(self) -> str:
+        """Its place in an address: a hash, for a name may hold anything."""
+        return hashlib.sha256(self.name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A built page: its HTML, as it is and compressed, and the tag by which a browser knows it."""
+
+    text: bytes
+    small: bytes
+    tag: str
+
+
+@dataclass
+class _Shown:
+    """What is known of one source: its last page and when it may be built again."""
+
+    source: Source
+    page: Page
+    state: str = ""
+    asked: float = 0.0
+    next_build: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Pages:
+    """The pages of the studies that `sources` gives, and the list of them; of two of one name the first is shown.
+
+    `start` begins the thread that keeps them fresh.
+    """
+
+    def __init__(
+        self, store: Store, sources: Callable[[], Sequence[Source]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.store, self.sources, self.clock = store, sources, clock
+        self.shown: dict[str, _Shown] = {}
+        self._state, self._next_list = "", 0.0
+        self._stop = threading.Event()
+        self._look_for_studies(state_of(store))
+
+    def index(self) -> Page:
+        """The list of studies."""
+        return self._list
+
+    def page(self, id: str) -> Page | None:
+        """The page of a study as last built, None for an id that is none; asking keeps it fresh."""
+        shown = self.shown.get(id)
+        if shown is None:
+            return None
+        shown.asked = self.clock()
+        return shown.page
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """What a run's record says, None for a key that is none."""
+        return self.store.get(key, later=True).to_json() if key in self.store else None
+
+    def refresh(self) -> int:
+        """Build what changed and is looked at; how many pages were built."""
+        state, now, built = state_of(self.store), self.clock(), 0
+        if state != self._state and now >= self._next_list:
+            self._look_for_studies(state)
+        for shown in self.shown.values():
+            watched = shown.asked and now - shown.asked < WATCHED_SECONDS
+            if watched and shown.state != state and now >= shown.next_build:
+                self._build(shown, state)
+                built += 1
+        if built:
+            self._list = self._listed()
+        return built
+
+    def start(self) -> None:
+        """Refresh again and again in a thread that ends with `stop` or with the program."""
+        threading.Thread(target=self._keep_fresh, daemon=True, name="windtunnel pages").start()
+
+    def stop(self) -> None:
+        """End that thread."""
+        self._stop.set()
+
+    def _keep_fresh(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            with suppress(InputError):  # the store may lie on a mount that is away for a while
+                self.refresh()
+
+    def _look_for_studies(self, state: str) -> None:
+        started = self.clock()
+        for source in self.sources():
+            if source.id not in self.shown:
+                self.shown |= {source.id: _Shown(source, _page(waiting(source.name)))}
+        self._list, self._state, self._next_list = self._listed(), state, self._later(started)
+
+    def _later(self, started: float) -> float:
+        """When what took until now may be done again."""
+        return self.clock() + max(LEAST_SECONDS, (self.clock() - started) / SHARE)
+
+    def _build(self, shown: _Shown, state: str) -> None:
+        started = self.clock()
+        try:
+            data = shown.source.data()
+            shown.page = _page(render(data, live=True, records="../runs/"))
+            shown.facts = {"runs": len(data.get("runs") or []), "answer": (data.get("answer") or [""])[0]}
+        except InputError as error:  # a damaged record is said in the page, and a later state may be sound
+            shown.page = _page(waiting(shown.source.name, str(error)))
+        shown.state = state
+        shown.next_build = self._later(started)
+
+    def _listed(self) -> Page:
+        rows = [{"name": s.source.name, "id": i} | s.facts for i, s in self.shown.items()]
+        return _page(listing(self.store.where, rows))
+
+
+def state_of(store: Store) -> str:
+    """A hash that changes when a run, forecast or check is recorded, or a checkpoint written."""
+    place = store.place
+    names = [place.names(folder) for folder in ("runs", "forecasts", "checks")]
+    flights = [(pack, place.names(f"packs/{pack}")) for pack in _folders(place)]
+    return hashlib.sha256(repr((names, flights)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _folders(place: Any) -> list[str]:
+    return [name for name in place.names("packs") if len(name) >= 8 and set(name) <= set("0123456789abcdef")]
+
+
+def _page(text: str) -> Page:
+    whole = text.encode("utf-8", "replace")
+    return Page(whole, gzip.compress(whole, 5, mtime=0), f'"{hashlib.sha256(whole).hexdigest()[:20]}"')
