@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, pstdev, pvariance
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,4 +38,7 @@ class Strengths:
                 found = torch.autograd.grad(lost, tensors)
             slopes.append(float(sum(slope.square().sum() for slope in found) ** 0.5))
         layers[0].hyper.only = None
-        return {"spread_of_output": pstdev(norms) / mean(norms), "gradient_variance": pvariance(slopes)}
+        return {
+            "spread_of_output": float(np.std(norms) / np.mean(norms)),
+            "gradient_variance": float(np.var(slopes)),
+        }
