@@ -1,6 +1,6 @@
 """Ideas that adapt a pre-trained network: LoRA-SB beside LoRA, and how many random directions a task needs.
 
-    python -m studies.gallery.adapted [--store runs/gallery] NAME ...
+    python -m studies.gallery --only "silver bullet" intrinsic
 
 Byte transformers pre-trained on English prose (WikiText), adapted to the standard library's source. The pre-training is
 the same for every arm; the rate that is swept is the adaptation's. A newcomer would compare arms at one rate.
@@ -22,7 +22,7 @@ import numpy as np
 import windtunnel as wt
 from studies.gallery.arms import TUNING_SEEDS, paired, train
 from studies.gallery.checks import Line
-from studies.gallery.networks import CONTEXT, bytes_base, judge, loss, main, over
+from studies.gallery.networks import CONTEXT, bytes_base, judge, loss, over
 from windtunnel.ideas.lora_sb import lora_sb, low_rank_adaptation, random_basis
 from windtunnel.ideas.random_subspace import random_subspace
 from windtunnel.parts.phases import Adapting
@@ -164,6 +164,3 @@ def _least(scores: Sequence[float], bar: float) -> float:
 
 
 ADAPTED: dict[str, Callable[[wt.Store], list[Line]]] = {"silver bullet": silver_bullet, "intrinsic": intrinsic}
-
-if __name__ == "__main__":
-    main(ADAPTED)

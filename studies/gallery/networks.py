@@ -1,6 +1,6 @@
 """Ideas that change the network, each by the figure its facts propose: shared blocks, factors, prefixes, hypernetworks.
 
-    python -m studies.gallery.networks [--store runs/gallery] NAME ...    # all where none is named
+    python -m studies.gallery --only wider spectral nested hypernetworks
 
 Bytes of the standard library, or digits for the hypernetwork; every arm has its own sweep of the learning rate. A
 newcomer would give an arm the others' rate: the factors of a spectral step and experts want others than plain weights.
@@ -8,12 +8,8 @@ newcomer would give an arm the others' rate: the factors of a spectral step and 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from math import log
-from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -36,7 +32,6 @@ SEEDS = (0, 1, 2, 3, 4)  # of digits; the first three of bytes
 RATES = tuple(2.0**-n for n in range(7, 3, -1))
 CONTEXT, TOKENS = 64, 51_200
 BYTES = SEEDS[:3]
-HERE = Path(__file__).parent
 
 
 def judge(data: object, **options: object) -> Judge:
@@ -193,21 +188,3 @@ NETWORKS: dict[str, Callable[[wt.Store], list[Line]]] = {
     "nested": nested,
     "hypernetworks": hypernetworks,
 }
-
-
-def main(checks: dict[str, Callable[[wt.Store], list[Line]]]) -> None:
-    """Train what is missing and print the lines, as the gallery keeps them."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=list(checks))
-    parser.add_argument("--store", default="runs/gallery")
-    args = parser.parse_args()
-    for name in args.names:
-        for line in checks[name](wt.Store(args.store)):
-            value = line.value
-            figure = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}] (n {value.pairs})"
-            print(f"{line.idea}: {line.measured}: {figure}, bar {line.bar}: {line.holds}", flush=True)
-            print(json.dumps(asdict(replace(line))), flush=True)
-
-
-if __name__ == "__main__":
-    main(NETWORKS)
