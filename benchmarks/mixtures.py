@@ -2,6 +2,7 @@
 
     python -m benchmarks.mixtures STORE train     # once: every mixture of the grid at every width and seed
     python -m benchmarks.mixtures STORE replay    # the searches, on the stored runs
+    python -m benchmarks.mixtures STORE replay averaged    # the same, told the mean of three seeds at every point
 
 Three byte sources: English, German, Python. The target is the held-out text of all three in equal parts. Horizons rise
 with width, as on a ladder. Bars: a mixture within 1 % of the best of the grid at half the cost of single-fidelity
@@ -10,10 +11,11 @@ search or less; 90 % intervals that cover at least 80 % of runs the search never
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from scipy import special
 
 import windtunnel as wt
 from benchmarks.common import write
+from benchmarks.mixtures_data import BySeed
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.probes import LossOn
-from windtunnel.recipe import DataShape, Judge, Recipe
+from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import RunSpec
-from windtunnel.searches import Bayes, MixtureMean, Space, Told
+from windtunnel.searches import Bayes, MixtureMean, Point, Space, Told
 from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
@@ -35,7 +38,7 @@ TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", "../shared/data/text"))
 SOURCES = ("english", "german", "code")
 WIDTHS, SEEDS, PARTS = (16, 24, 32), (0, 1, 2), 6
 TOKENS_PER_WIDTH, RATE = 1280, 2e-2
-BUDGET, FIRST, REPEATS = 16.0, 6, 6  # budget in runs of the target
+BUDGET, FIRST, REPEATS = 10.0, 6, 3  # budget of single-fidelity search in runs of the target; half for the other
 WITHIN = 0.01
 MEAN = MixtureMean(weights=dict.fromkeys(SOURCES, 1 / 3))
 GRID = [(i / PARTS, j / PARTS, 1 - (i + j) / PARTS) for i in range(PARTS + 1) for j in range(PARTS + 1 - i)]
@@ -55,38 +58,9 @@ def rung(width: int) -> wt.Rung:
     return wt.Rung(width=width, depth=1, heads=width // 8, tokens=TOKENS_PER_WIDTH * width, batch=16)
 
 
-@dataclass(frozen=True)
-class BySeed:
-    """All mixtures of the grid as one plan: a seed is 1000 times a mixture's place, and one of its own, so that runs of
-    different mixtures fill one pack."""
-
-    plans: tuple[Any, ...]
-    repeat: bool = False
-
-    def mixture(self, seed: int) -> Any:
-        """The mixture of a seed."""
-        return wt.data.mixed(*self.plans, weights=GRID[seed // 1000])
-
-    def shape(self) -> DataShape:
-        """As the plans', as long as the shortest."""
-        return replace(self.plans[0].shape(), train_tokens=min(plan.shape().train_tokens for plan in self.plans))
-
-    def fingerprint(self) -> str:
-        """Of the plans and the grid."""
-        return "by seed " + wt.data.mixed(*self.plans, weights=[1 / 3] * 3).fingerprint() + f" {PARTS}"
-
-    def batch(self, *, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """A step of the seed's own mixture."""
-        return self.mixture(seed).batch(seed=seed % 1000, step=step, size=size)
-
-    def held_out(self, *, size: int, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Equal parts of all."""
-        return wt.data.mixed(*self.plans, weights=[1 / 3] * 3).held_out(size=size, tokens=tokens)
-
-
 def asked(plans: Sequence[Any], width: int) -> tuple[Recipe, Judge, list[list[RunSpec]]]:
     """The runs of every mixture at one width, a seed each."""
-    data = BySeed(tuple(plans))
+    data = BySeed(tuple(plans), tuple(GRID), PARTS)
     recipe = wt.recipes.transformer_mup_adamw(data=data).but(batch=FixedBatch(examples=16))
     probes = tuple(LossOn(name=name, data=plan, tokens=4096) for name, plan in zip(SOURCES, plans, strict=True))
     judge = Judge(data=data, tokens=12_288, evaluations=1, probes=probes)
@@ -129,22 +103,34 @@ def table(store: wt.Store) -> tuple[np.ndarray, list[float]]:
     return losses, costs
 
 
-def replayed(search: Bayes, losses: np.ndarray, seed: int, widths: Sequence[int]) -> list[dict[str, Any]]:
-    """A search told from the grid: after every run, what was spent (in target runs) and how far its best is off."""
+def replayed(
+    search: Bayes, losses: np.ndarray, seed: int, widths: Sequence[int], known: dict[str, Any], keep: Any
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A search told from the grid: after every run, what was spent (in target runs) and how far its best is off.
+
+    What it has been told is kept: a search is a function of that alone, and goes on from there.
+    """
     truth = losses[:, -1, :, 0].mean(axis=1)
     places = {tuple(np.round(shares, 4)): i for i, shares in enumerate(GRID)}
-    told: list[Told] = []
-    steps: list[dict[str, Any]] = []
+
+    def at(point: Point) -> int:
+        return places[tuple(round(point.values[name], 4) for name in SOURCES)]
+
+    def heard(place: int, fidelity: int) -> Told:
+        whole, *parts = losses[place, widths[fidelity], seed % len(SEEDS)].tolist()
+        named = dict(zip(SOURCES, parts, strict=True))
+        return Told(Point(dict(zip(SOURCES, GRID[place], strict=True)), fidelity), whole, named)
+
+    asked, steps = known.setdefault("asked", []), known.setdefault("steps", [])
+    told = [heard(*each) for each in asked]
     while wanted := search.ask(told):
         for point in wanted:
-            i = places[tuple(round(point.values[name], 4) for name in SOURCES)]
-            whole, *parts = losses[i, widths[point.fidelity], seed % len(SEEDS)].tolist()
-            told.append(Told(point, whole, dict(zip(SOURCES, parts, strict=True))))
-            if len(told) < 3:
-                continue
-            best = places[tuple(round(search.best(told).values[name], 4) for name in SOURCES)]
-            regret = float(truth[best] / truth.min() - 1)
+            asked.append((at(point), point.fidelity))
+            told.append(heard(*asked[-1]))
+        if len(told) >= FIRST // 2:
+            regret = float(truth[at(search.best(told))] / truth.min() - 1)
             steps.append({"spent": search.spent(told) / search.costs[-1], "regret": regret})
+        keep()
     return [*steps, {"coverage": coverage(search, told, losses, seed, widths)}]
 
 
@@ -181,6 +167,9 @@ def main() -> None:
         return train_grid(store)
     losses, costs = table(store)
     truth = losses[:, -1, :, 0].mean(axis=1)
+    averaged = sys.argv[3:] == ["averaged"]
+    if averaged:  # what is told of a point is the mean of its seeds, which fill a pack: a third of the noise's square
+        losses = np.repeat(losses.mean(axis=2, keepdims=True), len(SEEDS), axis=2)
     space = Space(shares=SOURCES)
     candidates: Any = tuple(dict(zip(SOURCES, shares, strict=True)) for shares in GRID)
     result: dict[str, Any] = {
@@ -190,22 +179,33 @@ def main() -> None:
     arms: dict[str, dict[str, Any]] = {
         "single": {"costs": costs[-1:]}, "single, law as mean": {"costs": costs[-1:], "mean": MEAN},
         "multi": {"costs": costs}, "multi, law as mean": {"costs": costs, "mean": MEAN},
-        "multi, law as mean, q=4": {"costs": costs, "mean": MEAN, "q": 4},
     }  # fmt: skip
-    for name, options in arms.items():
-        widths = range(len(WIDTHS))[-len(options["costs"]) :]
-        runs = []
-        for seed in range(REPEATS):
+    done = Path(
+        f"{sys.argv[1]}-replay{'-averaged' if averaged else ''}.json"
+    )  # searches that are finished: the script may be stopped between them
+    known: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
+
+    def keep() -> None:
+        done.write_text(json.dumps(known))
+
+    for seed, (name, options) in product(range(REPEATS), arms.items()):
+        here = known.setdefault(f"{name} {seed}", {})
+        if "found" not in here:
+            widths = range(len(WIDTHS))[-len(options["costs"]) :]
             search = Bayes(
-                space=space, candidates=candidates, budget=BUDGET * costs[-1], first=FIRST, seed=seed,
-                costs=tuple(options["costs"]), mean=options.get("mean"), q=options.get("q", 1),
+                space=space, candidates=candidates, first=FIRST, seed=seed, costs=tuple(options["costs"]),
+                budget=BUDGET * costs[-1] / (1 if len(options["costs"]) == 1 else 2), mean=options.get("mean"),
             )  # fmt: skip
-            runs.append(replayed(search, losses, seed, widths))
+            here["found"] = replayed(search, losses, seed, widths, here, keep)
+            keep()
+            print(name, seed, cost_to(here["found"], WITHIN), here["found"][-1], flush=True)
+    for name in arms:
+        runs = [known[f"{name} {seed}"]["found"] for seed in range(REPEATS)]
         spent = [cost_to(run, WITHIN) for run in runs]
         covered = np.array([run[-1]["coverage"] for run in runs])
         result[name] = {"cost_to_1_percent": spent, "coverage": covered.mean(axis=0).tolist(), "runs": runs}
         print(name, np.round(spent, 2), "median", np.median(spent), "covered", covered.mean(axis=0), flush=True)
-    print(write("mixtures", result | {"repeats": REPEATS}))
+    print(write("mixtures_averaged" if averaged else "mixtures", result | {"repeats": REPEATS}))
 
 
 if __name__ == "__main__":

@@ -109,6 +109,14 @@ def test_what_is_asked_next_follows_from_what_was_told_alone():
     assert Bayes(space=SHARES, costs=COSTS, budget=12.0).ask([]) == search.ask([])
 
 
+@needs_botorch
+def test_a_search_of_candidates_asks_for_them_digit_for_digit():
+    allowed = tuple({"a": i / 6, "b": j / 6, "c": 1 - (i + j) / 6} for i in range(7) for j in range(7 - i))
+    search = Bayes(space=SHARES, costs=COSTS, budget=14.0, candidates=allowed)
+    heard = told_by(search)
+    assert all(t.point.values in allowed for t in heard) and search.best(heard).values in allowed
+
+
 def test_what_was_asked_first_is_asked_again_until_it_is_told():
     search = Bayes(space=SHARES, costs=COSTS, budget=100.0)
     first = search.ask([])

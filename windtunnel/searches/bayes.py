@@ -103,7 +103,7 @@ class Bayes:
         """The setting with the lowest expected loss at the target's fidelity, among candidates and settings told."""
         rows = np.concatenate([self._candidates(len(told)), self.space.rows([t.point.values for t in told])])
         expected, _ = self.surrogate(told).predict(rows, len(self.costs) - 1, noisy=False)
-        return Point(self.space.points(rows[[int(np.argmin(expected))]])[0], len(self.costs) - 1)
+        return Point(self._named(rows[[int(np.argmin(expected))]])[0], len(self.costs) - 1)
 
     @property
     def fidelities(self) -> tuple[float, ...]:
@@ -114,7 +114,7 @@ class Bayes:
         found = []
         for place in range(len(self.costs)):
             count = self.first if place == 0 else 1
-            found += [Point(values, place) for values in self.space.points(self._spread(count, place))]
+            found += [Point(values, place) for values in self._named(self._spread(count, place))]
         return found
 
     def _spread(self, count: int, place: int) -> np.ndarray:
@@ -122,6 +122,13 @@ class Bayes:
             return self.space.spread(count, self.seed + place)
         chosen = np.random.default_rng([self.seed, place]).permutation(len(self.candidates))[:count]
         return self.space.rows(self.candidates)[chosen]
+
+    def _named(self, rows: np.ndarray) -> list[Mapping[str, float]]:
+        """Rows by name; a candidate's as it was given, digit for digit."""
+        if self.candidates is None:
+            return list(self.space.points(rows))
+        table = self.space.rows(self.candidates)
+        return [self.candidates[int(np.argmin(np.abs(table - row).sum(axis=1)))] for row in rows]
 
     def _candidates(self, round_: int) -> np.ndarray:
         if self.candidates is not None:
@@ -149,7 +156,7 @@ class Bayes:
             place, row = np.unravel_index(int(np.argmax(values)), values.shape)
             found.append((rows[row], places[place]))
             rows = np.delete(rows, row, axis=0) if len(rows) > 1 else rows
-        return [Point(self.space.points(row[None])[0], place) for row, place in found]
+        return [Point(self._named(row[None])[0], place) for row, place in found]
 
     def _beside(self, row: np.ndarray, round_: int) -> np.ndarray:
         """The same mixture with other hyperparameters."""

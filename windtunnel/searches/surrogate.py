@@ -18,6 +18,9 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.searches.trend import LEAST, Mean, Trend, fit_trend
 
+ROUNDS = (
+    60  # of the search for the process's own numbers: later ones hardly move them, and are most of the time (guess)
+)
 FEWEST = 3  # runs without which nothing is fitted
 
 
@@ -84,7 +87,8 @@ def _fitted(x: Any, logs: np.ndarray, trend: Trend, unit: float) -> Any:
         )
     y = from_numpy(logs / unit)[:, None]
     model = SingleTaskGP(x, y, covar_module=kernel, mean_module=TrendMean(), outcome_transform=None)
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
+    fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": ROUNDS}})
     return model
 
 
