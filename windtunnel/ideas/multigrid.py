@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.schedules.faster import PartOf
-from windtunnel.recipe import DataShape, Recipe, Stretch
+from windtunnel.recipe import DataShape, Recipe, Stretch, Weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Pieces:
 
     def shape(self) -> DataShape:
         """That of the data with a shorter context."""
-        return _cut(self.data.shape(), self.parts)
+        whole = self.data.shape()
+        length = whole.tokens_per_example // self.parts
+        return replace(whole, tokens_per_example=length, example_shape=(length,))
 
     def fingerprint(self) -> str:
         """Of the data, and how it is cut."""
@@ -103,7 +106,7 @@ class Multigrid:
     doublings: int = 3  # 32, 64, 128 to 256: the facts' proposal
 
     def stretches(self, recipe: Recipe, rung: Rung) -> Sequence[Stretch]:
-        """One stretch a context; each goes on where the last one stopped, with its optimizer and in the schedule."""
+        """One stretch a context; each goes on with the weights and the schedule of the last, its optimizer is new."""
         shape, batch = recipe.data.shape(), rung.batch or 1
         if shape.tokens_per_example % 2**self.doublings:
             raise InputError(
@@ -133,7 +136,7 @@ class Multigrid:
             name=f"context {shape.tokens_per_example // parts}",
             recipe=here,
             rung=rung.but(batch=batch * parts, tokens=(end - begin) * batch * shape.tokens_per_example),
-            fork=before,
+            start=partial(_last_of, before) if before else None,
         )
 
 
@@ -142,6 +145,5 @@ def multigrid(base: Recipe) -> Recipe:
     return base.but(phases=Multigrid())
 
 
-def _cut(shape: DataShape, parts: int) -> DataShape:
-    length = shape.tokens_per_example // parts
-    return replace(shape, tokens_per_example=length, example_shape=(length,))
+def _last_of(name: str, ended: Mapping[str, Weights]) -> Weights:
+    return ended[name]
