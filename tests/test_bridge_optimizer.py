@@ -207,7 +207,7 @@ def test_a_part_that_cannot_be_used_is_refused_in_a_sentence(part, said):
 
 def test_another_model_new_tensors_and_a_missing_closure_are_refused():
     model, scales, optimizer = ready(PARTS["SharpnessAware"])
-    with pytest.raises(InputError, match="shape|another model"):
+    with pytest.raises(InputError, match="shape"):
         TorchOptimizer(AdamW(lr=1e-2), Plain(BASE), scales)
     with pytest.raises(InputError, match="scale table only"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})

@@ -77,7 +77,10 @@ class View:
 
     def _mine(self, value: Tensor) -> Tensor:
         """This process's rows of what was computed from opened tensors."""
-        return value if self.alone or not sharded(self.like) else part_of(value, self.like).to_local()
+        if self.alone or not sharded(self.like):
+            return value
+        mine: Any = part_of(value, self.like)
+        return mine.to_local()
 
     def _opened(self, value: Any) -> Tensor:
         if sharded(value):
