@@ -69,7 +69,10 @@ class FollowLightning(pl.Callback):
         """Record the run, unless it was stopped early."""
         if self.following is None or trainer.global_step < self.horizon:
             return
-        known = {"steps": float(self.horizon), "params": float(sum(p.numel() for p in pl_module.parameters()))}
+        known: dict[str, Any] = {
+            "steps": float(self.horizon),
+            "params": float(sum(p.numel() for p in pl_module.parameters())),
+        }
         known |= {"tokens": self.tokens_per_step * self.horizon} if self.tokens_per_step else {}
         known |= {"lr": float(trainer.optimizers[0].defaults["lr"])} if trainer.optimizers else {}
         judged = trainer.callback_metrics.get(self.metric or "val_loss")

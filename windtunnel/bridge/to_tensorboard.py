@@ -10,14 +10,19 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from windtunnel.bridge.mirror import Page
+
+# what protobuf makes at import time, which type checkers cannot see
+Event: Any = vars(event_pb2)["Event"]
+Summary: Any = vars(summary_pb2)["Summary"]
+SummaryMetadata: Any = vars(summary_pb2)["SummaryMetadata"]
+TensorProto: Any = vars(tensor_pb2)["TensorProto"]
+DT_STRING: Any = vars(types_pb2)["DT_STRING"]
 
 
 class ToTensorBoard:
@@ -50,11 +55,11 @@ class ToTensorBoard:
         return self.folder / re.sub(r"[^A-Za-z0-9]", "_", key)
 
 
-def _scalar(name: str, value: float) -> Summary:
+def _scalar(name: str, value: float) -> Any:
     return Summary(value=[Summary.Value(tag=name, simple_value=value)])
 
 
-def _text(name: str, text: str) -> Summary:
+def _text(name: str, text: str) -> Any:
     about = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
     tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()])
     return Summary(value=[Summary.Value(tag=name, metadata=about, tensor=tensor)])
