@@ -43,7 +43,7 @@ NAMES = [
     "Allocation", "BestHyperparameters", "Chinchilla", "Curve", "DataShape", "Fit", "Forecast", "InputError",
     "Interval", "Judge", "Ladder", "Observations", "Outcome", "PlainPowerLaw", "Plan", "PowerLaw", "Recipe", "Result",
     "Run", "RunSpec", "Rung", "Score", "Site", "Size", "Store", "Study", "Target", "Tuning", "Verdict", "adopt",
-    "allocate", "backtest", "best_hyperparameters", "checks", "choose_schedule", "compare",
+    "allocate", "backtest", "best_hyperparameters", "bridge", "checks", "choose_schedule", "compare",
     "compare_fairly", "compare_parametrizations", "curvature", "curve_of", "data", "fair", "fit", "fit_curves",
     "fit_mixture",
     "fit_power_schedule", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs",

@@ -33,7 +33,7 @@ _HOMES = {
     "study": ("Plan", "Result", "Study"),
 }  # fmt: skip
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
-_ROOMS = {"checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
+_ROOMS = {"bridge": "windtunnel.bridge", "checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
           "data": "windtunnel.parts.data", "fair": "windtunnel.fair", "ideas": "windtunnel.ideas",
           "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
           "scaling": "windtunnel.scaling", "searches": "windtunnel.searches",
@@ -66,7 +66,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import curvature, fair, ideas, laws, parts, scaling, searches, worlds
+    from windtunnel import bridge, curvature, fair, ideas, laws, parts, scaling, searches, worlds
     from windtunnel.errors import InputError
     from windtunnel.fair import compare_fairly
     from windtunnel.forecasts import (

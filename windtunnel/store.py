@@ -4,6 +4,7 @@
     runs/<key>/run.json, curve.npz, source/
     forecasts/<key>.json                (<date>_<key>.json in older stores)
     checks/<kind>-<key>/check.json      coordinate checks
+    foreign/<key>/run.json              runs that were trained elsewhere; never among ours
     packs/<key>/                        checkpoints of runs in flight; removed when their runs are recorded
 
 A record is whole or not there, and the first writer wins (`places` says how), so many processes may share a store.
@@ -149,6 +150,19 @@ class Store:
             raise InputError(f"{self.where}/{name} does not match its checksum: it is damaged. Remove its folder.")
         return {name: value for name, value in found.items() if name != "seal"}
 
+    # runs that were trained elsewhere (`windtunnel.bridge` reads and writes them): no key of theirs is one of ours
+
+    def add_foreign(self, key: str, data: dict[str, Any]) -> bool:
+        """Keep the record of a run that was trained elsewhere; False if one of that key was there first."""
+        if not _KEY.fullmatch(key):
+            raise InputError(f"A foreign run's key is {key!r}; it must be 8 to 64 hexadecimal digits.")
+        return self._create(f"foreign/{key}", {"run.json": json.dumps(sealed(data), indent=1).encode()})
+
+    def foreign(self) -> list[dict[str, Any]]:
+        """What was kept of runs that were trained elsewhere, by key. Raises InputError for a damaged record."""
+        names = [name for name in self.place.whole("foreign", "run.json") if _KEY.fullmatch(name)]
+        return [self._foreign(f"foreign/{name}") for name in names]
+
     # runs in flight
 
     def packs(self) -> Path:
@@ -174,7 +188,7 @@ class Store:
     def sweep(self) -> None:
         """Remove records that a killed process left half-written; one that is being written now is locked and stays."""
         self.place.sweep(beginning=".store.json.")
-        for name in ("runs", "checks", "forecasts", "packs"):
+        for name in ("runs", "checks", "foreign", "forecasts", "packs"):
             self.place.sweep(name)
 
     # inside
@@ -206,6 +220,13 @@ class Store:
             f"{named} was changed after it was written: its hash does not match. A forecast is never edited; "
             f"restore the file from a copy, or move it out of the store."
         )
+
+    def _foreign(self, folder: str) -> dict[str, Any]:
+        remedy = f"restore it from a copy, or remove the folder {self.where}/{folder} and import the run again."
+        found = self._json(f"{folder}/run.json", remedy)
+        if found.get("seal") != seal_of(found):
+            raise InputError(f"{self.where}/{folder}/run.json does not match its checksum: it is damaged; {remedy}")
+        return {name: value for name, value in found.items() if name != "seal"}
 
     def _full_key(self, key: str) -> str:
         if key in self:

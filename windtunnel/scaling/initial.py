@@ -43,7 +43,7 @@ def draw(param: nn.Parameter, mean: float, std: float, seed: int | None, blank: 
         if blank is not None:
             whole[blank].zero_()
         if mesh is not None:
-            param.copy_(_part(whole, cast(Any, param)))
+            param.copy_(part_of(whole, cast(Any, param)))
 
 
 def blank_rows(model: nn.Module) -> dict[int, int]:
@@ -69,7 +69,7 @@ def warn_of_other_values(params: Mapping[str, nn.Parameter], table: ScaleTable) 
             return
 
 
-def _part(whole: Tensor, like: Any) -> Tensor:
+def part_of(whole: Tensor, like: Any) -> Tensor:
     """This process's part of a tensor that all processes hold whole; nothing is sent."""
     from torch.distributed.tensor import distribute_tensor
 

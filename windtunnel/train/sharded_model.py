@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from windtunnel.scaling.initial import _part
+from windtunnel.scaling.initial import part_of
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.table import ScaleTable
 from windtunnel.train.pack import Group, _draw
@@ -47,7 +47,7 @@ def draw(model: nn.Module, groups: Sequence[Group], seed: int) -> None:
         for name in group.names:
             param: Any = params[name]
             with torch.no_grad():
-                param.copy_(_part(_draw(name, group, seed).to(param.device), param))
+                param.copy_(part_of(_draw(name, group, seed).to(param.device), param))
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

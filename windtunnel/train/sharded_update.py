@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.recipe import Site
-from windtunnel.scaling.initial import _part
+from windtunnel.scaling.initial import part_of
 from windtunnel.scaling.table import geometry_of
 from windtunnel.train.pack import Group
 
@@ -88,7 +88,7 @@ class ShardedUpdate:
         return {leaf: self._rows(name, v) if leaf in self.in_rows[name] else v for leaf, v in state.items()}
 
     def _rows(self, name: str, value: Tensor) -> Tensor:
-        part: Any = _part(value, self.params[name])
+        part: Any = part_of(value, self.params[name])
         return part.to_local()
 
     def _joined(self, name: str, leaf: str, value: Tensor) -> Tensor:

@@ -1,0 +1,235 @@
+"""A store mirrored into real trackers, read back with their own libraries; and runs of trackers brought in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import struct
+
+import numpy as np
+import pytest
+
+import windtunnel as wt
+from windtunnel.bridge import Mirror, bring_runs, foreign_runs, observations_of
+from windtunnel.bridge.mirror import page_of_run
+from windtunnel.errors import InputError
+
+pytest.importorskip("torch", reason="the runs that are mirrored are trained here: pip install 'windtunnel[train]'")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+LR = {"lr": 1e-2}
+
+
+def made_up():
+    """Five runs of anyone's, as columns."""
+    params = 1e6 * 4.0 ** np.arange(5)
+    return {"params": params, "tokens": 20 * params, "loss": 1.7 + 400 / params**0.34 + 410 / (20 * params) ** 0.28}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two recorded runs of different studies and a forecast."""
+    import tiny
+
+    from windtunnel.train.loop import train
+
+    folder = tmp_path_factory.mktemp("mirrored")
+    pack = tiny.pack(tiny.recipe(tiny.write_corpus(folder)), [LR, {"lr": 3e-3}])
+    found = wt.Store(folder / "store")
+    for run in train(pack, device=tiny.CPU):
+        found.add(run)
+    forecast = wt.fit(wt.Observations(**made_up())).forecast(wt.Target(params=1e10, tokens=2e11))
+    found.add_forecast(forecast.to_json())
+    return found
+
+
+def test_a_page_of_a_run_says_what_was_asked_and_what_came_of_it(store):
+    run = store.get(next(store.keys()))
+    page = page_of_run(run)
+    assert page.facts["lr"] == run.spec.hyperparameters["lr"] and page.facts["study"] == "test"
+    assert page.results["loss"] == run.loss
+    assert np.array_equal(page.curves["train_loss"][1], run.curve["train_loss"])
+    assert page.curves["judged_loss"][0][-1] == run.curve["step"][-1]
+
+
+def test_only_what_is_missing_is_written_and_only_of_the_study_that_was_asked(store):
+    class Pile(dict):
+        def has(self, key):
+            return key in self
+
+        def write(self, page):
+            self[page.key] = page
+
+    pile = Pile()
+    assert (Mirror(store, pile).update(), Mirror(store, pile).update()) == (3, 0)
+    assert {page.kind for page in pile.values()} == {"run", "forecast"}
+    assert Mirror(store, Pile(), study="another").update() == 0
+    assert Mirror(store, Pile(), study="test").update() == 2
+
+
+def test_mlflows_sqlite_store_holds_the_runs_and_the_forecast_once(store, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs MLflow: pip install mlflow-skinny sqlalchemy alembic")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    for expected in (3, 0):
+        assert Mirror(store, wt.bridge.ToMLflow(uri)).update() == expected
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    found = client.search_runs([client.get_experiment_by_name("windtunnel").experiment_id])
+    by_key = {run.data.tags["windtunnel.key"]: run for run in found}
+    for run in store.runs():
+        there = by_key[run.key]
+        assert there.data.metrics["loss"] == run.loss and there.info.status == "FINISHED"
+        assert float(there.data.params["lr"]) == run.spec.hyperparameters["lr"]
+        history = client.get_metric_history(there.info.run_id, "train_loss")
+        assert [each.value for each in history] == pytest.approx(run.curve["train_loss"].tolist())
+    (forecast,) = store.forecasts()
+    there = by_key[forecast["key"]]
+    assert there.data.metrics["foretold/median"] == forecast["loss"]["median"]
+    assert there.data.params["hash"] == forecast["hash"]
+
+
+def test_tensorboards_own_reader_finds_the_curves_and_the_facts(store, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs TensorBoard: pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for expected in (3, 0):
+        assert Mirror(store, wt.bridge.ToTensorBoard(tmp_path)).update() == expected
+    for run in store.runs():
+        read = EventAccumulator(str(tmp_path / run.key))
+        read.Reload()
+        assert [each.value for each in read.Scalars("train_loss")] == pytest.approx(run.curve["train_loss"].tolist())
+        assert read.Scalars("loss")[0].value == pytest.approx(run.loss)
+        (facts,) = read.Tensors("facts")
+        assert json.loads(facts.tensor_proto.string_val[0])["seed"] == run.spec.seed
+        assert json.loads((tmp_path / run.key / "record.json").read_text())["key"] == run.key
+
+
+def records_of(data, header=7, block=32768):
+    """The records of a W&B offline file, which is LevelDB's log format behind a header."""
+    at, parts = header, []
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts.append(data[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield b"".join(parts)
+            parts = []
+
+
+def test_wandb_offline_holds_configuration_history_and_summary(store, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs W&B: pip install wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for expected in (3, 0):
+        assert Mirror(store, wt.bridge.ToWandB("windtunnel", tmp_path)).update() == expected
+    run = store.get(next(store.keys()))
+    (file,) = tmp_path.glob(f"wandb/offline-run-*-{run.key}/*.wandb")
+    history, asked = [], {}
+    for raw in records_of(file.read_bytes()):
+        record = Record.FromString(raw)
+        if record.WhichOneof("record_type") == "run":
+            asked |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        if record.WhichOneof("record_type") == "history":
+            row = {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
+            history += [row["train_loss"]] if "train_loss" in row else []
+    assert history == pytest.approx(run.curve["train_loss"].tolist())
+    assert asked["lr"] == run.spec.hyperparameters["lr"]
+
+
+# in
+
+
+def table(folder, **more):
+    """The made-up runs as a CSV."""
+    columns = {**made_up(), **more}
+    with open(folder / "runs.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return folder / "runs.csv"
+
+
+def test_runs_of_a_table_come_with_their_provenance_and_fit_as_the_table_does(tmp_path):
+    store, path = wt.Store(tmp_path / "store"), table(tmp_path, seed=[0] * 5)
+    assert len(bring_runs(store, path)) == len(bring_runs(store, path)) == len(foreign_runs(store)) == 5
+    runs = foreign_runs(store)
+    assert {run.provenance["file"] for run in runs} == {str(path)} and all(run.provenance["sha256"] for run in runs)
+    target = wt.Target(params=1e10, tokens=2e11)
+    ours, theirs = wt.fit(observations_of(runs)).forecast(target), wt.fit(wt.read_runs(path)).forecast(target)
+    assert (ours.loss, ours.intervals) == (theirs.loss, theirs.intervals)
+    assert any("foreign" in caveat for caveat in ours.caveats)
+
+
+def test_foreign_runs_are_none_of_ours(tmp_path):
+    import tiny
+
+    store = wt.Store(tmp_path / "store")
+    runs = bring_runs(store, table(tmp_path))
+    assert list(store.keys()) == [] and store.rows() == [] and store.runs() == []
+    assert all(run.key not in store for run in runs)
+    (tmp_path / "corpus").mkdir()
+    study = tiny.study(tiny.write_corpus(tmp_path / "corpus"))
+    assert study.plan(store).rows == study.plan(wt.Store(tmp_path / "empty")).rows
+
+
+def test_a_damaged_record_is_named_and_what_has_no_loss_is_left_out(tmp_path):
+    store = wt.Store(tmp_path / "store")
+    (run, *_) = bring_runs(store, table(tmp_path, outcome=["finished", "finished", "finished", "finished", "crashed"]))
+    assert len(foreign_runs(store)) == 4
+    file = tmp_path / "store" / "foreign" / run.key / "run.json"
+    file.write_text(file.read_text().replace('"loss": ', '"loss": 1'))
+    with pytest.raises(InputError, match=rf"{run.key}.*damaged"):
+        foreign_runs(store)
+
+
+def test_a_run_mirrored_to_tensorboard_comes_back_with_its_curve(store, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs TensorBoard: pip install tensorboard")
+    Mirror(store, wt.bridge.ToTensorBoard(tmp_path / "events"), study="test").update()
+    other = wt.Store(tmp_path / "other")
+    brought = bring_runs(other, tmp_path / "events", {"loss": "loss"}, curve="train_loss", tool="tensorboard")
+    assert {run.name for run in brought} == set(store.keys())
+    for run in brought:
+        was = store.get(run.name)
+        assert run.loss == pytest.approx(was.loss) and run.numbers["steps"] == was.curve["step"][-1]
+        assert list(run.curve) == pytest.approx(was.curve["train_loss"].tolist()) and run.past() is not None
+
+
+def test_runs_come_from_mlflows_sqlite_store_with_their_curves_and_without_its_password(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs MLflow: pip install mlflow-skinny sqlalchemy alembic")
+    from windtunnel.bridge.from_mlflow import _bare
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("ladder")
+    columns = made_up()
+    for row in range(5):
+        run = client.create_run(experiment).info.run_id
+        client.log_param(run, "n_params", columns["params"][row])
+        client.log_param(run, "n_tokens", columns["tokens"][row])
+        for step in (1, 2, 4):
+            client.log_metric(run, "val_loss", columns["loss"][row] * 4 / step, step=step)
+        client.set_terminated(run, "FINISHED" if row < 4 else "FAILED")
+    store = wt.Store(tmp_path / "store")
+    names = "loss=metrics.val_loss,params=params.n_params,tokens=params.n_tokens"
+    runs = wt.bridge.bring_mlflow(store, uri, "ladder", names, curve="val_loss")
+    assert sorted(run.loss for run in runs) == pytest.approx(sorted(columns["loss"][:4]))
+    assert all(list(run.share) == [0.25, 0.5, 1.0] and run.curve[-1] == run.loss for run in runs)
+    assert runs[0].provenance["experiment"] == "ladder" and len(foreign_runs(store)) == 4
+    assert _bare("https://me:secret@host:5000/x") == "https://host:5000/x"
+    with pytest.raises(InputError, match="has no experiment 'steps'; it has ladder"):
+        wt.bridge.bring_mlflow(store, uri, "steps")
+
+
+def test_a_missing_library_is_one_sentence(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.delitem(sys.modules, "windtunnel.bridge.to_mlflow", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="needs mlflow"):
+        wt.bridge.ToMLflow  # noqa: B018
+    with pytest.raises(AttributeError, match=r"it has .*Mirror"):
+        wt.bridge.ToNowhere  # noqa: B018

@@ -1,0 +1,100 @@
+"""One tensor of a model as an optimizer part sees it: whole and in float32, also where each process holds some rows.
+
+A DTensor (FSDP2, tensor parallelism) is updated row by row where the part treats every entry by itself, which is tried
+out, and gathered where it looks at more (Muon, Shampoo, LAMB). A newcomer would keep the state in bfloat16 as the
+weights are: a count of steps then stops at 256, and moments lose what a step adds to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from windtunnel.recipe import Site
+from windtunnel.scaling.initial import part_of
+from windtunnel.train.sharded_update import acts_by_entry
+
+Tree = dict[str, Any]
+LOW = (torch.bfloat16, torch.float16)
+
+
+def sharded(param: Tensor) -> bool:
+    """Whether it is a DTensor."""
+    return hasattr(param, "device_mesh")
+
+
+def by_rows(part: Any, site: Site, hp: Mapping[str, Tensor]) -> bool:
+    """Whether each process may update its rows alone; sums over the network need whole tensors."""
+    return not hasattr(part, "totals") and acts_by_entry(part, site, hp)
+
+
+class View:
+    """A parameter, its gradient and its state, opened for a part's functions. `alone` as `by_rows` says.
+
+    `param`, `grad` and `state` are plain tensors: the rows of this process, or the whole.
+    """
+
+    def __init__(self, param: Any, alone: bool) -> None:
+        self.like, self.alone = param, alone
+        self.param: Tensor = self._opened(param.detach())
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradient, opened in the same way."""
+        return self._opened(self.like.grad.detach())
+
+    def opened(self, state: Mapping[str, Any]) -> Tree:
+        """The state's leaves, those that are sharded as the parameter is opened in the same way."""
+        return {name: self._opened(leaf) for name, leaf in state.items()}
+
+    def closed(self, state: Mapping[str, Tensor]) -> Tree:
+        """The state as it is kept: leaves of the parameter's shape are sharded as it is, so checkpoints can be."""
+        return {name: self._closed(leaf) for name, leaf in state.items()}
+
+    def move(self, step: Tensor) -> None:
+        """Add a step to the parameter."""
+        self._local.add_(self._mine(step))
+
+    def kept(self) -> Tensor:
+        """A copy of what this process holds of the parameter, for `back`."""
+        return self._local.clone()
+
+    def back(self, kept: Tensor) -> None:
+        """What `kept` gave."""
+        self._local.copy_(kept)
+
+    def become(self, values: Tensor) -> None:
+        """Give the parameter other values."""
+        self._local.copy_(self._mine(values))
+
+    @property
+    def _local(self) -> Tensor:
+        held = self.like.detach()
+        return held.to_local() if sharded(held) else held
+
+    def _mine(self, value: Tensor) -> Tensor:
+        """This process's rows of what was computed from opened tensors."""
+        if self.alone or not sharded(self.like):
+            return value
+        mine: Any = part_of(value, self.like)
+        return mine.to_local()
+
+    def _opened(self, value: Any) -> Tensor:
+        if sharded(value):
+            value = value.to_local() if self.alone else value.full_tensor()
+        return value.float() if value.dtype in LOW else value
+
+    def _closed(self, leaf: Tensor) -> Any:
+        if not sharded(self.like) or leaf.shape != self.param.shape or not leaf.ndim:
+            return leaf
+        if not self.alone:
+            return part_of(leaf, self.like)
+        from torch.distributed.tensor import DTensor
+
+        like = self.like
+        return DTensor.from_local(
+            leaf, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
