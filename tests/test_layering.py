@@ -10,7 +10,20 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "windtunnel"
 
-GROUND = ("errors", "ladder", "meaning", "recipe", "runs", "files", "places", "remote", "records", "index", "store")
+GROUND = (
+    "errors",
+    "ladder",
+    "notebook",
+    "meaning",
+    "recipe",
+    "runs",
+    "files",
+    "places",
+    "remote",
+    "records",
+    "index",
+    "store",
+)
 EVIDENCE = ("laws", "forecasts", "report")
 MAKING = ("scaling", "curvature", "parts", "ideas", "train", "launch")
 
@@ -37,7 +50,7 @@ BELOW["cli"] = (*BELOW, "public")
 BELOW["__main__"] = ("cli",)
 BELOW["public"] = (*BELOW,)
 
-STANDARD_LIBRARY_ONLY = {"errors", "ladder"}
+STANDARD_LIBRARY_ONLY = {"errors", "ladder", "notebook"}
 WITHOUT_TORCH = {*GROUND, *EVIDENCE, "worlds", "fair"}
 ONLY_LAUNCH = (
     "ray",

@@ -185,6 +185,14 @@ def example_verdict(base: dict[str, Any], idea: dict[str, Any]) -> dict[str, Any
     }
 
 
+def example_past(study: str, inside: bool | None) -> dict[str, Any]:
+    return {
+        "study": study, "recipe": "base", "created": "2025-11-20T10:12:00+00:00", "place": "28.3M params, 566M tokens",
+        "truth": 2.21, "n": 2, "relative_error": 0.004, "loss": interval(2.22, 0.03), "reliable": True, "held": True,
+        "inside": None if inside is None else {0.5: False, 0.9: inside},
+    }  # fmt: skip
+
+
 def example_runs(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     runs = [
         {key: point[key] for key in ("key", "outcome", "width", "depth", "params", "tokens", "flops", "seed", "loss")}
@@ -239,8 +247,16 @@ def example(ideas: tuple[str, ...] = ("sign_momentum",)) -> dict[str, Any]:
         ],
         "coordinates": [example_coordinates(recipe["name"]) for recipe in recipes],
         "verdicts": [example_verdict(base, other) for other in others],
+        "past": [example_past("sign-momentum", True), example_past("an older study", None)],
+        "next": [
+            {"recipe": "base", "place": "9.4M params, 189M tokens", "seeds": 2, "flops": 2.1e13, "share_of_budget": 0.7}
+            | {"share_of_target": 0.02, "width_before": 0.062, "width_after": 0.041}
+        ],
         "runs": runs,
         "cost": {
+            "kilowatt_hours": 0.03,
+            "tuning_runs": 22,
+            "saved_flops": 2.1e16,
             "ladder_flops": 3.1e13,
             "tuning_flops": 0.9e13,
             "target_flops": 9.6e14,
@@ -314,7 +330,19 @@ def of_kind(panel: Panel, kind: type) -> list[Any]:
 def test_page_is_well_formed_and_its_sections_come_in_order(finished: str):
     reader = Reader(finished)
     ids = [value for name, value in reader.attributes if name == "id"]
-    wanted = ["loss", "verdicts", "basins", "transfer", "coordinates", "laws", "cost", "runs", "repeat"]
+    wanted = [
+        "loss",
+        "verdicts",
+        "basins",
+        "transfer",
+        "coordinates",
+        "laws",
+        "record",
+        "next",
+        "cost",
+        "runs",
+        "repeat",
+    ]
     assert [name for name in ids if name in wanted] == wanted
     assert len(ids) == len(set(ids))
 
@@ -704,7 +732,7 @@ def test_an_interval_shows_two_digits_of_its_own_width():
 
 
 def test_report_imports_only_what_lies_below_it():
-    allowed = {"forecasts", "laws", "store", "places", "runs", "recipe", "ladder", "errors", "report"}
+    allowed = {"forecasts", "laws", "store", "places", "runs", "recipe", "ladder", "errors", "notebook", "report"}
     for path in Path(page_module.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

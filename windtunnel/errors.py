@@ -6,7 +6,11 @@ code 4. `Stopped` neither: the machine is wanted back, what was in flight is che
 exception that reaches the command line is our bug (exit code 1).
 """
 
+import re
 from collections.abc import Iterable
+
+# C0 and C1 control characters but tab and newline, and the marks that reverse the order of writing
+_STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class InputError(ValueError):
@@ -19,6 +23,11 @@ class Paused(InputError):
 
 class Stopped(Exception):
     """This process was asked to leave (SIGTERM) and does so, after a checkpoint of what it was training."""
+
+
+def printable(text: object) -> str:
+    """The text with what could steer a terminal, or turn its order of writing, replaced: names are from outside."""
+    return _STEERS.sub("\N{REPLACEMENT CHARACTER}", str(text))
 
 
 def meant(given: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.ladder import Rung, Size
+from windtunnel.notebook import card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,6 +138,20 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def _repr_html_(self) -> str:
+        rung, ended = self.spec.rung, "no loss" if self.loss is None else f"loss {self.loss:.4f}"
+        facts = {
+            "labels": ", ".join(f"{name} {value}" for name, value in self.labels.items()),
+            "sizes": f"{self.size.params:,} params, {rung.tokens:,} tokens, width {rung.width}, depth {rung.depth}",
+            "hyperparameters": ", ".join(f"{name} {value:g}" for name, value in self.spec.hyperparameters.items()),
+            "seed": self.spec.seed,
+            "metrics": ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items()),
+            "cost": f"{self.cost.spent:.3g} FLOPs, {self.cost.seconds:.3g} s on {self.cost.device}",
+            "recorded": self.created,
+        }
+        caveats = [] if self.finished else [f"{self.outcome}: {self.message}"]
+        return card(f"Run {self.key}", says=f"{self.outcome}, {ended}", caveats=caveats, facts=facts)
 
     @property
     def finished(self) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import errno
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from windtunnel.errors import InputError, Paused, Stopped, meant
+from windtunnel.errors import InputError, Paused, Stopped, meant, printable
 from windtunnel.places import FULL
 
 PAUSED = 4
@@ -39,10 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = _parsed(arguments)
         return import_module(f"windtunnel.cli.{args.verb}").execute(args)
     except InputError as error:
-        print(f"windtunnel: {error}", file=sys.stderr)
+        print(f"windtunnel: {printable(error)}", file=sys.stderr)
         return PAUSED if isinstance(error, Paused) else 2
     except KeyboardInterrupt:
-        print("windtunnel: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
+        again = printable(shlex.join(["windtunnel", *arguments]))
+        print(f"windtunnel: interrupted; finished runs are kept, the same command goes on from here: {again}",
+              file=sys.stderr)  # fmt: skip
         return 130
     except Stopped:
         print("windtunnel: asked to leave (SIGTERM); finished runs and checkpoints are kept, the same command goes on "

@@ -16,7 +16,7 @@ from windtunnel.cli.table.answers import answer_all
 from windtunnel.cli.table.groups import target_of
 from windtunnel.cli.table.json import as_json
 from windtunnel.cli.table.words import as_text
-from windtunnel.errors import InputError, meant
+from windtunnel.errors import InputError, meant, printable
 from windtunnel.ladder import Target
 from windtunnel.laws.reading import read_runs, read_targets
 
@@ -77,9 +77,9 @@ def execute(args: argparse.Namespace) -> int:
     targets = [parse_target(text) for text in args.target]
     asked = read_targets(args.targets, args.columns) if args.targets else None
     answer = answer_all(read_runs(args.runs, args.columns), targets, asked, levels, args.base, args.budget)
-    print(as_json(answer, levels) if args.json else "\n".join(as_text(answer, levels)))
+    print(as_json(answer, levels) if args.json else printable("\n".join(as_text(answer, levels))))
     for refusal in answer.refusals[:5]:
-        print(f"windtunnel: {refusal}", file=sys.stderr)
+        print(f"windtunnel: {printable(refusal)}", file=sys.stderr)
     if len(answer.refusals) > 5:
         print(
             f"windtunnel: and {len(answer.refusals) - 5} more could not be answered (--json lists all)", file=sys.stderr

@@ -11,9 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from windtunnel.errors import printable
 from windtunnel.ladder import compact
 
 PLAIN_SECONDS = 15.0
+MEMBERS = 8  # packs that a line of a log names
 
 
 class Follow:
@@ -93,24 +95,26 @@ class Plain:
         self.follow.progress(progress)
         if time.monotonic() - self.last > PLAIN_SECONDS:
             self.last = time.monotonic()
-            self.say("; ".join([self.follow.head(), *(line.strip() for line in self.follow.members())]))
+            members = [line.strip() for line in self.follow.members()]
+            more = [f"and {len(members) - MEMBERS} more packs"] if len(members) > MEMBERS else []
+            self.say("; ".join([self.follow.head(), *members[:MEMBERS], *more]))
 
     def finished(self, pack: Any) -> None:
         self.follow.finished(pack)
 
     def say(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr, flush=True)
+        print(printable(sentence), file=sys.stderr, flush=True)
 
 
 class Live:
     """A display that redraws itself at the bottom of the terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Any = None) -> None:
         from rich.console import Console
         from rich.live import Live as RichLive
 
         self.follow = Follow()
-        self.console = Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, highlight=False)
         self.live = RichLive(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._draw)
 
     def __enter__(self) -> Live:
@@ -132,7 +136,7 @@ class Live:
         self.follow.finished(pack)
 
     def say(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False)
+        self.console.print(printable(sentence), markup=False)
 
     def _draw(self) -> Any:
         from rich.console import Group
@@ -142,7 +146,10 @@ class Live:
 
         if not self.follow.packs:
             return Text("")
-        lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in self.follow.members()]
+        most = max(1, self.console.height - 6)  # what is taller than the terminal cannot be redrawn
+        members = self.follow.members()
+        more = [f"  and {len(members) - most} more packs"] if len(members) > most else []
+        lines = [Text(printable(line), overflow="ellipsis", no_wrap=True) for line in [*members[:most], *more]]
         bar = Table.grid()  # a bar alone does not end its line
-        bar.add_row(ProgressBar(total=1.0, completed=self.follow.share, width=60))
-        return Group(Text(self.follow.head()), bar, *lines)
+        bar.add_row(ProgressBar(total=1.0, completed=self.follow.share, width=min(60, self.console.width)))
+        return Group(Text(printable(self.follow.head())), bar, *lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -88,4 +89,6 @@ def _over_processes(args: argparse.Namespace, study: Any, store: Any) -> Any:
 
 
 def _watch() -> Live | Plain:
-    return Live() if sys.stderr.isatty() else Plain()
+    """A display that redraws itself where a person looks at a terminal that can; else lines that stay."""
+    redraws = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+    return Live() if redraws else Plain()

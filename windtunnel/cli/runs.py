@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from windtunnel.cli.shared import add_store, existing_store, print_json
+from windtunnel.errors import printable
 from windtunnel.ladder import compact
 
 
@@ -26,7 +27,7 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     print(f"{'key':<14}{'idea':<14}{'stage':<10}{'width':>6}{'depth':>6}{'tokens':>9}{'seed':>6}{'loss':>9}  outcome")
     for r in rows:
-        print(_line(r))
+        print(printable(_line(r)))
     print(f"{len(rows)} runs in {store.where}")
     return 0
 
@@ -45,9 +46,9 @@ def _show(record: dict[str, Any], as_json: bool) -> int:
         return 0
     spec = record.pop("spec")
     for name, value in record.items():
-        print(f"{name:<18}{value}")
+        print(printable(f"{name:<18}{value}"))
     for name in ("rung", "hyperparameters", "seed", "judge"):
-        print(f"{name:<18}{spec[name]}")
+        print(printable(f"{name:<18}{spec[name]}"))
     for slot, part in spec["recipe"].items():
-        print(f"{slot:<18}{part}")
+        print(printable(f"{slot:<18}{part}"))
     return 0

@@ -27,6 +27,7 @@ from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
 from windtunnel.laws.observations import Observations, check_sizes
 from windtunnel.laws.prepare import prepared
+from windtunnel.notebook import card, plain
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -100,6 +101,20 @@ class Fit:
     def forecast(self, target: Target, level: float = 0.9, **labels: Any) -> Forecast:
         """The loss at a target; see `windtunnel.forecast`."""
         return make_forecast(self, target, level, **labels)
+
+    _repr_pretty_ = plain
+
+    def _repr_html_(self) -> str:
+        shares, failed = self.shares(), [] if self.reliable else ["No forecast of this fit is reliable."]
+        rows = [
+            (law.law.name, f"{shares[law.law.name]:.2f}", f"{100 * law.spread:.2f} %",
+             ", ".join(f"{name} = {value:.4g}" for name, value in law.parameters().items()))
+            for law in sorted(self.laws, key=lambda law: -shares[law.law.name]) if law.keep == 1.0
+        ]  # fmt: skip
+        return card(
+            f"Fit of {len(self.run_keys)} runs", caveats=[*failed, *self.caveats], says=str(self.backtest),
+            facts={"run-to-run noise": str(self.noise)}, head=("law", "weight", "scatter", "parameters"), rows=rows,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         lines = [f"caveat: {caveat}" for caveat in self.caveats]

@@ -20,6 +20,7 @@ from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import Place, located
 from windtunnel.ladder import Size, Target, compact
+from windtunnel.notebook import card, plain
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -65,6 +66,22 @@ class Forecast:
         lines += [f"best {name}: {interval}" for name, interval in self.hyperparameters.items()]
         lines.append("laws: " + ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items()))
         return "\n".join([*lines, str(self.backtest)])
+
+    _repr_pretty_ = plain
+
+    def _repr_html_(self) -> str:
+        failed = [] if self.reliable else ["This forecast fails its own backtest."]
+        facts = {f"{100 * i.level:g}% interval": f"{digits(i.low)} to {digits(i.high)}" for i in self.intervals}
+        facts |= {f"best {name}": str(interval) for name, interval in self.hyperparameters.items()}
+        facts |= {"laws": ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items())}
+        rows = [
+            (f"size {compact(h.size)} from {h.kept} rungs", h.predicted, digits(h.truth), "yes" if h.held else "no")
+            for h in self.backtest.hidden
+        ]
+        return card(
+            f"Forecast for {self.place}", says=f"loss {self.loss}", caveats=[*failed, *self.caveats], facts=facts,
+            head=("hidden rung", "predicted", "truth", "held") if rows else (), rows=rows,
+        )  # fmt: skip
 
     @property
     def place(self) -> str:

@@ -24,6 +24,7 @@ from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.observations import Observations
+from windtunnel.notebook import card, plain
 from windtunnel.runs import Run
 
 _INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing", "one_pair")
@@ -69,6 +70,18 @@ class Verdict:
             f"{self.verdict}: {_times(m.median)}x compute [{_times(m.low)}, {_times(m.high)}], "
             f"P(better) = {self.probability_better:.2f}"
         ) + (f", {self.crossing_words()}" if self.crossing else "")
+
+    _repr_pretty_ = plain
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "loss against the base": f"{self.delta.median:+.4f} [{self.delta.low:+.4f}, {self.delta.high:+.4f}] at "
+            f"{100 * self.delta.level:g}%",
+            "pairs": f"{self.pairs} at {self.rungs} rungs",
+            "target": ", ".join(f"{compact(value)} {name}" for name, value in self.target.items()),
+        }
+        title = f"Verdict on {self.idea}" if self.idea else "Verdict"
+        return card(title, says=str(self), caveats=self.caveats, facts=facts)
 
     def crossing_words(self) -> str:
         """Where the gap is expected to change sign, in words; empty where no size can be named."""

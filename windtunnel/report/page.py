@@ -28,8 +28,21 @@ from windtunnel.report.difference_figure import difference_panel
 from windtunnel.report.draw import draw, legend
 from windtunnel.report.loss_figure import level, loss_panels
 from windtunnel.report.marks import Panel
+from windtunnel.report.record import held
 
-LISTS = ("answer", "caveats", "recipes", "basins", "transfer", "coordinates", "verdicts", "flying", "runs")
+LISTS = (
+    "answer",
+    "caveats",
+    "recipes",
+    "basins",
+    "transfer",
+    "coordinates",
+    "verdicts",
+    "past",
+    "next",
+    "flying",
+    "runs",
+)
 NOUNS = ("study", "created", "question", *LISTS, "cost", "repeat")
 
 
@@ -148,6 +161,7 @@ def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
         "differences": [figure([panel], 400, 300) for panel in differences],
         "optima": optima(study["basins"]),
         "slopes": [(check["recipe"], worst_slopes(check), len(check["modules"])) for check in study["coordinates"]],
+        "held": held(study["past"]),
         "ordered": ordered(study["runs"]),
         "counted": counted(study["runs"]),
         "style": style(),

@@ -12,6 +12,7 @@ from typing import Any
 
 from windtunnel.forecasts import Forecast, Interval
 from windtunnel.ladder import compact
+from windtunnel.report.record import past_forecasts
 from windtunnel.store import Store
 
 UNNAMED = "runs of no study"
@@ -55,6 +56,7 @@ def stored_data(store: Store, name: str) -> dict[str, Any]:
         "answer": [f"{len(rows)} runs and {len(forecasts)} forecasts are recorded.",
                    "This page is made from records alone; name the study's file to see bands, basins and verdicts."],
         "recipes": [_told(recipe, rows, forecasts) for recipe in recipes],
+        "past": past_forecasts(store),
         "runs": [run_of(row) for row in rows],
         "cost": cost_of(rows),
     }  # fmt: skip

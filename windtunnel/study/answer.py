@@ -15,6 +15,7 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, fit, score
+from windtunnel.notebook import card
 from windtunnel.places import Local
 from windtunnel.runs import Run, canonical
 from windtunnel.store import Store
@@ -62,6 +63,12 @@ class Result:
         if self.study.tuned_on is None:
             return {}
         return {name: {f: t.cost for f, t in found.items()} for name, found in self.transfers.items() if found}
+
+    def _repr_html_(self) -> str:
+        from windtunnel.study.words import caveat_lines
+
+        rows = [(line,) for line in self.lines()]
+        return card(f"Answer to {self.study.name}", caveats=caveat_lines(self), head=("answer",), rows=rows)
 
     def lines(self) -> list[str]:
         """The answer in lines: caveats are the forecast's own and come first."""

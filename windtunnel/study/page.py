@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from windtunnel.forecasts import Interval, difference
+from windtunnel.errors import InputError
+from windtunnel.forecasts import Interval, difference, next_runs
 from windtunnel.ladder import Target, compact
+from windtunnel.report.energy import kilowatt_hours
+from windtunnel.report.record import past_forecasts
 from windtunnel.runs import Run
 from windtunnel.study.words import caveat_lines, three_lines, truth_delta
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from windtunnel.study.answer import Result
 
 BAND_POINTS = 25
+ADVISED = 2  # recipes that are told what to run next: the base and the first idea
 
 
 def page_data(result: Result, *, command: str = "", study_file: str | None = None) -> dict[str, Any]:
@@ -36,6 +40,8 @@ def page_data(result: Result, *, command: str = "", study_file: str | None = Non
         "transfer": [t for name in result.transfers for t in _transfers(result, name)],
         "coordinates": [{"recipe": name} | dict(check) for name, check in result.coordinates.items()],
         "verdicts": [_verdict(result, name, bands["base"]) for name in result.verdicts],
+        "past": past_forecasts(result.store),
+        "next": [row for name in result.study.recipes() for row in _next(result, name)],
         "runs": _runs(result),
         "cost": _cost(result),
         "repeat": _repeat(result, command, study_file),
@@ -189,19 +195,38 @@ def _run(run: Run, name: str, stage: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _next(result: Result, name: str) -> list[dict[str, Any]]:
+    """What to train next for a recipe whose target waits, for what its ladder took; one recipe of many is enough."""
+    fit, named = result.fits.get(name), list(result.study.recipes())
+    if fit is None or result.targets.get(name) or named.index(name) >= ADVISED:
+        return []
+    rung = result.study.target.rung
+    size = None if rung is None else result.study.size(result.study.recipes()[name], rung)
+    try:
+        advice = next_runs(fit, result.study.target, sum(r.cost.spent for r in result.ladder[name]), size=size)
+    except InputError:
+        return []  # runs without a price
+    return [{"recipe": name, "place": each.place} | each.to_json() for each in advice]
+
+
 def _cost(result: Result) -> dict[str, Any]:
     ladder = {r.key: r for runs in result.ladder.values() for r in runs}
     tried = {r.key: r for runs in result.tried.values() for r in runs if r.key not in ladder}
     targets = {r.key: r for runs in result.targets.values() for r in runs}
     everything = ladder | tried | targets
     outcomes = [str(r.outcome) for r in everything.values()]
-    target = result.study.target_flops()
+    target, tuning = result.study.target_flops(), sum(r.cost.spent for r in tried.values())
     return {
         "ladder_flops": sum(r.cost.spent for r in ladder.values()),
-        "tuning_flops": sum(r.cost.spent for r in tried.values()),
+        "tuning_flops": tuning,
         "target_flops": target,
         "share_of_target": result.ladder_flops() / target if target else None,
         "seconds": sum(r.cost.seconds for r in everything.values()),
+        "kilowatt_hours": kilowatt_hours(
+            (r.cost.device, r.cost.threads, r.cost.processes, r.cost.seconds) for r in everything.values()
+        ),
+        "tuning_runs": len(tried),
+        "saved_flops": len(tried) * target - tuning if target and tried else None,
         "runs": len(everything),
         "finished": outcomes.count("finished"),
         "diverged": outcomes.count("diverged"),

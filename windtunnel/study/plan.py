@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from windtunnel.ladder import Rung, Size, compact
+from windtunnel.notebook import card, plain
 from windtunnel.recipe import Recipe
 from windtunnel.store import Store
 from windtunnel.study.question import Study
@@ -94,6 +95,18 @@ class Plan:
             "minutes": self.minutes, "speed_flops_per_second": self.speed, "speed_source": self.speed_source,
             "memory_bytes": self.memory_bytes,
         }  # fmt: skip
+
+    _repr_pretty_ = plain
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (r.stage, r.recipe, r.rung.width, r.rung.depth, compact(r.size.params), compact(r.rung.tokens), r.runs,
+             r.missing, f"{compact(r.flops)}FLOPs")
+            for r in self.rows
+        ]  # fmt: skip
+        says = str(self).splitlines()[-1]
+        head = ("stage", "recipe", "width", "depth", "params", "tokens", "runs", "missing", "to spend")
+        return card(f"Plan of {self.study}", says=says, head=head, rows=rows)
 
     def __str__(self) -> str:
         names = {"width": 6, "depth": 6, "params": 9, "tokens": 9, "batch": 7, "runs": 6, "missing": 9, "FLOPs": 9}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Ladder, Rung, Size, Target
+from windtunnel.notebook import card
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.store import Store
 from windtunnel.tune import Tuning
@@ -72,6 +73,17 @@ class Study:
             )
         self._check_tuned_on()
         self.recipes()
+
+    def _repr_html_(self) -> str:
+        judge, seeds = self.judged_by(), self.ladder.seeds
+        facts = {
+            "target": str(self.target),
+            "ladder": f"{len(self.ladder.rungs)} rungs, {seeds} seed(s) each",
+            "judge": f"{judge.tokens:,} held-out tokens",
+            "target is trained": f"yes, {self.target_seeds} seed(s)" if self.train_target else "no",
+        }
+        rows = [(name, _first_line(claim)) for name, claim in self.claims().items()]
+        return card(f"Study {self.name}", facts=facts, head=("recipe", "claim"), rows=rows)
 
     def recipes(self) -> dict[str, Recipe]:
         """'base' and each idea's name to its recipe."""
@@ -230,6 +242,10 @@ class Study:
         from windtunnel.study.answer import answer
 
         return answer(self, store)
+
+
+def _first_line(claim: str) -> str:
+    return claim.partition("\n")[0]
 
 
 def idea_name(idea: Idea) -> str:
