@@ -37,5 +37,5 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(READY_DEV): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,hf,figures,live,bridges,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,hf,bayes,figures,live,bridges,dev]'
 	@touch $@
