@@ -20,7 +20,7 @@ from windtunnel.forecasts.band import FIRST, SHARES, Past, final_loss, gathered,
 from windtunnel.forecasts.heading import Shapes, headings_of
 
 CHANCE = 0.02  # of beating the best, below which a run is stopped (guess)
-LEAST = 3  # finished runs before one is stopped: their curves say whether a late decay is to come (benchmarks/pruning.py)
+LEAST = 3  # finished runs before one is stopped: only their curves say whether a late decay is to come
 
 
 class ForecastPruner:
