@@ -21,7 +21,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not loaded_by("import windtunnel") & {"torch", "pandas", "matplotlib", "scipy", "sklearn"}
 
 
-@pytest.mark.parametrize("room", ["laws", "forecasts", "report", "store", "cli", "parts.data"])
+@pytest.mark.parametrize("room", ["laws", "forecasts", "report", "store", "cli", "bridge", "parts.data"])
 def test_a_room_of_evidence_does_not_load_torch(room):
     if importlib.util.find_spec(f"windtunnel.{room}") is None:
         pytest.skip(f"windtunnel.{room} is not written yet")
