@@ -1,0 +1,123 @@
+"""What the live view takes from the machine while fifty browsers look at a growing store for a minute.
+
+Fifty clients ask for a study's page every three seconds, as its script does, each with the tag it has; a run is
+recorded every two seconds, so pages change. Counted are the CPU seconds of the server's process (its share of a core is
+what a study beside it can lose, with two cores or one) and its resident memory early and late. A loaded machine makes
+answers late, not dear, so CPU time is told, not latency alone.
+
+    python -m benchmarks.live_view [--seconds 60] [--clients 50] [--runs 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.common import write
+from windtunnel.store import Store
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]  # the runs of the tests serve here
+
+EVERY = 3.0  # seconds between two looks of a client, as in report/live.js
+
+
+def measured(seconds: float, clients: int, runs: int) -> dict[str, float]:
+    """One minute of it: CPU share, memory, answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "store")
+        for seed in range(runs):
+            _add(store, seed)
+        command = [sys.executable, "-m", "windtunnel", "report", "--serve", "127.0.0.1:0", "--store", store.where]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+            assert server.stdout is not None
+            port = int(server.stdout.readline().rsplit(":", 1)[1].strip().rstrip("/"))
+            try:
+                return _watched(server.pid, port, store, seconds, clients, runs)
+            finally:
+                server.send_signal(signal.SIGINT)
+                server.wait(30)
+
+
+def _watched(pid: int, port: int, store: Store, seconds: float, clients: int, runs: int) -> dict[str, float]:
+    path, _ = _get(port, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)
+    tally, until = {200: 0, 304: 0, "slowest": 0.0}, time.monotonic() + seconds
+    threads = [threading.Thread(target=_client, args=(port, f"/study/{path.decode()}", until, n, clients, tally))
+               for n in range(clients)]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds / 4)
+    cpu, memory, began = _cpu(pid), _memory(pid), time.monotonic()
+    added = 0
+    while time.monotonic() < until - 1:
+        _add(store, runs + added)
+        added += 1
+        time.sleep(2)
+    spent, span, later = _cpu(pid) - cpu, time.monotonic() - began, _memory(pid)
+    for thread in threads:
+        thread.join()
+    return {
+        "clients": clients, "runs_at_first": runs, "runs_added": added, "seconds": span,
+        "server_share_of_one_core": spent / span, "memory_mib_after_a_quarter": memory, "memory_mib_at_the_end": later,
+        "answers": tally[200] + tally[304], "answers_with_a_page": tally[200], "slowest_answer_s": tally["slowest"],
+    }  # fmt: skip
+
+
+def _add(store: Store, seed: int) -> None:
+    from test_store import run
+
+    store.add(run(seed, labels={"study": "watched", "idea": "base", "stage": "ladder"}))
+
+
+def _client(port: int, path: str, until: float, number: int, clients: int, tally: dict) -> None:
+    tag = ""
+    time.sleep(EVERY * number / clients)
+    while time.monotonic() < until:
+        started = time.monotonic()
+        status, _, tag = _get(port, path, tag)
+        tally[status] += 1
+        tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
+        time.sleep(EVERY)
+
+
+def _get(port: int, path: str, tag: str) -> tuple[int, bytes, str]:
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    link.request("GET", path, headers={"If-None-Match": tag, "Accept-Encoding": "gzip" if tag else "identity"})
+    answer = link.getresponse()
+    found = answer.status, answer.read(), answer.getheader("etag") or ""
+    link.close()
+    return found
+
+
+def _cpu(pid: int) -> float:
+    """CPU seconds of a process, its own and the kernel's for it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=1000)
+    args = parser.parse_args()
+    found = measured(args.seconds, args.clients, args.runs)
+    print(json.dumps(found, indent=1))
+    write("live_view", found)
+
+
+if __name__ == "__main__":
+    main()
