@@ -28,6 +28,7 @@ from windtunnel.report import page as page_module
 from windtunnel.report.draw import draw, element, legend
 from windtunnel.report.marks import Axis, Band, Dots, FlatWhisker, Label, LevelRule, Line, Lost, Panel, Whisker
 from windtunnel.report.page import gaps, ordered, render, write
+from windtunnel.report.residual_figure import residual_panel
 from windtunnel.report.scales import scale, ticks
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -423,6 +424,18 @@ def test_study_without_runs_says_what_is_missing():
 @pytest.mark.parametrize("hole", [None, "empty"])
 def test_any_one_section_may_be_missing(section: str, hole: Any):
     Reader(render(example() | {section: ([] if section in page_module.LISTS else None) if hole else None}))
+
+
+def test_residuals_are_drawn_in_per_cent_and_named_where_the_dot_is():
+    recipe = example()["recipes"][0]
+    assert residual_panel(recipe) is None
+    rows = [{"flops": 1e12, "loss": 2.02, "expected": 2.0}, {"flops": 1e13, "loss": None, "expected": 1.9}]
+    panel = residual_panel(recipe | {"residuals": rows})
+    (dots,) = of_kind(panel, Dots)
+    assert [point[:2] for point in dots.points] == [(1e12, pytest.approx(1.0))] and "+1.00 %" in dots.points[0][2]
+    study = example()
+    study["recipes"][0]["residuals"] = rows
+    assert "over what the averaged laws expect" in Reader(render(study)).text
 
 
 def test_a_crossing_is_said_where_one_is_expected_and_else_nothing():

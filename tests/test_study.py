@@ -15,11 +15,14 @@ import tiny
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.here import Here
+from windtunnel.report.page import render
 from windtunnel.store import forecast_hash
 from windtunnel.study.answer import _shape
+from windtunnel.study.living import Living, flying
 from windtunnel.study.page import page_data
-from windtunnel.study.stages import Stages
+from windtunnel.study.stages import Ask, Stages
 from windtunnel.study.words import caveat_lines, three_lines
+from windtunnel.train import checkpoint
 
 
 class Noting:
@@ -250,6 +253,25 @@ def test_the_report_is_one_file_with_the_forecast_in_it(result, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
     assert f"{result.forecasts['base'].loss.median:.4g}" in words
     assert "sign_momentum" in words and "windtunnel run tiny.py" in words
+
+
+def test_the_live_page_of_a_study_is_that_of_its_report(study, result):
+    data = Living(study, result.store, "windtunnel run study.py", __file__)()
+    told = page_data(result, command="windtunnel run study.py", study_file=__file__)
+    assert data.pop("flying") == [] and {**data, "created": ""} == {**told, "created": ""}
+    assert render(data, live=True).count("<script>") == 2
+    assert [row["recipe"] for row in data["past"]] == list(study.recipes()) and data["next"] == []
+    assert data["cost"]["saved_flops"] > 0 and data["cost"]["kilowatt_hours"] > 0
+
+
+def test_what_is_in_flight_is_told_from_its_checkpoint(study, result, copied):
+    lost = result.ladder["base"][0]
+    shutil.rmtree(copied.path / "runs" / lost.key)
+    pack = Stages(study, copied).packed([Ask("base", "ladder", lost.spec)])
+    checkpoint.save(copied.flight(pack.key), 4, {}, {"members": [lost.key]})
+    (told,) = flying(Stages(study, copied))
+    assert (told["recipe"], told["runs"]) == ("base", 1)
+    assert told["done"] == 4 * pack.tokens_per_step() / lost.spec.rung.tokens
 
 
 def test_the_answer_is_plain_data_without_nan(result):

@@ -26,6 +26,7 @@ from windtunnel.report.difference_figure import difference_panel
 from windtunnel.report.draw import draw, element, legend
 from windtunnel.report.loss_figure import loss_panels
 from windtunnel.report.marks import Band, FlatWhisker, Label, LevelRule, Line, Lost, Panel, UprightRule, Whisker
+from windtunnel.report.residual_figure import residual_panel
 
 WIDTH, HEIGHT = 720, 440  # pixels of an SVG, and of a PNG at 100 a inch
 COLUMNS = ("mark", "name", "x", "y", "low", "high", "note")
@@ -38,6 +39,7 @@ def panels(data: Mapping[str, Any]) -> dict[str, Panel]:
     groups = {
         "loss": loss_panels(data.get("recipes") or []),
         "difference": [difference_panel(verdict) for verdict in data.get("verdicts") or []],
+        "residuals": [panel for recipe in data.get("recipes") or [] if (panel := residual_panel(recipe))],
         "basin": basin_panels(data.get("basins") or []),
         "coordinates": coordinate_panels(data.get("coordinates") or []),
     }

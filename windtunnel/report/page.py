@@ -29,6 +29,7 @@ from windtunnel.report.draw import draw, legend
 from windtunnel.report.loss_figure import level, loss_panels
 from windtunnel.report.marks import Panel
 from windtunnel.report.record import held
+from windtunnel.report.residual_figure import residual_panel
 
 LISTS = (
     "answer",
@@ -159,6 +160,7 @@ def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
         "basin_figure": figure(basins),
         "coordinate_figure": figure(coordinates),
         "differences": [figure([panel], 400, 300) for panel in differences],
+        "residuals": [figure([panel], 560, 230) if panel else None for panel in map(residual_panel, study["recipes"])],
         "optima": optima(study["basins"]),
         "slopes": [(check["recipe"], worst_slopes(check), len(check["modules"])) for check in study["coordinates"]],
         "held": held(study["past"]),

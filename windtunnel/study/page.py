@@ -12,6 +12,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval, difference, next_runs
 from windtunnel.ladder import Target, compact
+from windtunnel.laws.law import Sizes
 from windtunnel.report.energy import kilowatt_hours
 from windtunnel.report.record import past_forecasts
 from windtunnel.runs import Run
@@ -56,6 +57,7 @@ def _recipe(result: Result, name: str, band: list[dict[str, Any]]) -> dict[str, 
         "points": [_point(run) for run in result.ladder.get(name, ())],
         "truth": [_point(run) for run in result.targets.get(name, ())],
         "band": band,
+        "residuals": _residuals(result, name),
         "forecast": None if forecast is None else _forecast(result, name),
         "score": _score(scores[0]) if scores else None,
     }
@@ -114,6 +116,21 @@ def _band(result: Result, name: str) -> list[dict[str, Any]]:
         loss = fit.forecast(target, result.study.level).loss
         band.append(at | {"median": loss.median, "low": loss.low, "high": loss.high})
     return band
+
+
+def _residuals(result: Result, name: str) -> list[dict[str, Any]]:
+    """Each fitted run's loss and what the averaged laws expect at its size."""
+    fit = result.fits.get(name)
+    if fit is None or fit.observations.flops is None:
+        return []
+    o, expected = fit.observations, {}
+    for index, size in enumerate(o.size):
+        if size not in expected:
+            expected[size] = float(np.exp(fit.predict(Sizes.of(o, np.array([index])), noise=False).quantile(0.5)))
+    return [
+        {"flops": float(flops), "loss": float(loss), "expected": expected[size]}
+        for flops, loss, size in zip(fit.observations.flops, o.loss, o.size, strict=True)
+    ]
 
 
 def _basins(result: Result, name: str) -> list[dict[str, Any]]:
