@@ -175,7 +175,7 @@ def kept(store: Store, takes: float = 0.0) -> tuple[Pages, Counted, Clock, str]:
     clock = Clock()
     data = Counted(clock, takes)
     source = Source("counted", data)
-    return Pages(store, lambda: [source], clock), data, clock, source.id
+    return Pages(store, lambda: [source], clock, clock), data, clock, source.id
 
 
 def test_fifty_readers_cost_one_build(store: Store):
@@ -229,7 +229,7 @@ def test_a_damaged_record_is_said_in_the_page_and_does_not_end_the_server(store:
 
 def test_a_study_that_begins_later_joins_the_list(store: Store):
     clock = Clock()
-    pages = Pages(store, lambda: [Source(name, dict) for name in study_names(store)], clock)
+    pages = Pages(store, lambda: [Source(name, dict) for name in study_names(store)], clock, clock)
     assert b">second<" not in pages.index().text
     store.add(labelled(50, "second"))
     clock.now += LEAST_SECONDS
