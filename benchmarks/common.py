@@ -1,13 +1,20 @@
-"""What benchmarks share: the machine and versions in every result file, and writing it."""
+"""What benchmarks share: the machine and versions in every result file, writing it, and runs from a store."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from windtunnel.ladder import Rung
+    from windtunnel.recipe import Judge, Recipe
+    from windtunnel.runs import Run
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,6 +37,43 @@ def write(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine()} | result, indent=1) + "\n")
     return path
+
+
+def runs_of(
+    place: str, recipe: Recipe, rung: Rung, judge: Judge, asked: Sequence[tuple[float, int]],
+    *, base: Rung, study: str, stored: bool,
+) -> list[Run]:  # fmt: skip
+    """Runs of one rung by learning rate and seed from the store at `place`, trained if it lacks them; with `stored`,
+    only those that are there. Rates are those of the rung `base`."""
+    import torch
+
+    from windtunnel.runs import RunSpec
+    from windtunnel.store import Store
+    from windtunnel.train.loop import train
+    from windtunnel.train.pack import Pack
+
+    store, described, judged = Store(place), recipe.describe(), judge.describe()
+    specs = [
+        RunSpec(recipe=described, rung=rung, hyperparameters={"lr": lr}, seed=seed, judge=judged, base_rung=base)
+        for lr, seed in asked
+    ]
+    missing = tuple(spec for spec in specs if spec.key not in store)
+    if missing and not stored:
+        label = {"study": study, "idea": "", "stage": ""}
+        pack = Pack(recipe=recipe, specs=missing, judge=judge, labels=(label,) * len(missing))
+        for run in train(pack, device=torch.device("cpu")):
+            store.add(run)
+    return [store.get(spec.key) for spec in specs if spec.key in store]
+
+
+def train_or_tell(about: str | None) -> str:
+    """Which of its two acts a benchmark was asked for, train or told; on one thread."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("act", choices=("train", "told"))
+    torch.set_num_threads(1)
+    return str(parser.parse_args().act)
 
 
 def _cpu_info() -> list[str]:

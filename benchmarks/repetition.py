@@ -10,25 +10,21 @@ would compare repeated with fresh tokens at one width: the question is how the g
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import t as student
 
 import windtunnel as wt
-from benchmarks.common import write
+from benchmarks.common import runs_of, train_or_tell, write
 from windtunnel.laws import Chinchilla, EffectiveTokens, Overfitted, Sizes, fit_law
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.parts.transforms import Dropout
 from windtunnel.recipe import Judge, Recipe
-from windtunnel.runs import Run, RunSpec
-from windtunnel.train.loop import train
-from windtunnel.train.pack import Pack
+from windtunnel.runs import Run
 
 STORE = os.environ.get("WINDTUNNEL_REPETITION", "runs/repetition")
 CONTEXT, BATCH, SEEDS = 64, 4, (0, 1, 2)
@@ -38,7 +34,6 @@ CELLS = ((FEW, 20_000), (FEW, 80_000), (FEW, TOTAL), (MORE, MORE), (MORE, TOTAL)
 RATES = tuple(2.0**k for k in range(-9, -3))
 TUNING_SEED = 900
 DROPPED = (0.1, 0.2)
-CPU = torch.device("cpu")
 
 
 def recipe(rate: float = 0.0) -> Recipe:
@@ -56,19 +51,9 @@ def rung(width: int, unique: int, tokens: int) -> wt.Rung:
 
 def runs(arm: Recipe, size: wt.Rung, asked: Sequence[tuple[float, int]], *, stored: bool = False) -> list[Run]:
     """Runs by learning rate and seed, trained if the store lacks them; with `stored`, only those that are there."""
-    store, judge = wt.Store(STORE), Judge(data=arm.data, tokens=65_536, evaluations=4)
-    described, judged, base = arm.describe(), judge.describe(), rung(16, TOTAL, TOTAL)
-    specs = [
-        RunSpec(recipe=described, rung=size, hyperparameters={"lr": lr}, seed=seed, judge=judged, base_rung=base)
-        for lr, seed in asked
-    ]
-    missing = tuple(spec for spec in specs if spec.key not in store)
-    if missing and not stored:
-        label = {"study": "repetition", "idea": "", "stage": ""}
-        pack = Pack(recipe=arm, specs=missing, judge=judge, labels=(label,) * len(missing))
-        for run in train(pack, device=CPU):
-            store.add(run)
-    return [store.get(spec.key) for spec in specs if spec.key in store]
+    judge = Judge(data=arm.data, tokens=65_536, evaluations=4)
+    base = rung(16, TOTAL, TOTAL)
+    return runs_of(STORE, arm, size, judge, asked, base=base, study="repetition", stored=stored)
 
 
 def best_rate(*, stored: bool = False) -> float:
@@ -166,11 +151,7 @@ def _of(found: Sequence[Run], widths: Sequence[int]) -> list[Run]:
 
 def main() -> None:
     """Train what the store lacks, or tell what it has."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("act", choices=("train", "told"))
-    act = parser.parse_args().act
-    torch.set_num_threads(1)
-    if act == "told":
+    if train_or_tell(__doc__) == "told":
         print(write("repetition", told()))
         return
     print(f"learning rate {best_rate():.3g}", flush=True)

@@ -11,16 +11,14 @@ the sigmoid to the judge's loss; prompts are chance and only add to it.
 
 from __future__ import annotations
 
-import argparse
 import os
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import optimize
 
 import windtunnel as wt
-from benchmarks.common import write
+from benchmarks.common import runs_of, train_or_tell, write
 from windtunnel.laws import fit_task
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.data.tasks import KINDS
@@ -28,9 +26,7 @@ from windtunnel.parts.objectives import OnAnswers
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.parts.probes import Answers
 from windtunnel.recipe import Judge, Recipe
-from windtunnel.runs import Run, RunSpec
-from windtunnel.train.loop import train
-from windtunnel.train.pack import Pack
+from windtunnel.runs import Run
 
 STORE = os.environ.get("WINDTUNNEL_TASKS", "runs/tasks")
 SEEDS, BATCH = (0, 1, 2), 32
@@ -58,20 +54,8 @@ def rung(width: int) -> wt.Rung:
 
 def runs(width: int, asked: list[tuple[float, int]], *, stored: bool = False) -> list[Run]:
     """Runs by learning rate and seed, trained if the store lacks them; with `stored`, only those that are there."""
-    store, arm = wt.Store(STORE), recipe()
     judge = Judge(data=DATA, tokens=2048 * DATA.shape().tokens_per_example, evaluations=1, probes=(Answers(),))
-    described, judged, base = arm.describe(), judge.describe(), rung(16)
-    specs = [
-        RunSpec(recipe=described, rung=rung(width), hyperparameters={"lr": lr}, seed=seed, judge=judged, base_rung=base)
-        for lr, seed in asked
-    ]
-    missing = tuple(spec for spec in specs if spec.key not in store)
-    if missing and not stored:
-        label = {"study": "tasks", "idea": "", "stage": ""}
-        pack = Pack(recipe=arm, specs=missing, judge=judge, labels=(label,) * len(missing))
-        for run in train(pack, device=torch.device("cpu")):
-            store.add(run)
-    return [store.get(spec.key) for spec in specs if spec.key in store]
+    return runs_of(STORE, recipe(), rung(width), judge, asked, base=rung(16), study="tasks", stored=stored)
 
 
 def best_rate(*, stored: bool = False) -> float:
@@ -138,11 +122,7 @@ def logistic(x: np.ndarray, y: np.ndarray) -> Any:
 
 def main() -> None:
     """Train what the store lacks, or tell what it has."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("act", choices=("train", "told"))
-    act = parser.parse_args().act
-    torch.set_num_threads(1)
-    if act == "told":
+    if train_or_tell(__doc__) == "told":
         print(write("tasks", told()))
         return
     print(f"learning rate {best_rate():.3g}", flush=True)

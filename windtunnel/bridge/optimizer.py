@@ -23,7 +23,7 @@ from windtunnel.recipe import Site, Tuned
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.initial import warn_of_other_values
 from windtunnel.scaling.table import geometry_of
-from windtunnel.train.pack import groups_of, is_rate, numbers_of
+from windtunnel.train.pack import groups_of, is_rate, numbers_of, scaled
 
 Work = list[tuple[View, Tree, Site, Tree]]  # a tensor that has a gradient, its state, its site, its numbers
 
@@ -214,9 +214,7 @@ def _check_shapes(held: Mapping[str, nn.Parameter], scales: Adopted) -> None:
 
 def _scaled(numbers: Mapping[str, float], scale: Any) -> dict[str, float]:
     """A group's numbers, scaled as the engine does; `peak_lr` is what `lr` was before any schedule."""
-    factors = {"eps": scale.eps, "weight_decay": scale.decay}
-    factors |= {name: scale.lr for name in numbers if is_rate(name)}
-    found = {name: value * factors.get(name, 1.0) for name, value in numbers.items()}
+    found = scaled(numbers, scale)
     return found | {"lr_mult": scale.lr, "peak_lr": found["lr"]}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from windtunnel.forecasts import Forecast, Interval
+from windtunnel.forecasts import Forecast
 from windtunnel.ladder import compact
 from windtunnel.report.record import past_forecasts
 from windtunnel.store import Store
@@ -96,7 +96,7 @@ def forecast_of(sealed: Mapping[str, Any]) -> dict[str, Any]:
     told = Forecast.from_json(sealed)
     return {
         "target": dict(told.target),
-        "loss": _interval(told.loss),
+        "loss": told.loss.to_json(),
         "intervals": [{"level": i.level, "low": i.low, "high": i.high} for i in told.intervals],
         "laws": [{"name": law, "weight": weight} for law, weight in told.laws.items()],
         "caveats": list(told.caveats),
@@ -107,7 +107,7 @@ def forecast_of(sealed: Mapping[str, Any]) -> dict[str, Any]:
             for h in told.backtest.hidden
         ],
         "created": sealed["created"], "hash": sealed["hash"], "key": told.key,
-        "hyperparameters": {f: _interval(i) for f, i in told.hyperparameters.items()},
+        "hyperparameters": {f: i.to_json() for f, i in told.hyperparameters.items()},
     }  # fmt: skip
 
 
@@ -128,10 +128,6 @@ def _told(recipe: str, rows: Sequence[Mapping[str, Any]], forecasts: Sequence[Ma
 def _point(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("key", "params", "flops", "tokens", "width", "depth", "seed", "loss", "outcome")
     return {name: row[name] for name in names}
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"median": interval.median, "low": interval.low, "high": interval.high, "level": interval.level}
 
 
 def _study(row: Mapping[str, Any]) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts import Interval, difference, next_runs
-from windtunnel.ladder import Target, compact
+from windtunnel.forecasts import difference, next_runs
+from windtunnel.ladder import Target
 from windtunnel.laws.law import Sizes
 from windtunnel.report.energy import kilowatt_hours
 from windtunnel.report.record import past_forecasts
+from windtunnel.report.stored import forecast_of
 from windtunnel.runs import Run
 from windtunnel.study.words import caveat_lines, three_lines, truth_delta
 
@@ -73,23 +74,8 @@ def _point(run: Run) -> dict[str, Any]:
 
 
 def _forecast(result: Result, name: str) -> dict[str, Any]:
-    forecast = result.forecasts[name]
-    sealed = next(f for f in result.store.forecasts() if f["key"] == forecast.key)
-    return {
-        "target": dict(forecast.target),
-        "loss": _interval(forecast.loss),
-        "intervals": [{"level": i.level, "low": i.low, "high": i.high} for i in forecast.intervals],
-        "laws": [{"name": law, "weight": weight} for law, weight in forecast.laws.items()],
-        "caveats": list(forecast.caveats),
-        "reliable": forecast.reliable,
-        "backtest": [
-            {"hidden": f"{compact(h.size)} from the {h.kept} rungs below", "predicted": h.predicted.median,
-             "low": h.predicted.low, "high": h.predicted.high, "truth": h.truth, "held": h.held}
-            for h in forecast.backtest.hidden
-        ],
-        "created": sealed["created"], "hash": sealed["hash"], "key": forecast.key,
-        "hyperparameters": {f: _interval(i) for f, i in forecast.hyperparameters.items()},
-    }  # fmt: skip
+    key = result.forecasts[name].key
+    return forecast_of(next(sealed for sealed in result.store.forecasts() if sealed["key"] == key))
 
 
 def _score(score: Any) -> dict[str, Any]:
@@ -147,7 +133,7 @@ def _basins(result: Result, name: str) -> list[dict[str, Any]]:
                 for t in b.tried
             ],
             "fit": [{"value": value, "loss": loss} for value, loss in b.curve()],
-            "optimum": _interval(b.optimum),
+            "optimum": b.optimum.to_json(),
         }
         for stage, width, b in found
     ]  # fmt: skip
@@ -157,7 +143,7 @@ def _transfers(result: Result, name: str) -> list[dict[str, Any]]:
     return [
         {
             "recipe": name, "hyperparameter": t.field, "from_width": t.from_width, "to_width": t.to_width,
-            "moved_log2": _interval(t.moved), "cost_relative": _interval(t.cost), "transfers": t.transfers,
+            "moved_log2": t.moved.to_json(), "cost_relative": t.cost.to_json(), "transfers": t.transfers,
             "sentence": f"{name}: {t}",
         }
         for t in result.transfers[name].values()
@@ -174,8 +160,8 @@ def _verdict(result: Result, name: str, band: list[dict[str, Any]]) -> dict[str,
             point = _point(run)
             pairs.append({k: point[k] for k in ("params", "flops", "seed")} | {"delta": run.loss - there.loss})
     return {
-        "idea": name, "verdict": verdict.verdict, "delta": _interval(verdict.delta),
-        "multiplier": _interval(verdict.compute_multiplier), "probability_better": verdict.probability_better,
+        "idea": name, "verdict": verdict.verdict, "delta": verdict.delta.to_json(),
+        "multiplier": verdict.compute_multiplier.to_json(), "probability_better": verdict.probability_better,
         "crossing": verdict.crossing_words(), "n": verdict.pairs, "caveats": list(verdict.caveats), "pairs": pairs,
         "band": _difference_band(result, name, band),
         "truth_delta": truth_delta(result, name),
@@ -261,7 +247,3 @@ def _repeat(result: Result, command: str, file: str | None) -> dict[str, Any]:
         "store": result.store.where,
         "data_fingerprint": result.study.base.data.fingerprint(),
     }
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"median": interval.median, "low": interval.low, "high": interval.high, "level": interval.level}

@@ -114,7 +114,7 @@ class Engine:
         factors = {m: multiplier(self.pack, m, state.step, self.tokens_per_step) for m in state.alive}
         if any(len(row) > 1 for row in state.rows) and state.regroup(*parted(state.rows, factors), self.groups):
             self._choose(state)
-        seeds = [self.pack.specs[row[0]].seed for row in state.rows]
+        seeds = self._seeds(state)
         at, size = self.first_step + state.step, self.rung.batch or 1
         inputs, targets = pack_batch(self.data, seeds, at, size, self.device)
         indices = self.visits.places(seeds, at, self.device) if state.memory else None
@@ -138,17 +138,21 @@ class Engine:
         """What the objective and the network are given at this step, of examples at these places of its memory."""
         done = [state.step / self.steps_of[row[0]] for row in state.rows]
         share = torch.tensor(done, dtype=torch.float32, device=self.device)
-        seeds, at = [self.pack.specs[row[0]].seed for row in state.rows], self.first_step + state.step
-        told = drawn(self.pack.recipe, self.data, seeds, at, self.rung.batch or 1, self.device) | self._heard(
-            state, share
-        )
-        return given_of(self.needs, state.start, state.memory, indices, share) | told
+        told = given_of(self.needs, state.start, state.memory, indices, share) | self._heard(state, share)
+        if "indices" in self.needs:
+            at, size = self.first_step + state.step, self.rung.batch or 1
+            told |= {"indices": drawn(self.pack.recipe, self.data, self._seeds(state), at, size, self.device)}
+        return told
+
+    def _seeds(self, state: State) -> list[int]:
+        """Of each row."""
+        return [self.pack.specs[row[0]].seed for row in state.rows]
 
     def _heard(self, state: State, done: Tensor) -> Given:
         if not self.listening:
             return {}
-        seeds, at = [self.pack.specs[row[0]].seed for row in state.rows], self.first_step + state.step
-        noise = [noise_of(seed, self.stretch, at) for seed in seeds]
+        at = self.first_step + state.step
+        noise = [noise_of(seed, self.stretch, at) for seed in self._seeds(state)]
         told = {"done": done, "noise": torch.tensor(noise, dtype=OF_NETWORKS["noise"], device=self.device)}
         return {"network": {name: told[need] for name, need in self.listening.items()}}
 

@@ -82,19 +82,15 @@ def noise_of(seed: int, stretch: int, step: int) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def drawn(
-    recipe: Recipe, data: Any, seeds: Sequence[int], step: int, size: int, device: torch.device
-) -> dict[str, Tensor]:
-    """The numbers of a step's examples, (rows, batch), where the objective needs them."""
-    if "indices" not in needs_of(recipe.objective):
-        return {}
+def drawn(recipe: Recipe, data: Any, seeds: Sequence[int], step: int, size: int, device: torch.device) -> Tensor:
+    """The numbers of a step's examples, (rows, batch), for an objective that needs them."""
     if not hasattr(data, "indices"):
         raise InputError(
             f"{type(recipe.objective).__name__} needs the numbers of its examples, which the data plan "
             f"{type(data).__name__} does not say; give it indices(seed, step, size)."
         )
     found = {seed: data.indices(seed=seed, step=step, size=size) for seed in dict.fromkeys(seeds)}
-    return {"indices": torch.from_numpy(np.stack([found[seed] for seed in seeds])).to(device)}
+    return torch.from_numpy(np.stack([found[seed] for seed in seeds])).to(device)
 
 
 class Visits:

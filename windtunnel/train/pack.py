@@ -211,7 +211,7 @@ def stacked_hyperparameters(
     With what the optimizer says of single tensors (`numbers`), for the member's seed and the stretch of its training.
     """
     numbers = [numbers_of(optimizer) for optimizer in optimizers]
-    found = [_scaled(group, numbers, device) for group in groups]
+    found = [_stacked(group, numbers, device) for group in groups]
     if not optimizers or not hasattr(optimizers[0], "numbers"):
         return found
     sites = {name: group.site for group in groups for name in group.names}
@@ -229,13 +229,17 @@ def _own(group: Group, own: Sequence[Mapping[str, Mapping[str, float]]], device:
     }
 
 
-def _scaled(group: Group, numbers: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:
-    factors = {"eps": group.scale.eps, "weight_decay": group.scale.decay}
-    factors |= {name: group.scale.lr for name in numbers[0] if is_rate(name)}
-    repeated = len(group.names)
+def scaled(numbers: Mapping[str, float], scale: Scale) -> dict[str, float]:
+    """An optimizer's numbers as the table has them at tensors of this scale; rates not scheduled yet."""
+    factors = {"eps": scale.eps, "weight_decay": scale.decay} | {n: scale.lr for n in numbers if is_rate(n)}
+    return {name: value * factors.get(name, 1.0) for name, value in numbers.items()}
+
+
+def _stacked(group: Group, numbers: Sequence[Mapping[str, float]], device: torch.device) -> dict[str, Tensor]:
+    members, repeated = [scaled(member, group.scale) for member in numbers], len(group.names)
     return {
         name: torch.tensor(
-            [member[name] * factors.get(name, 1.0) for member in numbers for _ in range(repeated)],
+            [member[name] for member in members for _ in range(repeated)],
             dtype=torch.float64,  # a tensor without axes never promotes the weights it multiplies
             device=device,
         )

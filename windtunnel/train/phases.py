@@ -17,14 +17,14 @@ from torch import Tensor
 
 from windtunnel.errors import InputError
 from windtunnel.places import Place
-from windtunnel.recipe import Weights
+from windtunnel.recipe import Judge, Weights
 from windtunnel.runs import Run
 from windtunnel.train import checkpoint
 from windtunnel.train.engine import Engine
 from windtunnel.train.loop import Progress, Report, cost_of, to_end
 from windtunnel.train.pack import Pack
 from windtunnel.train.pieces import Piece, read, write
-from windtunnel.train.rounds import Item, Trail, asked, end, groups, judge_of, record, searches
+from windtunnel.train.rounds import Item, Trail, asked, end, groups, record, searches
 from windtunnel.train.saving import Saving
 from windtunnel.train.state import State
 from windtunnel.train.stretches import by_horizon, pack_of, stretches_of
@@ -69,13 +69,15 @@ def train_phases(pack: Pack, how: How) -> list[Run]:
 
 
 def _train(pack: Pack, how: How) -> list[Run]:
-    planned = [(stretch, _steps(sub)) for stretch, sub in stretches_of(pack)]
+    planned = stretches_of(pack)
     trails, number, done = [Trail() for _ in pack.specs], 0, 0
     forks = searches(pack) or any(stretch.fork for stretch, _ in planned)
     while items := asked(pack, [stretch for stretch, _ in planned], trails, number):
+        # any stretch of a search may be the one that is chosen, so each is judged, once, at its end
+        judge = replace(pack.judge, evaluations=1) if searches(pack) else planned[number][1].judge
         for index, (first, group) in enumerate(groups(pack, items, trails, how.packed)):
-            part = _part(pack, group, number, index, first)
-            whole = done + _left(part, sum(count for _, count in planned), trails)
+            part = _part(pack, group, number, index, first, judge)
+            whole = done + _left(part, sum(_steps(sub) for _, sub in planned), trails)
             told = replace(how, report=_further(how.report, pack.key, done, whole, trails))
             pieces = _trained(part, told, trails, forks)
             end(group, pieces, part.pack, part.first_step, trails)
@@ -84,8 +86,8 @@ def _train(pack: Pack, how: How) -> list[Run]:
     return [record(pack, member, trail) for member, trail in enumerate(trails)]
 
 
-def _part(pack: Pack, items: Sequence[Item], number: int, index: int, first: int) -> Part:
-    sub = pack_of(pack, items, judge_of(pack, items))
+def _part(pack: Pack, items: Sequence[Item], number: int, index: int, first: int, judge: Judge) -> Part:
+    sub = pack_of(pack, items, judge)
     name, keys = f"stretch-{sub.rung.tokens}-{number}", [pack.specs[member].key for member, _ in items]
     if searches(pack):
         name = f"{name}-{index}"

@@ -40,13 +40,12 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A stretch that has ended: what was asked, what came of it, its tokens a step and its place in its data."""
+    """A stretch that has ended: what was asked, what came of it, its tokens a step and where in its data it ended."""
 
     stretch: Stretch
     piece: Piece
     tokens_per_step: int
     data: str  # fingerprint
-    first_step: int
     next_example: int
 
     def told(self) -> Told:

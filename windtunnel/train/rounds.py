@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.recipe import Judge, Stretch, Weights
+from windtunnel.recipe import Stretch, Weights
 from windtunnel.runs import Run
 from windtunnel.train.pack import Pack
 from windtunnel.train.pieces import Ended, Piece, joined
@@ -100,22 +100,13 @@ def _first_step(item: Item, trails: Sequence[Trail]) -> int:
     return -(-examples // (stretch.recipe.settled(stretch.rung).batch or 1))
 
 
-def judge_of(pack: Pack, group: Sequence[Item]) -> Judge:
-    """The judge of a round: its probes are asked of what may be the result."""
-    if searches(pack):  # any of its stretches may be the one that is chosen; each is judged once, at its end
-        return replace(pack.judge, evaluations=1)
-    last = pack.recipe.phases.stretches(replace(pack.recipe, phases=None), pack.rung)[-1].name
-    return pack.judge if group[0][1].name == last else replace(pack.judge, probes=())
-
-
 def end(group: Sequence[Item], pieces: Sequence[Piece], sub: Pack, first: int, trails: Sequence[Trail]) -> None:
     """Note what came of a group of stretches."""
     data, size = sub.recipe.data_at(sub.rung).fingerprint(), sub.rung.batch or 1
     after = (first + -(-sub.rung.tokens // sub.tokens_per_step())) * size
     for (member, stretch), piece in zip(group, pieces, strict=True):
         trails[member].ended.append(Ended(
-            stretch=stretch, piece=piece, tokens_per_step=sub.tokens_per_step(), data=data, first_step=first,
-            next_example=after,
+            stretch=stretch, piece=piece, tokens_per_step=sub.tokens_per_step(), data=data, next_example=after,
         ))  # fmt: skip
         trails[member].seen[data] = max(trails[member].seen.get(data, 0), after)
 

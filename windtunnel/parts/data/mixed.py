@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.parts.data.order import check_alike
 from windtunnel.recipe import DataShape
 
 
@@ -34,12 +35,7 @@ class Mixed:
                 f"mixed was given {len(self.plans)} plans and weights {self.weights}; give one weight for each plan, "
                 f"none negative, with the sum 1."
             )
-        shapes = {(p.shape().classes, p.shape().tokens_per_example, p.shape().example_shape) for p in self.plans}
-        if len(shapes) > 1:
-            raise InputError(
-                f"The plans have different vocabularies or contexts, {sorted(shapes)}; one model reads them all, so "
-                f"give them the same tokenizer and context."
-            )
+        check_alike(self.plans)
 
     @property
     def repeat(self) -> bool:

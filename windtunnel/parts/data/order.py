@@ -9,6 +9,7 @@ Arbitrary Finite Domains, 2002) needs neither.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,16 @@ def check_length(data: DataPlan, tokens: float) -> None:
         f"Repeated tokens are worth less than new ones; allow them with repeat=True, give more text, or ask for at "
         f"most {unique:,} tokens."
     )
+
+
+def check_alike(plans: Sequence[DataPlan]) -> None:
+    """Raise InputError if data plans that one model is to read differ in vocabulary or context."""
+    shapes = {(p.shape().classes, p.shape().tokens_per_example, p.shape().example_shape) for p in plans}
+    if len(shapes) > 1:
+        raise InputError(
+            f"The plans have different vocabularies or contexts, {sorted(shapes)}; one model reads them all, so "
+            f"give them the same tokenizer and context."
+        )
 
 
 def check_first_pass(data: Any, *, count: int, step: int, size: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.parts.data.order import check_alike
 from windtunnel.recipe import DataShape
 
 
@@ -34,12 +35,7 @@ class Successive:
                 f"successive was given {len(self.plans)} plans, tokens={self.tokens} and replay={self.replay}; give "
                 f"two plans or more, the tokens of every stage but the last, and replay as a share in [0, 1)."
             )
-        shapes = {(p.shape().classes, p.shape().example_shape) for p in self.plans}
-        if len(shapes) > 1:
-            raise InputError(
-                f"The plans have different vocabularies or contexts, {sorted(shapes)}; one model reads them all, so "
-                f"give them the same tokenizer and context."
-            )
+        check_alike(self.plans)
         for number, (plan, tokens) in enumerate(zip(self.plans, self.tokens, strict=False), 1):
             if tokens > plan.shape().train_tokens and not plan.repeat:
                 raise InputError(
