@@ -44,6 +44,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "study": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "bridge": (*GROUND, *EVIDENCE, *MAKING, "tune"),
     "searches": (*GROUND, *EVIDENCE, *MAKING, "tune"),
+    "meta": (*GROUND, *MAKING),
     "conformance": (*GROUND, *MAKING, "tune"),
 }
 BELOW["cli"] = (*BELOW, "public")

@@ -107,7 +107,8 @@ class Optimizer(Protocol):
     `numbers(tensors: name to Site, seed, stretch) -> name to numbers`, constants of single tensors, by name, in `hp`;
     `totals(grad, state, param, hp, site) -> dict of scalars`, summed over all tensors of the network, in `hp` of the
     next two; `look_ahead(grad, state, param, hp, site) -> shift`: the gradient that `update` gets is taken at the
-    weights shifted by it (say `cost = 2`); `readout(param, state, site) -> param`, the weights that are judged.
+    weights shifted by it (say `cost = 2`); `readout(param, state, site) -> param`, the weights that are judged;
+    `suits(parametrization)` raises InputError for a rule under which its steps would not have the size they should.
     """
 
     geometry: Any

@@ -23,7 +23,7 @@ from windtunnel.scaling.normed import ROLE as MAGNITUDE
 from windtunnel.scaling.rules.depth import complete_p
 from windtunnel.scaling.sites import Roles
 from windtunnel.scaling.sizes import Size, scale_table
-from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
+from windtunnel.scaling.table import Scale, ScaleTable, check_suits, geometry_of
 from windtunnel.scaling.words import told
 from windtunnel.scaling.wrapped import flattened, modules, parameters, unwrapped
 
@@ -218,11 +218,14 @@ def adopt(
         )
     if isinstance(rule, type):
         raise InputError(f"rule is the class {rule.__name__}; give an object of it, {rule.__name__}().")
+    own: Parametrization | None = getattr(optimizer, "parametrization", None)
+    chosen = rule or own or complete_p()
+    check_suits(optimizer, chosen)
     table = scale_table(
         build,
         target,
         base,
-        rule or complete_p(),
+        chosen,
         declared_geometry(optimizer),
         roles=roles,
         branches=branches,

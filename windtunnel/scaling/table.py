@@ -159,6 +159,12 @@ def geometry_of(optimizer: Any) -> Callable[[Any], Any]:
     return declared if callable(declared) else lambda site: str(declared)
 
 
+def check_suits(optimizer: Any, rule: Parametrization) -> None:
+    """InputError where an optimizer that was made under one rule (a learned one) is given another."""
+    if hasattr(optimizer, "suits"):
+        optimizer.suits(rule)
+
+
 @dataclass(frozen=True)
 class _TimesInput:
     """A hook: the input, not the output, for a readout's bias has no multiplier."""

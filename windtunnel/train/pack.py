@@ -24,7 +24,7 @@ from windtunnel.ladder import Rung, Size
 from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.sizes import scale_table
-from windtunnel.scaling.table import Scale, ScaleTable, geometry_of
+from windtunnel.scaling.table import Scale, ScaleTable, check_suits, geometry_of
 from windtunnel.train.rows import trained_tokens
 from windtunnel.train.stretches import trained_tokens_of, training_flops_of
 
@@ -135,6 +135,7 @@ def build_model(recipe: Recipe, rung: Rung) -> nn.Module:
 
 def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
     """The scale table of a recipe at a rung relative to the base rung."""
+    check_suits(recipe.optimizer, recipe.parametrization)
     return scale_table(
         lambda r: build_model(recipe, r), rung, base, recipe.parametrization, geometry_of(recipe.optimizer),
         roles=recipe.roles(),

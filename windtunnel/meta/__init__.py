@@ -1,0 +1,1 @@
+"""Meta-training of learned optimizers: particles in packs, evolution strategies, exact resume (public as wt.meta)."""

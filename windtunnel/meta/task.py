@@ -1,0 +1,129 @@
+"""What a learned optimizer is trained on: a recipe without its optimizer, at one size.
+
+A newcomer would write tasks apart from the rest; here any model, data plan, objective and parametrization that can be
+studied can be meta-trained on, and the particles are a pack. Examples come from the data plan and are drawn anew for
+every truncation: which ones is a function of the pair's seed and the truncation's number, so a resumed run needs no
+cursor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Rung
+from windtunnel.recipe import Recipe
+from windtunnel.scaling.table import ScaleTable
+from windtunnel.train.pack import Group, build_model, check_buffers, groups_of, table_of
+from windtunnel.train.steps import gradient
+
+POOL = 8192  # examples that are drawn from
+CAP = 1.5  # the loss of one batch counts for at most so many times that of a uniform guess (LAgg, Celo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One inner problem. The recipe's optimizer only has to say its geometry; `rung` has its batch settled.
+
+    `base` is another width of the same model, by which its sides are told apart. `rescaled` > 1 multiplies every weight
+    of a particle by a factor from exp(uniform(-log, log)) for the network to undo (Celo2's augmentation: the loss stays
+    as it is, sizes of weights and gradients do not).
+    """
+
+    name: str
+    recipe: Recipe
+    rung: Rung
+    base: Rung
+    rescaled: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.recipe.phases is not None or self.recipe.tuned_fields().keys() - {"lr", "others_lr"}:
+            raise InputError(f"The task {self.name!r} leaves fields open or has phases; give a plain, filled recipe.")
+        if self.rescaled < 1:
+            raise InputError(
+                f"The task {self.name!r} has rescaled={self.rescaled}; give 1 (off) or more, such as 1000."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: what two tasks must have in common to be the same."""
+        held = {n: v for n, v in self.recipe.describe().items() if n not in ("optimizer", "schedule")}
+        return {"name": self.name, "recipe": held, "rung": str(self.rung), "rescaled": self.rescaled}
+
+    @cached_property
+    def batch(self) -> int:
+        """Examples a step."""
+        return self.recipe.settled(self.rung).batch or 1
+
+    @cached_property
+    def cap(self) -> float:
+        """The largest loss that counts, in nats per token."""
+        return CAP * math.log(self.recipe.data.shape().classes)
+
+
+@dataclass
+class Inner:
+    """A task built: groups of equal tensors, the gradient of a pack of particles, and examples to draw from."""
+
+    task: Task
+    device: torch.device
+    table: ScaleTable = field(init=False)
+    groups: list[Group] = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe = self.task.recipe
+        self._model = build_model(recipe, self.task.rung).to(self.device)
+        check_buffers(self._model)
+        self.table = table_of(recipe, self.task.rung, self.task.base)
+        self.table.attach(self._model)
+        self.groups = groups_of(self.table)
+        self._recorded: dict[tuple[int, ...], Any] = {}
+
+    @cached_property
+    def pool(self) -> tuple[Tensor, Tensor]:
+        """Training examples, all or POOL of them, on the device."""
+        shape = self.task.recipe.data.shape()
+        there = max(1, int(shape.train_tokens // shape.tokens_per_example))
+        inputs, targets = self.task.recipe.data.batch(seed=0, step=0, size=min(there, POOL))
+        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+
+    def batches(self, seeds: Sequence[int], truncation: int, length: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a whole truncation, (length, seeds, batch, ...); a function of seeds and number."""
+        inputs, targets = self.pool
+        size = (length, self.task.batch)
+        drawn = [torch.randint(len(inputs), size, generator=generator_of("batches", s, truncation)) for s in seeds]
+        chosen = torch.stack(drawn, dim=1).to(self.device)
+        return inputs[chosen], targets[chosen]
+
+    def gradient(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
+        """(gradients, losses of the particles); recorded as a flat graph the first time, and compiled where asked."""
+        shape = tuple(inputs.shape)
+        if shape not in self._recorded:
+            self._recorded[shape] = self._record(params, inputs, targets, compile)
+        with torch.no_grad():  # the backward pass is part of the graph
+            return self._recorded[shape](params, inputs, targets)
+
+    def _record(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        packed = gradient(self._model, self.groups, self.task.recipe.objective, packed=True)
+
+        def plain(params: list[Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            return packed(params, inputs, targets)[:2]
+
+        with torch.enable_grad():
+            graph = make_fx(plain)(params, inputs, targets)
+        return torch.compile(graph, dynamic=False) if compile else graph
+
+
+def generator_of(*what: int | str) -> torch.Generator:
+    """A generator that depends on these words and numbers alone."""
+    digest = hashlib.sha256(":".join(map(str, what)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,190 @@
+"""Particles: copies of a task, trained by slightly different learned optimizers, in pairs, a truncation at a time.
+
+A pair has the same initial values, batches and horizon; one member is trained by the weights plus a draw, the other by
+the weights minus it. All pairs of a task are one pack. A newcomer would start every particle at step 0; pairs start
+staggered, so that at any time all parts of a training are seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from windtunnel.meta.task import Inner, generator_of
+from windtunnel.parts.learned import native, network
+from windtunnel.parts.learned.features import (
+    Features,
+    Moments,
+    first_moments,
+    layout_of,
+    seen,
+    unseen,
+)
+from windtunnel.train.pack import Group, initial_params
+
+Theta = dict[str, Tensor]  # a leading axis of particles; the network's tensors and "decays" (particles, 7)
+# Decays before training: momenta, second moment, factored (2203.11860). What is trained is an offset o of each, so that
+# b = 1 - (1 - b0) exp(10 o).
+DECAYS = (0.9, 0.99, 0.999, 0.999, 0.9, 0.99, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizons:
+    """How long a particle is trained: log-uniform from `low` to `high` steps, its steps scaled by `schedule`.
+
+    "cosine" lets them fall to zero over the particle's own horizon, "constant" not. `staggered` is how many steps a
+    pair may be ahead when meta-training begins.
+    """
+
+    low: int = 100
+    high: int = 1000
+    schedule: str = "cosine"
+    staggered: bool = True
+
+    def draw(self, *what: int | str) -> int:
+        """A horizon that depends on these words and numbers alone."""
+        share = float(torch.rand((), generator=generator_of("horizon", *what)))
+        return round(self.low * (self.high / self.low) ** share)
+
+
+@dataclass
+class Particles:
+    """The state of a task's pairs between truncations: stacked as a pack, members +0, -0, +1, -1, ...
+
+    `steps` and `horizons` are of pairs, `lives` counts the trainings that a pair has begun.
+    """
+
+    params: list[Tensor]
+    moments: list[Moments]
+    steps: list[int]
+    horizons: list[int]
+    lives: list[int]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a truncation showed: (length, pairs) losses of both members, capped, and where pairs began anew.
+
+    `fresh[k, i]` says that at step k pair i was in a training that began within this truncation.
+    """
+
+    plus: Tensor
+    minus: Tensor
+    fresh: Tensor
+
+
+class Unroll:
+    """Trains particles of one task. `seed` makes everything that is drawn."""
+
+    def __init__(
+        self, inner: Inner, *, features: Features, step_size: float, magnitude: float, horizons: Horizons, pairs: int,
+        seed: int, compile: bool,
+    ) -> None:  # fmt: skip
+        self.inner, self.features, self.step_size, self.magnitude = inner, features, step_size, magnitude
+        self.horizons, self.pairs, self.compile = horizons, pairs, compile
+        self.seeds = [_mixed(seed, inner.task.name, pair) for pair in range(pairs)]
+        self.layouts = [layout_of(group.site.shape, features.square_axes) for group in inner.groups]
+        self.rates = [group.scale.lr * step_size for group in inner.groups]
+
+    def first(self) -> Particles:
+        """All pairs at their beginning, staggered."""
+        params, moments = self._fresh([(pair, 0) for pair in range(self.pairs)])
+        horizons = [self.horizons.draw(seed, 0) for seed in self.seeds]
+        # ahead in time only, as in the original: the horizon of the first life is shorter by as much
+        ahead = [self.horizons.draw("ahead", seed) - self.horizons.low for seed in self.seeds]
+        steps = [a % h if self.horizons.staggered else 0 for a, h in zip(ahead, horizons, strict=True)]
+        return Particles(params, moments, steps, horizons, [0] * self.pairs)
+
+    @torch.no_grad()
+    def truncation(self, theta: Theta, particles: Particles, number: int, length: int) -> Told:
+        """Train all particles for `length` steps, each by its own theta; `particles` is changed."""
+        inputs, targets = self.inner.batches(self.seeds, number, length)
+        decays, nets = _decays(theta["decays"]), {n: v for n, v in theta.items() if n != "decays"}
+        device, cap = self.inner.device, self.inner.task.cap
+        losses, fresh = torch.empty(length, 2 * self.pairs, device=device), torch.zeros(length, self.pairs)
+        new = [False] * self.pairs
+        wide = [self._for_group(nets, group) for group in self.inner.groups]
+        for k in range(length):
+            batch = (inputs[k].repeat_interleave(2, 0), targets[k].repeat_interleave(2, 0))
+            grads, losses[k] = self.inner.gradient(particles.params, *batch, self.compile)
+            fresh[k] = torch.tensor(new, dtype=torch.float32)
+            self._move(particles, grads, wide, decays)
+            particles.steps = [s + 1 for s in particles.steps]
+            ended = [i for i, (s, h) in enumerate(zip(particles.steps, particles.horizons, strict=True)) if s >= h]
+            if ended:
+                self._again(particles, ended)
+                new = [n or i in ended for i, n in enumerate(new)]
+        found = torch.nan_to_num(losses, nan=cap, posinf=cap, neginf=cap).clamp(0.0, cap).unflatten(1, (-1, 2))
+        return Told(found[..., 0], found[..., 1], fresh.to(device))
+
+    # inside
+
+    def _move(self, particles: Particles, grads: Sequence[Tensor], wide: Sequence[Theta], decays: Tensor) -> None:
+        """One step of the rule, group by group."""
+        device = self.inner.device
+        steps = torch.tensor([float(s) for s in particles.steps], device=device).repeat_interleave(2)
+        shares = [self._share(s, h) for s, h in zip(particles.steps, particles.horizons, strict=True)]
+        share = torch.tensor(shares, device=device).repeat_interleave(2)
+        for index, (group, layout) in enumerate(zip(self.inner.groups, self.layouts, strict=True)):
+            count = len(group.names)
+            rows = decays if count == 1 else decays.repeat_interleave(count, 0)
+            rate = (share if count == 1 else share.repeat_interleave(count)) * -self.rates[index]
+            param = particles.params[index]
+            grad, held = seen(grads[index].flatten(0, 1), layout), seen(param.flatten(0, 1), layout)
+            at = steps if count == 1 else steps.repeat_interleave(count)
+            net, old = wide[index], particles.moments[index]
+            if native.suits(grad, net["w1"].shape[-1]):
+                moved = native.step(net, self.features, self.magnitude, grad, held, old, old, layout, rows, at, rate)
+            else:
+                said, old = network.moved(net, self.features, self.magnitude, grad, held, old, rows, layout, at)
+                moved, particles.moments[index] = said * rate[:, None, None, None], old
+            param.add_(unseen(moved, layout, group.site.shape).view_as(param))
+
+    def _share(self, step: int, horizon: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * step / horizon)) if self.horizons.schedule == "cosine" else 1.0
+
+    def _for_group(self, nets: Mapping[str, Tensor], group: Group) -> Theta:
+        count = len(group.names)
+        return native.padded({n: v if count == 1 else v.repeat_interleave(count, 0) for n, v in nets.items()})
+
+    def _again(self, particles: Particles, ended: Sequence[int]) -> None:
+        """Pairs that have reached their horizon begin anew."""
+        for pair in ended:
+            particles.lives[pair] += 1
+            particles.steps[pair] = 0
+            particles.horizons[pair] = self.horizons.draw(self.seeds[pair], particles.lives[pair])
+        params, moments = self._fresh([(pair, particles.lives[pair]) for pair in ended])
+        rows = torch.tensor([2 * pair + side for pair in ended for side in (0, 1)], device=self.inner.device)
+        for index, group in enumerate(self.inner.groups):
+            count = len(group.names)
+            particles.params[index][rows] = params[index]
+            many = (rows[:, None] * count + torch.arange(count, device=rows.device)).flatten()
+            for old, new in zip(native.leaves(particles.moments[index]), native.leaves(moments[index]), strict=True):
+                old[many] = new
+
+    def _fresh(self, lives: Sequence[tuple[int, int]]) -> tuple[list[Tensor], list[Moments]]:
+        """Initial values and accumulators of these (pair, life), both members of each."""
+        seeds = [_mixed(self.seeds[pair], "life", life) for pair, life in lives]
+        drawn = initial_params(self.inner.groups, seeds, self.inner.device)
+        params = [p.repeat_interleave(2, 0) for p in drawn]
+        return params, [first_moments(seen(p.flatten(0, 1), x), x) for p, x in zip(params, self.layouts, strict=True)]
+
+
+def _decays(offsets: Tensor) -> Tensor:
+    """(particles, 7) decays of their offsets."""
+    first = torch.tensor(DECAYS, dtype=torch.float32, device=offsets.device)
+    return (1 - (1 - first) * torch.exp(10 * offsets)).clamp(0.0, 1.0)
+
+
+def decays_of(offsets: Tensor) -> dict[str, tuple[float, ...]]:
+    """What a card says of the decays with these (7,) offsets."""
+    found = [float(b) for b in _decays(offsets[None])[0]]
+    return {"momentum": tuple(found[:3]), "rms": (found[3],), "factored": tuple(found[4:])}
+
+
+def _mixed(seed: int, *what: int | str) -> int:
+    return int(torch.randint(1 << 48, (), generator=generator_of(seed, *what)))

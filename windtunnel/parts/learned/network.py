@@ -1,0 +1,134 @@
+"""The little network that turns an entry's features into its step: in blocks of rows, the normaliser folded in.
+
+Weights are (batch, inputs, outputs): one network for a batch of tensors (batch 1), or each its own, as where they are
+trained. A newcomer would run it on a table of (entries, features); features come first here, so that a feature is one
+stretch of memory and each layer one product of a small matrix with a long one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from windtunnel.parts.learned import native
+from windtunnel.parts.learned.features import (
+    Block,
+    Features,
+    Layout,
+    Moments,
+    Statistics,
+    advanced,
+    block_of,
+    dense_features,
+    mapped,
+    statistics,
+    sums_of_squares,
+    time_features,
+)
+
+# Entries of a block: its features and hidden values stay in a core's own cache (measured: 4096 to 16384 are alike).
+BLOCK = 8192
+
+
+def moved(
+    net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
+    decays: Tensor, layout: Layout, steps: Tensor,
+) -> tuple[Tensor, Moments]:  # fmt: skip
+    """d x exp(magnitude x m) of every entry, (batch, others, a, b), and the accumulators after this gradient.
+
+    `net` has w0 (inputs in the published order, hidden), b0, w1, b1, w2, b2, and `decays` momenta, second moment and
+    factored ones in a row of 7; each with a leading axis of 1 or the batch. `steps` (batch,) came before.
+    """
+    if native.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
+        return _native(net, features, magnitude, grad, param, moments, decays, layout, steps)
+    moments = advanced(decays, grad, moments, layout)
+    said = outputs(net, features, grad, param, moments, layout, steps)
+    return said[:, 0] * torch.exp(magnitude * said[:, 1]), moments
+
+
+def _native(
+    net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
+    decays: Tensor, layout: Layout, steps: Tensor,
+) -> tuple[Tensor, Moments]:  # fmt: skip
+    old = mapped(Tensor.contiguous, moments)
+    now = mapped(lambda t: torch.empty_like(t), old)
+    ones, at = torch.ones(len(grad)), steps.float().contiguous()
+    wide = native.padded(net)
+    found = native.step(wide, features, magnitude, grad, param, old, now, layout, decays.float().contiguous(), at, ones)
+    return found, now
+
+
+def outputs(
+    net: Mapping[str, Tensor], features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout,
+    steps: Tensor,
+) -> Tensor:  # fmt: skip
+    """(batch, outputs, others, a, b): what the network says of every entry, accumulators having moved."""
+    found = statistics(features, moments, layout)
+    shared = _shared(net, features, layout, found, steps)
+    dense = _normalised(net, features, grad, param, moments, layout, found)
+    parts = [_block(net, features, dense, shared, block_of(grad, param, moments, found, r), r) for r in _rows(layout)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+def _rows(layout: Layout) -> Iterator[slice]:
+    others, a, b = layout.shape
+    step = max(1, BLOCK // max(1, others * b))
+    return (slice(start, min(start + step, a)) for start in range(0, max(a, 1), step))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What entries share of the first layer: all (batch, hidden), rows and columns (batch, hidden, others, side)."""
+
+    bias: Tensor
+    row: Tensor | None
+    column: Tensor
+
+
+def _shared(net: Mapping[str, Tensor], features: Features, layout: Layout, found: Statistics, steps: Tensor) -> _Shared:
+    w0, bias = net["w0"], net["b0"]
+    if features.times:
+        bias = bias + (time_features(steps, features)[:, None] @ w0[:, -len(features.times) :])[:, 0]
+    of_row, of_column = w0[:, list(features.rows)], w0[:, list(features.columns)]
+    if not layout.factored:
+        return _Shared(bias, None, _mixed(of_row + of_column, found.columns))
+    of_a, of_b = (of_row, of_column) if layout.row_is_a else (of_column, of_row)
+    assert found.rows is not None
+    return _Shared(bias, _mixed(of_a, found.rows), _mixed(of_b, found.columns))
+
+
+def _normalised(
+    net: Mapping[str, Tensor], features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout,
+    found: Statistics,
+) -> Tensor:  # fmt: skip
+    """The first layer's weights of dense features, over their root mean squares: (batch, dense, hidden)."""
+    parts = [sums_of_squares(block_of(grad, param, moments, found, rows), features) for rows in _rows(layout)]
+    mean = torch.stack(parts).sum(0) / float(max(1, prod(layout.shape)))
+    return net["w0"][:, list(features.dense)] * torch.rsqrt(mean + features.normaliser_eps)[..., None]
+
+
+def _mixed(weights: Tensor, shared: Tensor) -> Tensor:
+    """(batch, 6, hidden) and (batch, 6, others, side) to (batch, hidden, others, side)."""
+    return (weights.mT @ shared.flatten(2)).unflatten(2, shared.shape[2:])
+
+
+def _block(
+    net: Mapping[str, Tensor], features: Features, dense: Tensor, shared: _Shared, block: Block, rows: slice
+) -> Tensor:
+    stacked = torch.stack(dense_features(block, features), dim=1)
+    shape = stacked.shape[2:]
+    hidden = _layer(dense, shared.bias, stacked.flatten(2)).unflatten(2, shape) + shared.column.unsqueeze(-2)
+    if shared.row is not None:
+        hidden = hidden + shared.row[..., rows, None]
+    hidden = torch.relu(hidden).flatten(2)
+    hidden = torch.relu(_layer(net["w1"], net["b1"], hidden))
+    return _layer(net["w2"], net["b2"], hidden).unflatten(2, shape)
+
+
+def _layer(weights: Tensor, bias: Tensor, values: Tensor) -> Tensor:
+    """(batch or 1, inputs, outputs), (batch or 1, outputs), (batch, inputs, entries)."""
+    return weights.mT @ values + bias[..., None]
