@@ -343,3 +343,32 @@ def test_past_the_trained_horizon_time_stands_still() -> None:
     late, later = (state | {"steps": torch.tensor(s)} for s in (9.0, 5000.0))
     assert torch.equal(short.update(grad, late, param, hp, site)[0], short.update(grad, later, param, hp, site)[0])
     assert AdamW(lr=1.0).geometry == short.geometry
+
+
+def test_a_state_belongs_to_the_weights_it_was_made_with(tmp_path: Path) -> None:
+    first, second = weights_of(), weights_of(made={"seed": 1})
+    model = model_of(8)
+    scales = adopt(model_of, base=16, target=8, optimizer=SmallFC(weights=first))
+    optimizer = TorchOptimizer(SmallFC(weights=first), model, scales, pretrained=True)
+    model(torch.randn(4, 16)).square().mean().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    held = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert {group["identity"] for group in held["param_groups"]} == {f"small_fc {first.hash}"}
+    TorchOptimizer(SmallFC(weights=first), model, scales, pretrained=True).load_state_dict(held)
+    with pytest.raises(InputError, match=first.hash):
+        TorchOptimizer(SmallFC(weights=second), model, scales, pretrained=True).load_state_dict(held)
+    with pytest.raises(InputError, match="small_fc"):
+        TorchOptimizer(AdamW(lr=1e-3), model, scales, pretrained=True).load_state_dict(held)
+
+
+def test_past_the_horizon_the_loop_is_told_once() -> None:
+    part = SmallFC(weights=Weights.of(replace(weights_of().card, horizon=3), network_of(Features(), 8)))
+    model = model_of(8)
+    optimizer = TorchOptimizer(part, model, adopt(model_of, base=16, target=8, optimizer=part), pretrained=True)
+    model(torch.randn(4, 16)).square().mean().backward()
+    for _ in range(2):
+        optimizer.step()
+    with pytest.warns(UserWarning, match="up to 3 steps"):
+        optimizer.step()
+    optimizer.step()  # a second warning would be an error here

@@ -9,6 +9,7 @@ which of them are matrices inside the network is the table's to say.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -51,9 +52,12 @@ class TorchOptimizer(torch.optim.Optimizer):
         self.numbers = _own_numbers(part, scales, seed)
         self._alone: dict[int, bool] = {}
         self._made: dict[Any, Any] = {}
+        self._said: set[str] = set()
+        self._taken = 0  # steps, for what a part remarks
         numbers = numbers_of(part)
+        named = {"identity": part.identity} if hasattr(part, "identity") else {}
         made = [
-            {"params": [(name, held[name]) for name in names], **_scaled(numbers, group.scale)}
+            {"params": [(name, held[name]) for name in names], **_scaled(numbers, group.scale), **named}
             for group, names in trained
         ]
         super().__init__(made, dict(numbers))
@@ -71,6 +75,7 @@ class TorchOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Move every tensor that has a gradient; returns what the closure returned. Raises InputError."""
         loss = None if closure is None else _with_grad(closure)
+        self._remark()
         if hasattr(self.part, "look_ahead"):
             self._look_ahead(closure)
         for view, state, site, hp in self._summed(self._work()):
@@ -95,8 +100,20 @@ class TorchOptimizer(torch.optim.Optimizer):
                     view.back(values)
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """As torch's; but the state keeps its own types, where torch would cast it to the weights'."""
+        """As torch's; but the state keeps its own types, where torch would cast it to the weights'.
+
+        Raises InputError for the state of a part with another identity (a learned optimizer's other weights).
+        """
+        own = getattr(self.part, "identity", None)
+        others = {group.get("identity") for group in state_dict["param_groups"]} - {own}
+        if others:
+            raise InputError(
+                f"The state is of {sorted(map(str, others))[0]}, and this optimizer is {own or type(self.part).__name__}"
+                f"; make it with the weights that the state was made with."
+            )
         super().load_state_dict(state_dict)
+        steps = [int(state["steps"]) for state in self.state.values() if "steps" in state]
+        self._taken = max(steps, default=0)
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
         for index, param in zip(saved, params, strict=True):
@@ -107,9 +124,25 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         held = super().__getstate__()
-        return held | {"part": self.part, "sites": self.sites, "numbers": self.numbers, "_alone": {}, "_made": {}}
+        return held | {
+            "part": self.part,
+            "sites": self.sites,
+            "numbers": self.numbers,
+            "_alone": {},
+            "_made": {},
+            "_said": set(),
+            "_taken": self._taken,
+        }
 
     # inside
+
+    def _remark(self) -> None:
+        """What the part has to say of the number of steps taken, as a warning, once for each thing it says."""
+        self._taken += 1
+        said = self.part.remark(self._taken) if hasattr(self.part, "remark") else ""
+        if said and said not in self._said:
+            self._said.add(said)
+            warnings.warn(said, stacklevel=3)
 
     def _work(self) -> Work:
         """All tensors that have a gradient, opened; a new one's state begins here, at its values of now."""

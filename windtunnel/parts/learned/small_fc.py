@@ -53,6 +53,20 @@ class SmallFC:
         """The width rule of the weights' training."""
         return self.weights.parametrization()
 
+    @property
+    def identity(self) -> str:
+        """What an optimizer's state is kept under: the rule and the hash of its weights."""
+        return f"{RULE} {self.weights.hash}"
+
+    def remark(self, steps: int) -> str:
+        """What is to be said after so many steps: that the horizon of the training is passed, or nothing."""
+        if steps < self.weights.card.horizon:
+            return ""
+        return (
+            f"The learned optimizer {self.weights.hash} was trained on up to {self.weights.card.horizon:,} steps; it "
+            f"goes on as at the last of them. Let a schedule bring the rate down, or take weights with a longer horizon."
+        )
+
     def suits(self, parametrization: Any) -> None:
         """Raise InputError for another parametrization than that of the weights' training."""
         self.weights.check(parametrization)
