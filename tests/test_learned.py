@@ -18,7 +18,9 @@ from windtunnel.bridge.optimizer import TorchOptimizer
 from windtunnel.errors import InputError
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.learned import native
+from windtunnel.parts.learned.familiar import strange
 from windtunnel.parts.learned.features import Features, first_moments, layout_of, seen, unseen
+from windtunnel.parts.learned.guarded import Guarded
 from windtunnel.parts.learned.network import moved
 from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Card, Weights
@@ -372,3 +374,80 @@ def test_past_the_horizon_the_loop_is_told_once() -> None:
     with pytest.warns(UserWarning, match="up to 3 steps"):
         optimizer.step()
     optimizer.step()  # a second warning would be an error here
+
+
+# guards
+
+
+class Leaping(SmallFC):
+    """Ten ordinary steps and more, then one that leaps."""
+
+    def update(self, grad: Any, state: Any, param: Any, hp: Any, site: Any) -> Any:
+        move, new = super().update(grad, state, param, hp, site)
+        return torch.where(state["steps"] == 15, move * 1e4, move), new
+
+
+def guarded_steps(part: Any, losses: list[float] | None = None, steps: int = 30) -> tuple[list[float], dict[str, Any]]:
+    site = Site(role="hidden", shape=(6, 5), fan_in=5, fan_out=6)
+    generator = torch.Generator().manual_seed(0)
+    param, sizes = torch.randn(6, 5, generator=generator), list[float]()
+    state = part.init(param, site)
+    hp = {n: torch.tensor(v) for n, v in (("lr", 1.0), ("fallback_lr", 1e-3), ("weight_decay", 0.0))}
+    for step in range(steps):
+        told = {} if losses is None else {"loss": torch.tensor(losses[step])}
+        move, state = part.update(torch.randn(6, 5, generator=generator), state, param, hp | told, site)
+        sizes.append(float(move.square().mean().sqrt()))
+        param = param + move
+    return sizes, state
+
+
+def test_where_a_step_leaps_adam_steps_in_for_a_while() -> None:
+    plain, _ = guarded_steps(Leaping(weights=weights_of()))
+    sizes, state = guarded_steps(Guarded(learned=Leaping(weights=weights_of()), fallback_lr=1e-3, hold=5))
+    assert plain[15] > 1e3 * plain[14]
+    assert max(sizes) < 10 * max(plain[:15])
+    assert int(state["held"]) == 5 and all(size < 2e-3 for size in sizes[15:20])  # Adam's, at its own rate
+    assert sizes[:15] == pytest.approx(plain[:15])
+
+
+def test_where_the_loss_leaps_adam_steps_in_and_without_a_leap_nothing_changes() -> None:
+    calm = [2.0 - 0.01 * step for step in range(30)]
+    plain, _ = guarded_steps(SmallFC(weights=weights_of()))
+    part = Guarded(learned=SmallFC(weights=weights_of()), fallback_lr=1e-3, hold=4)
+    sizes, state = guarded_steps(part, calm)
+    assert sizes == pytest.approx(plain) and int(state["held"]) == 0
+    _, state = guarded_steps(part, [*calm[:20], 9.0, *calm[21:]])
+    assert int(state["held"]) == 4
+    _, state = guarded_steps(part, [*calm[:20], float("nan"), *calm[21:]])
+    assert int(state["held"]) == 4 and bool(torch.isfinite(state["lowest"]))
+
+
+def test_a_guarded_part_is_adopted_packed_and_kept_like_any_other(tmp_path: Path) -> None:
+    from benchmarks.common import runs_of
+    from windtunnel.recipe import Judge
+
+    part = Guarded(learned=SmallFC(weights=weights_of()), fallback_lr=1e-3, lr=wt.tuned(0.5, 2.0))
+    made, rung = recipe_of(part, Standard()), wt.Rung(width=8, depth=1, heads=1, tokens=160, batch=16)
+    judge = Judge(data=made.data, tokens=64, evaluations=1)
+    said: Any = {"base": rung.but(width=16), "study": "t", "stored": False}
+    plain = made.but(optimizer=SmallFC(weights=weights_of(), lr=wt.tuned(0.5, 2.0)))
+    guarded, alone = (runs_of(str(tmp_path), m, rung, judge, [(1.0, 0), (1.0, 1)], **said) for m in (made, plain))
+    assert [run.loss for run in guarded] == pytest.approx([run.loss for run in alone], rel=1e-4)
+    with pytest.raises(InputError, match="trained under Standard"):
+        adopt(model_of, base=16, target=8, optimizer=part, rule=MuP())
+    with pytest.raises(InputError, match="more than 1 times"):
+        Guarded(learned=part.learned, fallback_lr=1e-3, most=1.0)
+
+
+def test_what_is_outside_of_the_training_is_said_before_and_during() -> None:
+    made = {"rungs": ["width 32, depth 2, 64 tokens"], "ranges": {"momentum 0": [-1.0, 0.0]}}
+    weights = weights_of({"rule": "mup", "width": 32}, made=made)
+    tables = {w: adopt(model_of, base=16, target=w, optimizer=SmallFC(weights=weights)).table for w in (64, 1024)}
+    assert strange(weights, tables[64], steps=500) == []
+    assert "1024 wide" in strange(weights, tables[1024])[0]
+    assert "5,000 steps" in strange(weights, tables[64], steps=5000)[0]
+    unruled = weights_of(made=made)
+    assert "without a width rule" in strange(unruled, tables[64])[0]
+    small = {n: torch.full((4, 4), 1e-6) for n in ("mean_0", "mean_1", "mean_2")} | {"square": torch.ones(4, 4)}
+    (said,) = strange(weights, tables[64], states=[small])
+    assert "momentum 0" in said and "10^-6.0" in said

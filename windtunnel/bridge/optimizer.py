@@ -107,9 +107,10 @@ class TorchOptimizer(torch.optim.Optimizer):
         own = getattr(self.part, "identity", None)
         others = {group.get("identity") for group in state_dict["param_groups"]} - {own}
         if others:
+            saved, here = sorted(map(str, others))[0], own or type(self.part).__name__
             raise InputError(
-                f"The state is of {sorted(map(str, others))[0]}, and this optimizer is {own or type(self.part).__name__}"
-                f"; make it with the weights that the state was made with."
+                f"The state is of {saved}, and this optimizer is {here}; make it with the weights that the state was "
+                f"made with."
             )
         super().load_state_dict(state_dict)
         steps = [int(state["steps"]) for state in self.state.values() if "steps" in state]

@@ -23,6 +23,7 @@ from windtunnel.files import sha256
 from windtunnel.meta.task import Inner, Task, generator_of
 from windtunnel.meta.unroll import Horizons, Particles, Theta, Told, Unroll, decays_of
 from windtunnel.parts.learned import native
+from windtunnel.parts.learned.familiar import ranges_of
 from windtunnel.parts.learned.features import Features, Moments
 from windtunnel.parts.learned.weights import Card, Weights
 from windtunnel.recipe import Parametrization
@@ -236,6 +237,7 @@ class _Work:
             "by": "windtunnel.meta", "key": asked.key, "seed": asked.seed, "outer_steps": state.step,
             "inner_steps": self._inner_steps(state), "tasks": [task.describe()["name"] for task in asked.tasks],
             "rungs": [str(task.rung) for task in asked.tasks], "schedule": asked.horizons.schedule,
+            "ranges": ranges_of(moments for particles in state.particles for moments in particles.moments),
             "last_meta_loss": sum(map(sum, tail)) / sum(map(len, tail)) if tail else None, "licence": "Apache-2.0",
             "estimator": asked.estimator, "std": asked.std, "pairs": asked.pairs, "truncation": asked.truncation,
         }  # fmt: skip

@@ -64,7 +64,7 @@ class SmallFC:
             return ""
         return (
             f"The learned optimizer {self.weights.hash} was trained on up to {self.weights.card.horizon:,} steps; it "
-            f"goes on as at the last of them. Let a schedule bring the rate down, or take weights with a longer horizon."
+            f"goes on as at the last of them. Let a schedule bring the rate down, or take weights of a longer horizon."
         )
 
     def suits(self, parametrization: Any) -> None:
