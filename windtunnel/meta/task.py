@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,12 +27,13 @@ from windtunnel.train.pack import Group, build_model, check_buffers, groups_of, 
 from windtunnel.train.steps import gradient
 
 POOL = 8192  # examples that are drawn from
+_RULE = SimpleNamespace(geometry="entrywise")  # of every learned rule
 CAP = 1.5  # the loss of one batch counts for at most so many times that of a uniform guess (LAgg, Celo)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One inner problem. The recipe's optimizer only has to say its geometry; `rung` has its batch settled.
+    """One inner problem. The recipe's optimizer counts only where training is local; `rung` has its batch settled.
 
     `base` is another width of the same model, by which its sides are told apart. `rescaled` > 1 multiplies every weight
     of a particle by a factor from exp(uniform(-log, log)) for the network to undo (Celo2's augmentation: the loss stays
@@ -81,9 +83,10 @@ class Inner:
         recipe = self.task.recipe
         self._model = build_model(recipe, self.task.rung).to(self.device)
         check_buffers(self._model)
-        self.table = table_of(recipe, self.task.rung, self.task.base)
+        self.table = table_of(recipe.but(optimizer=_RULE), self.task.rung, self.task.base)
         self.table.attach(self._model)
         self.groups = groups_of(self.table)
+        self.examples = self.task.batch  # of a step
         self._recorded: dict[tuple[int, ...], Any] = {}
 
     @cached_property
@@ -97,7 +100,7 @@ class Inner:
     def batches(self, seeds: Sequence[int], truncation: int, length: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a whole truncation, (length, seeds, batch, ...); a function of seeds and number."""
         inputs, targets = self.pool
-        size = (length, self.task.batch)
+        size = (length, self.examples)
         drawn = [torch.randint(len(inputs), size, generator=generator_of("batches", s, truncation)) for s in seeds]
         chosen = torch.stack(drawn, dim=1).to(self.device)
         return inputs[chosen], targets[chosen]

@@ -20,11 +20,14 @@ from torch import Tensor
 
 from windtunnel.errors import InputError
 from windtunnel.files import sha256
+from windtunnel.meaning import describe
+from windtunnel.meta.local import Local, LocalInner
 from windtunnel.meta.task import Inner, Task, generator_of
 from windtunnel.meta.unroll import Horizons, Particles, Theta, Told, Unroll, decays_of
 from windtunnel.parts.learned import native
 from windtunnel.parts.learned.familiar import ranges_of
 from windtunnel.parts.learned.features import Features, Moments
+from windtunnel.parts.learned.outer import STATISTICS
 from windtunnel.parts.learned.weights import Card, Weights
 from windtunnel.recipe import Parametrization
 from windtunnel.runs import canonical
@@ -42,8 +45,9 @@ class MetaTraining:
 
     `step_size` is the size of a step of the untrained network: a quarter of the learning rate of the tasks' tuned Adam
     (measured). `pairs` antithetic pairs of each task, draws of `std`, truncations of `truncation` steps. The outer
-    AdamW warms up to `lr` and falls by a cosine to `final_lr`; its gradient is clipped to norm `clip`. Raises
-    InputError for tasks of different parametrizations and for numbers without sense.
+    AdamW warms up to `lr` and falls by a cosine to `final_lr`; its gradient is clipped to norm `clip`. With `local` the
+    rule is an outer one, around the local steps of each task's own optimizer; a step is a round then. Raises InputError
+    for tasks of different parametrizations and for numbers without sense.
     """
 
     tasks: tuple[Task, ...]
@@ -63,6 +67,7 @@ class MetaTraining:
     warmup: int = 100
     weight_decay: float = 0.0
     clip: float = 1.0
+    local: Local | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks or len({task.name for task in self.tasks}) < len(self.tasks):
@@ -76,14 +81,24 @@ class MetaTraining:
         wrong = [f"{n}={v}" for n, v in counts.items() if v < 1]
         sizes = {"step_size": self.step_size, "std": self.std, "lr": self.lr, "clip": self.clip}
         wrong += [f"{n}={v}" for n, v in sizes.items() if not 0 < v < math.inf]
+        statistics = len(STATISTICS) if self.local is not None and self.local.statistics else 0
+        if self.features.more != statistics:
+            raise InputError(
+                f"The features have more={self.features.more}; with this local training it is {statistics}."
+            )
         if wrong or not 1 <= self.hidden <= native.MOST_HIDDEN:
             raise InputError(f"MetaTraining has {', '.join(wrong) or f'hidden={self.hidden}'}; give positive numbers.")
 
     def describe(self) -> dict[str, Any]:
         """Plain data: everything that the result depends on."""
-        numbers = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("tasks", "features", "horizons")}
+        apart = ("tasks", "features", "horizons", "local")
+        numbers = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in apart}
         tasks = [task.describe() for task in self.tasks]
-        return {**numbers, "features": asdict(self.features), "horizons": asdict(self.horizons), "tasks": tasks}
+        held = {**numbers, "features": asdict(self.features), "horizons": asdict(self.horizons), "tasks": tasks}
+        if self.local is None:
+            return held
+        steps = [describe(task.recipe.optimizer) for task in self.tasks]
+        return held | {"local": asdict(self.local), "local_optimizers": steps}
 
     @property
     def key(self) -> str:
@@ -155,8 +170,8 @@ class _Work:
         compile = asked.outer_steps * asked.truncation * len(asked.tasks) >= COMPILE_FROM
         self.unrolls = [
             Unroll(
-                Inner(task, device), features=asked.features, step_size=asked.step_size, magnitude=asked.magnitude,
-                horizons=asked.horizons, pairs=asked.pairs, seed=asked.seed, compile=compile,
+                _inner(task, device, asked.local), features=asked.features, step_size=asked.step_size,
+                magnitude=asked.magnitude, horizons=asked.horizons, pairs=asked.pairs, seed=asked.seed, compile=compile,
             )
             for task in asked.tasks
         ]  # fmt: skip
@@ -244,7 +259,7 @@ class _Work:
         card = Card(
             rule="small_fc", features=asked.features, step_size=asked.step_size, magnitude=asked.magnitude,
             parametrization=_said_of(asked.tasks[0].recipe.parametrization), horizon=asked.horizons.high,
-            decays=decays, made=made,
+            decays=decays, made=made, outer=asdict(asked.local) if asked.local is not None else {},
         )  # fmt: skip
         return Weights.of(card, tree)
 
@@ -285,6 +300,10 @@ class _Work:
         state = State(on["theta"], on["mean"], on["square"], particles, sums, facts["step"], facts["seconds"])
         state.losses = tensors["losses"].tolist()
         return state
+
+
+def _inner(task: Task, device: torch.device, local: Local | None) -> Inner:
+    return Inner(task, device) if local is None else LocalInner(task, device, local)
 
 
 def _moments(leaves: Sequence[Tensor]) -> Moments:

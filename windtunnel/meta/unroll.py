@@ -18,12 +18,14 @@ from windtunnel.meta.task import Inner, generator_of
 from windtunnel.parts.learned import native, network
 from windtunnel.parts.learned.features import (
     Features,
+    Layout,
     Moments,
     first_moments,
     layout_of,
     seen,
     unseen,
 )
+from windtunnel.parts.learned.outer import further
 from windtunnel.train.pack import Group, initial_params
 
 Theta = dict[str, Tensor]  # a leading axis of particles; the network's tensors and "decays" (particles, 7)
@@ -86,6 +88,7 @@ class Unroll:
     ) -> None:  # fmt: skip
         self.inner, self.features, self.step_size, self.magnitude = inner, features, step_size, magnitude
         self.horizons, self.pairs, self.compile = horizons, pairs, compile
+        self.local = getattr(inner, "local", None)
         self.seeds = [_mixed(seed, inner.task.name, pair) for pair in range(pairs)]
         self.layouts = [layout_of(group.site.shape, features.square_axes) for group in inner.groups]
         self.rates = [group.scale.lr * step_size for group in inner.groups]
@@ -137,12 +140,22 @@ class Unroll:
             grad, held = seen(grads[index].flatten(0, 1), layout), seen(param.flatten(0, 1), layout)
             at = steps if count == 1 else steps.repeat_interleave(count)
             net, old = wide[index], particles.moments[index]
-            if native.suits(grad, net["w1"].shape[-1]):
+            more = self._further(index, layout, grad)
+            if not more and native.suits(grad, net["w1"].shape[-1]):
                 moved = native.step(net, self.features, self.magnitude, grad, held, old, old, layout, rows, at, rate)
             else:
-                said, old = network.moved(net, self.features, self.magnitude, grad, held, old, rows, layout, at)
+                said, old = network.moved(net, self.features, self.magnitude, grad, held, old, rows, layout, at, more)
                 moved, particles.moments[index] = said * rate[:, None, None, None], old
             param.add_(unseen(moved, layout, group.site.shape).view_as(param))
+            if self.local is not None and self.local.residual:
+                param.sub_(grads[index])
+
+    def _further(self, index: int, layout: Layout, grad: Tensor) -> tuple[Tensor, ...]:
+        """What the workers say besides their mean, where the rule looks at it."""
+        if self.local is None or not self.local.statistics:
+            return ()
+        found = self.inner.statistics[index]  # pyright: ignore[reportAttributeAccessIssue]
+        return further({n: seen(t.flatten(0, 1), layout) for n, t in found.items()}, grad)
 
     def _share(self, step: int, horizon: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * step / horizon)) if self.horizons.schedule == "cosine" else 1.0

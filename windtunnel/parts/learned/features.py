@@ -27,7 +27,8 @@ class Features:
     `clipped` adds the clipped gradient and the gradient over the root of the second moment (VeLO, Celo2). `times` are
     those of the features of time. With `scale_free` every formula is that of the gradients over the root of the
     tensor's mean second moment, so that no epsilon depends on the size of the loss. `square_axes` says how a matrix
-    with equal sides lay where the rule was trained: "io" (fan-in first, as in JAX) or "oi" (as in torch).
+    with equal sides lay where the rule was trained: "io" (fan-in first, as in JAX) or "oi" (as in torch). `more` counts
+    further features of every entry, after all others, which the rule is given from outside (LAgg: of many workers).
     """
 
     clipped: bool = False
@@ -36,13 +37,14 @@ class Features:
     normaliser_eps: float = 1e-5
     scale_free: bool = False
     square_axes: str = "io"
+    more: int = 0
 
     @property
     def dense(self) -> tuple[int, ...]:
         """Of the published order, the features that differ from entry to entry."""
         c = int(self.clipped)
         head = 10 + c + 3 + c  # up to and with the factored gradient, and the gradient over the root where there is one
-        return (*range(head), *range(head + 12, head + 15))
+        return (*range(head), *range(head + 12, head + 15), *range(self.count - self.more, self.count))
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -58,7 +60,12 @@ class Features:
     @property
     def count(self) -> int:
         """All inputs of the network, time included."""
-        return 28 + 2 * int(self.clipped) + len(self.times)
+        return self.published + len(self.times) + self.more
+
+    @property
+    def published(self) -> int:
+        """Those before the features of time."""
+        return 28 + 2 * int(self.clipped)
 
 
 @dataclass(frozen=True)
@@ -210,9 +217,12 @@ class Block:
     means: tuple[Tensor, ...]
     square: Tensor
     factors: Factors
+    more: tuple[Tensor, ...]
 
 
-def block_of(grad: Tensor, param: Tensor, moments: Moments, found: Statistics, rows: slice) -> Block:
+def block_of(
+    grad: Tensor, param: Tensor, moments: Moments, found: Statistics, rows: slice, more: tuple[Tensor, ...] = ()
+) -> Block:
     """Rows `rows` of the axis a."""
     f, scale = found.factors, found.scale
     factors = f if f.a is None else Factors(f.a[..., rows, :], f.b_of_grad, f.b_of_mean)
@@ -223,7 +233,7 @@ def block_of(grad: Tensor, param: Tensor, moments: Moments, found: Statistics, r
     )
     if scale is not None:
         grad, means, square = grad * scale, tuple(m * scale for m in means), square * (scale * scale)
-    return Block(grad, param[..., rows, :], means, square, factors)
+    return Block(grad, param[..., rows, :], means, square, factors, tuple(m[..., rows, :] for m in more))
 
 
 def dense_features(block: Block, features: Features) -> list[Tensor]:
@@ -244,6 +254,7 @@ def dense_features(block: Block, features: Features) -> list[Tensor]:
         *(grad * grads[:, k] for k in range(FACTORED)),
         *([grad * root] if features.clipped else []),
         *(m * moved[:, k] for k, m in enumerate(means)),
+        *block.more,
     ]
 
 
@@ -266,6 +277,7 @@ def sums_of_squares(block: Block, features: Features) -> Tensor:
         *(_weighted(grad, f.a, f.b_of_grad, k) for k in range(FACTORED)),
         *([_sum(grad * inverse)] if features.clipped else []),
         *(_weighted(m, f.a, f.b_of_mean, k) for k, m in enumerate(means)),
+        *(_sum(m * m) for m in block.more),
     ]
     return torch.stack(total, dim=1)
 

@@ -7,7 +7,7 @@ stretch of memory and each layer one product of a small matrix with a long one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -36,17 +36,18 @@ BLOCK = 8192
 
 def moved(
     net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
-    decays: Tensor, layout: Layout, steps: Tensor,
+    decays: Tensor, layout: Layout, steps: Tensor, more: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor, Moments]:  # fmt: skip
     """d x exp(magnitude x m) of every entry, (batch, others, a, b), and the accumulators after this gradient.
 
     `net` has w0 (inputs in the published order, hidden), b0, w1, b1, w2, b2, and `decays` momenta, second moment and
-    factored ones in a row of 7; each with a leading axis of 1 or the batch. `steps` (batch,) came before.
+    factored ones in a row of 7; each with a leading axis of 1 or the batch. `steps` (batch,) came before. `more` are
+    the further features, each like `grad`; the caller makes them free of scale where the others are.
     """
-    if native.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
+    if not more and native.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
         return _native(net, features, magnitude, grad, param, moments, decays, layout, steps)
     moments = advanced(decays, grad, moments, layout)
-    said = outputs(net, features, grad, param, moments, layout, steps)
+    said = outputs(net, features, grad, param, moments, layout, steps, more)
     return said[:, 0] * torch.exp(magnitude * said[:, 1]), moments
 
 
@@ -64,13 +65,14 @@ def _native(
 
 def outputs(
     net: Mapping[str, Tensor], features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout,
-    steps: Tensor,
+    steps: Tensor, more: tuple[Tensor, ...] = (),
 ) -> Tensor:  # fmt: skip
     """(batch, outputs, others, a, b): what the network says of every entry, accumulators having moved."""
     found = statistics(features, moments, layout)
     shared = _shared(net, features, layout, found, steps)
-    dense = _normalised(net, features, grad, param, moments, layout, found)
-    parts = [_block(net, features, dense, shared, block_of(grad, param, moments, found, r), r) for r in _rows(layout)]
+    blocks = [(rows, lambda r=rows: block_of(grad, param, moments, found, r, more)) for rows in _rows(layout)]
+    dense = _normalised(net, features, layout, [made for _, made in blocks])
+    parts = [_block(net, features, dense, shared, made(), rows) for rows, made in blocks]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
@@ -92,7 +94,13 @@ class _Shared:
 def _shared(net: Mapping[str, Tensor], features: Features, layout: Layout, found: Statistics, steps: Tensor) -> _Shared:
     w0, bias = net["w0"], net["b0"]
     if features.times:
-        bias = bias + (time_features(steps, features)[:, None] @ w0[:, -len(features.times) :])[:, 0]
+        bias = (
+            bias
+            + (
+                time_features(steps, features)[:, None]
+                @ w0[:, features.published : features.published + len(features.times)]
+            )[:, 0]
+        )
     of_row, of_column = w0[:, list(features.rows)], w0[:, list(features.columns)]
     if not layout.factored:
         return _Shared(bias, None, _mixed(of_row + of_column, found.columns))
@@ -102,11 +110,10 @@ def _shared(net: Mapping[str, Tensor], features: Features, layout: Layout, found
 
 
 def _normalised(
-    net: Mapping[str, Tensor], features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout,
-    found: Statistics,
-) -> Tensor:  # fmt: skip
+    net: Mapping[str, Tensor], features: Features, layout: Layout, blocks: Sequence[Callable[[], Block]]
+) -> Tensor:
     """The first layer's weights of dense features, over their root mean squares: (batch, dense, hidden)."""
-    parts = [sums_of_squares(block_of(grad, param, moments, found, rows), features) for rows in _rows(layout)]
+    parts = [sums_of_squares(made(), features) for made in blocks]
     mean = torch.stack(parts).sum(0) / float(max(1, prod(layout.shape)))
     return net["w0"][:, list(features.dense)] * torch.rsqrt(mean + features.normaliser_eps)[..., None]
 

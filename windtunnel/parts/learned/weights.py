@@ -51,6 +51,7 @@ class Card:
     horizon: int
     decays: Mapping[str, tuple[float, ...]]  # of momentum (3), rms (1) and factored (3)
     made: Mapping[str, Any] = field(default_factory=dict)
+    outer: Mapping[str, Any] = field(default_factory=dict)  # of a rule around local training; see parts/learned/outer
     spec: int = SPEC
 
     def to_json(self) -> dict[str, Any]:
