@@ -46,7 +46,7 @@ NAMES = [
     "allocate", "backtest", "best_hyperparameters", "bridge", "checks", "choose_schedule", "compare",
     "compare_fairly", "compare_parametrizations", "curvature", "curve_of", "data", "fair", "fit", "fit_curves",
     "fit_mixture",
-    "fit_power_schedule", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "next_runs",
+    "fit_power_schedule", "fit_surface", "fit_task", "flops_for", "forecast", "ideas", "laws", "meta", "next_runs",
     "odd_rungs", "parts", "read_runs", "recipes", "scaling", "score", "searches", "smaller_ladders", "smallest_ladder",
     "transfer_check", "tuned", "unidentified", "worlds",
 ]  # fmt: skip
@@ -416,4 +416,5 @@ def test_the_commands_of_this_file_are_those_of_the_folder(tmp_path):
         "follow",
         "followed",
         "watched",
+        "meta",
     } == set(VERBS)

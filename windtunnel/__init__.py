@@ -35,7 +35,8 @@ _HOMES = {
 _HOME = {name: f"windtunnel.{home}" for home, names in _HOMES.items() for name in names}
 _ROOMS = {"bridge": "windtunnel.bridge", "checks": "windtunnel.scaling.checks", "curvature": "windtunnel.curvature",
           "data": "windtunnel.parts.data", "fair": "windtunnel.fair", "ideas": "windtunnel.ideas",
-          "laws": "windtunnel.laws", "parts": "windtunnel.parts", "recipes": "windtunnel.parts.recipes",
+          "laws": "windtunnel.laws", "meta": "windtunnel.meta", "parts": "windtunnel.parts",
+          "recipes": "windtunnel.parts.recipes",
           "scaling": "windtunnel.scaling", "searches": "windtunnel.searches",
           "worlds": "windtunnel.worlds"}  # fmt: skip
 
@@ -66,7 +67,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__
-    from windtunnel import bridge, curvature, fair, ideas, laws, parts, scaling, searches, worlds
+    from windtunnel import bridge, curvature, fair, ideas, laws, meta, parts, scaling, searches, worlds
     from windtunnel.errors import InputError
     from windtunnel.fair import compare_fairly
     from windtunnel.forecasts import (

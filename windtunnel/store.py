@@ -181,6 +181,11 @@ class Store:
         """Where a pack's checkpoints lie: in the store, so that another machine can go on from them."""
         return self.place.below(f"packs/{key}")
 
+    def begin(self) -> None:
+        """Write the store's marker where it has none, before its folder holds anything that is no record."""
+        with writing(self.where, 0):
+            self._mark()
+
     def moment(self) -> str:
         """Now as ISO text; just after the newest forecast where the clock says less, so that order in a store holds."""
         return _after(datetime.now(UTC).isoformat(), [forecast["created"] for forecast in self.forecasts()])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from windtunnel.cli.meta import is_meta
+from windtunnel.cli.meta import planned as of_meta
 from windtunnel.cli.shared import add_study, add_where, load_study, open_store, print_json
 
 
@@ -17,7 +19,10 @@ def execute(args: argparse.Namespace) -> int:
     """Print the plan and return 0."""
     from windtunnel.study.plan import plan
 
-    study, store = load_study(args.study), open_store(args)
+    study = load_study(args.study, meta=True)
+    if is_meta(study):
+        return of_meta(study, args)
+    store = open_store(args)
     study.check()
     planned = plan(study, store, args.devices)
     print_json(planned.to_json()) if args.json else print(planned)

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from windtunnel.cli.live import Live, Plain
+from windtunnel.cli.meta import executed, is_meta
 from windtunnel.cli.shared import add_study, add_where, launcher_of, load_study, open_store, print_json, write_page
 
 
@@ -46,7 +47,11 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(
             "--budget is not kept by --on torchrun; `windtunnel plan` says what a study costs. Leave it out."
         )
-    study, store = load_study(args.study), open_store(args)
+    study = load_study(args.study, meta=True)
+    if is_meta(study):
+        _check_meta(args)
+        return executed(study, args)
+    store = open_store(args)
     result = _over_processes(args, study, store) if args.on == "torchrun" else _launched(args, study, store)
     if result is None:
         return 0  # another process of this torchrun has the answer
@@ -57,6 +62,13 @@ def execute(args: argparse.Namespace) -> int:
         print("\n".join(["", *(f"caveat: {c}" for c in caveat_lines(result)), "", *result.lines(), ""]))
         print(f"report: {page}\nrepeat: {command}")
     return 0 if result.reliable or launched_by_torchrun(args) else 3
+
+
+def _check_meta(args: argparse.Namespace) -> None:
+    from windtunnel.errors import InputError
+
+    if args.on != "here" or args.budget:
+        raise InputError("A meta-training runs here and to its own end; leave --on and --budget out.")
 
 
 def launched_by_torchrun(args: argparse.Namespace) -> bool:

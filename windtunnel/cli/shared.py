@@ -21,7 +21,7 @@ from windtunnel.places import Local
 from windtunnel.store import Store
 
 if TYPE_CHECKING:
-    from windtunnel.study import Result, Study
+    from windtunnel.study import Result
 
 DEFAULT_STORE = "windtunnel-store"
 
@@ -87,12 +87,15 @@ def _slurm(args: Any) -> Any:
 LAUNCHERS = {"here": _here, "ray": _ray, "slurm": _slurm}
 
 
-def load_study(path: str) -> Study:
-    """The variable `study` of a Python file. Raises InputError if there is none; a study file is code and is run."""
+def load_study(path: str, *, meta: bool = False) -> Any:
+    """The variable `study` of a Python file: a Study, or with `meta` also a MetaTraining.
+
+    Raises InputError if there is none; a study file is code and is run.
+    """
     from windtunnel.study import Study
 
     found = getattr(load_module(path), "study", None)
-    if not isinstance(found, Study):
+    if not isinstance(found, Study) and not (meta and type(found).__name__ == "MetaTraining"):
         what = "has no variable `study`" if found is None else f"has a `study` that is a {type(found).__name__}"
         raise InputError(f"{path} {what}; end it with study = wt.Study(...).")
     return found

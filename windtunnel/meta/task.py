@@ -64,6 +64,11 @@ class Task:
         """Examples a step."""
         return self.recipe.settled(self.rung).batch or 1
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a batch."""
+        return self.batch * self.recipe.data.shape().tokens_per_example
+
     @cached_property
     def cap(self) -> float:
         """The largest loss that counts, in nats per token."""

@@ -22,17 +22,21 @@ from windtunnel.errors import InputError
 from windtunnel.files import sha256
 from windtunnel.meaning import describe
 from windtunnel.meta.local import Local, LocalInner
+from windtunnel.meta.matrix import Filled, Matrix, Rule
 from windtunnel.meta.task import Inner, Task, generator_of
 from windtunnel.meta.unroll import Horizons, Particles, Theta, Told, Unroll, decays_of
 from windtunnel.parts.learned import native
 from windtunnel.parts.learned.familiar import ranges_of
 from windtunnel.parts.learned.features import Features, Moments
 from windtunnel.parts.learned.outer import STATISTICS
+from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Card, Weights
+from windtunnel.parts.schedules import Constant, Cosine
 from windtunnel.recipe import Parametrization
 from windtunnel.runs import canonical
 from windtunnel.scaling.rules.at_base import AtBase
 from windtunnel.scaling.rules.standard import Standard
+from windtunnel.store import Store
 from windtunnel.train import checkpoint
 
 ESTIMATORS = ("pes", "es")
@@ -68,6 +72,8 @@ class MetaTraining:
     weight_decay: float = 0.0
     clip: float = 1.0
     local: Local | None = None
+    matrix: Matrix | None = None  # what the weights are judged on afterwards; the weights do not depend on it
+    beside: Mapping[str, Rule] = field(default_factory=dict)  # further rules of the matrix
 
     def __post_init__(self) -> None:
         if not self.tasks or len({task.name for task in self.tasks}) < len(self.tasks):
@@ -91,7 +97,7 @@ class MetaTraining:
 
     def describe(self) -> dict[str, Any]:
         """Plain data: everything that the result depends on."""
-        apart = ("tasks", "features", "horizons", "local")
+        apart = ("tasks", "features", "horizons", "local", "matrix", "beside")
         numbers = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in apart}
         tasks = [task.describe() for task in self.tasks]
         held = {**numbers, "features": asdict(self.features), "horizons": asdict(self.horizons), "tasks": tasks}
@@ -104,6 +110,18 @@ class MetaTraining:
     def key(self) -> str:
         """Identifies the question: a folder of checkpoints belongs to one."""
         return sha256(canonical(self.describe()).encode())[:16]
+
+    def judged(self, weights: Weights, store: str | Path) -> Filled:
+        """The matrix of these weights and the rules beside them, with the runs that `store` lacks trained now.
+
+        Raises InputError where there is no matrix, and for an outer rule, which a matrix has no local training for.
+        """
+        if self.matrix is None or self.local is not None:
+            raise InputError("There is no matrix to judge by: give MetaTraining(matrix=Matrix(...)), without local.")
+        falling = self.horizons.schedule == "cosine"
+        schedule = Cosine(warmup=0.0, floor=0.0) if falling else Constant(warmup=0.0)
+        own = Rule(optimizer=SmallFC(weights=weights), parametrization=weights.parametrization(), schedule=schedule)
+        return self.matrix.run(Store(str(store)), {"learned": own, **self.beside})
 
     def run(
         self, folder: str | Path | None = None, *, report: Callable[[Progress], None] | None = None,

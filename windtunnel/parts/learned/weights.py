@@ -55,8 +55,10 @@ class Card:
     spec: int = SPEC
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return json.loads(json.dumps(asdict(self) | {"decays": {n: list(v) for n, v in self.decays.items()}}))
+        """Plain data; what was added to cards later is left out where it is as before, so that hashes stay."""
+        held = asdict(self) | {"decays": {n: list(v) for n, v in self.decays.items()}}
+        held["features"] = {n: v for n, v in held["features"].items() if n != "more" or v}
+        return json.loads(json.dumps({n: v for n, v in held.items() if n != "outer" or v}))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], named: str = "The card") -> Card:
