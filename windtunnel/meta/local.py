@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.errors import InputError
-from windtunnel.meta.task import Inner, Task
+from windtunnel.meta.task import Inner, Task, recorded
 from windtunnel.parts.learned.outer import STATISTICS, statistics_of
 from windtunnel.scaling.table import check_suits
 from windtunnel.train.pack import (
@@ -24,7 +24,7 @@ from windtunnel.train.pack import (
     stacked_hyperparameters,
     table_of,
 )
-from windtunnel.train.steps import first_states, update
+from windtunnel.train.steps import first_states, gradient, update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,36 +55,47 @@ class LocalInner(Inner):
         inner = table_of(task.recipe, task.rung, task.base)  # rates of the local optimizer's own geometry
         rates = {name: scale.lr for name, scale in inner.scales.items()}
         self._local_rates = [rates[group.names[0]] for group in self.groups]
-        self._hps: dict[int, list[Any]] = {}
         self._update = update(self.groups, task.recipe.optimizer, True)
 
     def gradient(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
         """(minus the workers' mean way, mean local loss) of the particles; `statistics` are left beside them."""
+        grads, losses, *told = super().gradient(params, inputs, targets, compile)
+        self.statistics = told[0] if told else self.statistics
+        return grads, losses
+
+    def _record(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
+        """A whole round as one graph, for its many small steps are mostly the calling of them."""
+        packed = gradient(self._model, self.groups, self.task.recipe.objective, packed=True)
+        hps = self._numbers(len(params[0]) * self.local.workers)
+
+        def whole(params: list[Tensor], inputs: Tensor, targets: Tensor) -> Any:
+            return self._round(packed, hps, params, inputs, targets)
+
+        return recorded(whole, (params, inputs, targets), compile)
+
+    def _round(self, packed: Any, hps: list[Any], params: list[Tensor], inputs: Tensor, targets: Tensor) -> Any:
         workers, particles = self.local.workers, len(params[0])
         x, y = (t.unflatten(1, (workers, self.local.steps, -1)).flatten(0, 1) for t in (inputs, targets))
         held = [p.repeat_interleave(workers, 0) for p in params]
         states = first_states(self.groups, self.task.recipe.optimizer, held, True)
-        hps, losses = self._numbers(particles * workers), []
+        losses = []
         for step in range(self.local.steps):
-            grads, loss = super().gradient(held, x[:, step].contiguous(), y[:, step].contiguous(), compile)
+            grads, loss, _ = packed(held, x[:, step], y[:, step])
             losses.append(loss)
-            held, states = self._update(held, list(grads), states, hps)
+            held, states = self._update(held, grads, states, hps)
         ways = [p[:, None] - h.unflatten(0, (particles, workers)) for p, h in zip(params, held, strict=True)]
-        if self.local.statistics:
-            self.statistics = [statistics_of(way.transpose(0, 1)) for way in ways]
-        return [way.mean(1) for way in ways], torch.stack(losses).mean(0).unflatten(0, (particles, workers)).mean(1)
+        mean = torch.stack(losses).mean(0).unflatten(0, (particles, workers)).mean(1)
+        found = [statistics_of(way.transpose(0, 1)) for way in ways] if self.local.statistics else []
+        return ([way.mean(1) for way in ways], mean, *([found] if found else []))
 
     def _numbers(self, rows: int) -> list[Any]:
-        if rows in self._hps:
-            return self._hps[rows]
         optimizer = self.task.recipe.optimizer
         plain = stacked_hyperparameters(self.groups, [optimizer] * rows, self.device)
         own = numbers_of(optimizer)
-        self._hps[rows] = [
+        return [
             {n: torch.full_like(v, own[n] * rate) if is_rate(n) else v for n, v in hp.items()}
             for hp, rate in zip(plain, self._local_rates, strict=True)
         ]
-        return self._hps[rows]
 
 
 @torch.no_grad()

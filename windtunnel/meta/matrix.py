@@ -131,7 +131,7 @@ def figures(runs: Sequence[Run]) -> dict[str, Any]:
         whole = run.loss is not None and bool(np.isfinite(losses).all())
         values = (losses.mean(), losses[-LAST:].mean(), run.loss) if whole else (np.inf,) * 3
         for name, value in zip(held, values, strict=True):
-            held[name].append(float(value))
+            held[name].append(float(value if value is not None else np.inf))
     said: dict[str, Any] = {"n": len(runs)}
     for name, values in held.items():
         said[name] = float(np.mean(values))

@@ -119,16 +119,21 @@ class Inner:
             return self._recorded[shape](params, inputs, targets)
 
     def _record(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         packed = gradient(self._model, self.groups, self.task.recipe.objective, packed=True)
 
         def plain(params: list[Tensor], inputs: Tensor, targets: Tensor) -> Any:
             return packed(params, inputs, targets)[:2]
 
-        with torch.enable_grad():
-            graph = make_fx(plain)(params, inputs, targets)
-        return torch.compile(graph, dynamic=False) if compile else graph
+        return recorded(plain, (params, inputs, targets), compile)
+
+
+def recorded(function: Any, arguments: tuple[Any, ...], compile: bool) -> Any:
+    """The function as a flat graph for arguments of these shapes, without vmap and autograd in the way."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.enable_grad():
+        graph = make_fx(function)(*arguments)
+    return torch.compile(graph, dynamic=False) if compile else graph
 
 
 def generator_of(*what: int | str) -> torch.Generator:
