@@ -98,6 +98,10 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_to_a_page_and_a_pl
 
 def test_no_page_loads_anything_from_a_network(site, pages):
     assert not [(file.name, load) for file, page in pages.items() for load in page.loads if "//" in load]
+    local = [
+        (file, load) for file, page in pages.items() for load in page.loads if load and not load.startswith("data:")
+    ]
+    assert len(local) > 100 and not [(file.name, load) for file, load in local if not (file.parent / load).exists()]
     for style in site.rglob("*.css"):
         assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", style.read_text("utf-8")), style.name
 
