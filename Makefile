@@ -9,7 +9,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 
-.PHONY: demo test lint fmt clean
+.PHONY: demo test lint fmt docs clean
 
 demo: $(READY)  ## train a ladder, forecast, train the target, score the forecast
 	$(BIN)/windtunnel run studies/first_flight/study.py --store runs/first_flight
@@ -26,6 +26,9 @@ fmt: $(READY_DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY_DEV)  ## the site in build/site; a broken link fails it
+	$(BIN)/python docs/build.py
+
 clean:  ## everything that make made; stores of runs are kept
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find windtunnel tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -37,5 +40,5 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(READY_DEV): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,hf,bayes,figures,live,bridges,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,hf,bayes,figures,live,bridges,docs,dev]'
 	@touch $@

@@ -6,7 +6,9 @@ runs axe-core where `AXE_CORE` names its axe.min.js, or `npm pack` can fetch it.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -141,6 +143,106 @@ def test_on_paper_every_section_is_there_and_nothing_is_cut_off_by_a_scrolling_b
     assert not page.locator("#runs-tools").is_visible()
 
 
+def marks(page: Any, figure: str = "#loss figure") -> int:
+    """How many dots, bars, lines and shades of a figure's first picture can be seen."""
+    return page.locator(f"{figure} svg.plot >> nth=0 >> .marks path:visible, .marks circle:visible").count()
+
+
+def test_a_series_is_hidden_and_shown_by_its_legend_with_the_keyboard_alone(opened, report: Path):
+    page = opened(report.as_uri())
+    every = marks(page)
+    toggle = page.locator("#loss .legend button", has_text="idea")
+    assert toggle.get_attribute("aria-pressed") == "true"
+    toggle.focus()
+    page.keyboard.press("Space")
+    assert toggle.get_attribute("aria-pressed") == "false"
+    assert 0 < marks(page) < every
+    assert page.locator("#loss svg.plot .marks .idea:visible").count() == 0  # in every panel
+    assert page.locator("#loss svg.plot .marks .base:visible").count() > 0
+    page.keyboard.press("Enter")
+    assert toggle.get_attribute("aria-pressed") == "true" and marks(page) == every
+
+
+def test_a_mark_of_two_series_is_hidden_by_either(opened, report: Path):
+    page = opened(report.as_uri())
+    dots = page.locator("#loss svg.plot >> nth=0 >> .marks .disc.base circle:visible")
+    before = dots.count()
+    for name in ("one run, one seed", "base"):
+        page.click(f"#loss .legend button:has-text('{name}')")
+        assert dots.count() == 0 < before
+        page.click(f"#loss .legend button:has-text('{name}')")
+        assert dots.count() == before
+
+
+def shown_loss(page: Any) -> list[tuple[float, float]]:
+    """For every dot of the first panel: the loss that its note says, and the loss that it has by the axis' numbers."""
+    found = page.evaluate("""() => {
+      const svg = document.querySelector("#loss svg.plot"), ends = (name) => svg.dataset[name].split(" ").map(Number);
+      const [[left, right], [bottom, top]] = [ends("x"), ends("y")];
+      const grid = svg.querySelector(".anew") ?? svg.querySelector(".axes");
+      const at = (element, name) => Number(element.getAttribute(name));
+      const numbers = [...grid.querySelectorAll("text.number[text-anchor=end]")];
+      const dots = [...svg.querySelectorAll(".marks .disc > circle")].filter((dot) => dot.querySelector("title"))
+        .filter((dot) => at(dot, "cx") >= left && at(dot, "cx") <= right)
+        .filter((dot) => at(dot, "cy") <= bottom && at(dot, "cy") >= top)
+        .map((dot) => [at(dot, "cy"), at(dot, "r"), dot.querySelector("title").textContent]);
+      return { ticks: numbers.map((text) => [at(text, "y") - 4, Number(text.textContent)]), dots };
+    }""")
+    (low, first), (high, last) = found["ticks"][0], found["ticks"][-1]
+    assert len(found["ticks"]) >= 2 and {radius for _, radius, _ in found["dots"]} <= {3.2}
+    per_pixel = math.log(last / first) / (high - low)
+    said = [float(re.search(r": ([\d.]+) nats", note)[1]) for _, _, note in found["dots"]]
+    return [
+        (loss, first * math.exp((cy - low) * per_pixel)) for loss, (cy, _, _) in zip(said, found["dots"], strict=True)
+    ]
+
+
+def test_a_zoomed_figure_still_tells_the_truth_and_reset_brings_back_every_digit(opened, report: Path):
+    page = opened(report.as_uri())
+    plot = page.locator("#loss svg.plot").first
+    before, seen = plot.evaluate("(svg) => svg.outerHTML"), shown_loss(page)
+    assert all(abs(said / read - 1) < 3e-3 for said, read in seen)
+    page.locator("#loss .zoom button[aria-label='zoom in']").first.click()
+    page.locator("#loss .zoom button[aria-label='zoom in']").first.click()
+    closer = shown_loss(page)
+    assert 0 < len(closer) < len(seen) and all(abs(said / read - 1) < 1e-3 for said, read in closer)
+    page.locator("#loss .zoom button[aria-label='zoom out']").first.click()
+    for key in ("ArrowLeft", "ArrowUp", "ArrowRight"):
+        page.keyboard.press(key)
+    assert all(abs(said / read - 1) < 2e-3 for said, read in shown_loss(page))
+    page.locator("#loss .zoom button", has_text="reset").first.click()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "zoom in"  # not lost
+    page.evaluate("document.querySelector('#loss clipPath').remove()")
+    assert plot.evaluate("(svg) => svg.outerHTML").replace(' class="plot"', "") == before.replace(' class="plot"', "")
+
+
+def test_dragging_over_a_figure_shows_what_was_inside_and_a_double_click_everything(opened, report: Path):
+    page = opened(report.as_uri())
+    plot = page.locator("#loss svg.plot").first
+    plot.scroll_into_view_if_needed()
+    every, box = len(shown_loss(page)), plot.bounding_box()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.6 * box["height"], steps=3)
+    assert page.locator("#loss svg .chosen").count() == 1
+    page.mouse.up()
+    assert page.locator("#loss svg .chosen").count() == 0 and len(shown_loss(page)) < every
+    assert all(abs(said / read - 1) < 2e-3 for said, read in shown_loss(page))
+    plot.dblclick()
+    assert len(shown_loss(page)) == every
+
+
+def test_every_figure_zooms_to_the_end_and_back_without_a_word_or_a_sideways_scroll(opened, report: Path):
+    page = opened(report.as_uri(), width=390)
+    closer = page.locator(".zoom button[aria-label='zoom in']")
+    assert closer.count() >= 2 + 2 + 3 + 9
+    closer.evaluate_all("all => all.forEach((one) => { for (let click = 0; click < 9; click += 1) one.click(); })")
+    assert closer.evaluate_all("all => all.every((one) => one.disabled)")
+    assert page.said == [] and page.evaluate("document.documentElement.scrollWidth") <= 390
+    drawn = page.locator("svg.plot").evaluate_all("all => all.map((one) => one.outerHTML)")
+    assert not [one for one in drawn if "NaN" in one or "Infinity" in one]
+
+
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The script of axe-core."""
@@ -164,6 +266,8 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True)])
 def test_axe_finds_no_serious_violation(opened, report: Path, axe: str, width: int, dark: bool):
     page = opened(report.as_uri(), width, dark)
+    page.locator("#loss .legend button").first.click()
+    page.locator("#loss .zoom button[aria-label='zoom in']").first.click()
     page.evaluate(axe)  # evaluated by the browser's own tools, which the page's policy does not bind
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     serious = [
@@ -185,9 +289,13 @@ def test_the_live_view_shows_a_new_run_without_losing_the_readers_place(opened, 
         assert len(keys(page)) == 3
         page.fill("#runs-search", "base")
         page.click("#runs-table th:nth-child(12) button")
+        page.locator("#loss .legend button").first.click()
+        page.locator("#loss .zoom button[aria-label='zoom in']").first.click()
         store.add(labelled(7, "first <b>flight</b>"))
         page.wait_for_selector("#runs-table tbody tr:nth-child(4)")
         assert page.input_value("#runs-search") == "base" and column(page, 12) == ["0", "1", "2", "7"]
+        assert page.locator("#loss .legend button").first.get_attribute("aria-pressed") == "false"
+        assert page.locator("#loss svg.zoomed").count() > 0
         assert "Live: looks for news" in page.inner_text("#live-note")
         record = page.locator("#runs-table td a").first.get_attribute("href")
         assert page.request.get(page.evaluate("(link) => new URL(link, location).href", record)).json()["loss"] == 2.5

@@ -1,33 +1,35 @@
-"""Every snippet of the documentation runs, and so does every example.
+"""Every snippet of the documentation runs.
 
 Blocks marked ```python are executed page by page, in order, in one namespace and an empty folder; one whose first line
 is a comment with a file's name is written to that file and imported instead. In blocks marked ```console the lines that
-begin with `$ windtunnel` are given to the command line, which must succeed; the others are text. Other marks
-(```python no-run, ```sh) are text.
+begin with `$ windtunnel` are given to the command line, which must succeed; the others are text. What a page leaves to
+its reader stands in prepared.py. Blocks marked ```sh or ```text, and those without a mark, are text; but a command line
+of ours that stands in them, or in the running text, is one that our own parser takes.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from prepared import PREPARED
 
 from windtunnel import laws
-from windtunnel.cli import main
+from windtunnel.cli import main, parser
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the blocks of a page need beside torch; their own warnings are not ours to mend.
 NEEDS = {"bridges.md": ("transformers", "accelerate", "lightning", "optuna", "tensorboard")}
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.is_file()]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
+BUILD = ROOT / "docs" / "build.py"
+MARKS = {"", "python", "console", "sh", "text"}
 FILE = re.compile(r"# (\w+)\.py\n")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
 TRAINS = re.compile(r"windtunnel\.parts|wt\.recipes|^(from|import) torch", re.MULTILINE)
@@ -44,6 +46,31 @@ def commands(block: str) -> list[list[str]]:
     """The arguments of each `$ windtunnel ...` of a console block; a backslash continues a line."""
     lines = block.replace("\\\n", " ").splitlines()
     return [shlex.split(line)[2:] for line in lines if line.startswith("$ windtunnel ")]
+
+
+def code_of(arguments: list[str]) -> int:
+    """The exit code of a command line; --version leaves by itself."""
+    try:
+        return main(arguments)
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+def written_commands(text: str) -> Iterator[tuple[str, bool]]:
+    """What follows `windtunnel` in a line of a block, with True, and in the running text's `code`, with False."""
+    fenced = "\n".join(found[0] for found in FENCE.finditer(text) if found[1] in ("", "sh", "console", "text"))
+    for line in fenced.replace("\\\n", " ").splitlines():
+        if found := re.match(r"\s*(?:\$ )?(?:\w+=\S+ )*(?:torchrun .*-m )?windtunnel ((?:-|\w+ |\w+$).*)", line):
+            yield found[1], True
+    for code in re.findall(r"`(?:\$ )?windtunnel ([^`]+)`", FENCE.sub("", text)):
+        yield " ".join(code.split()), False
+
+
+def arguments_of(command: str) -> list[str]:
+    """The words of a command line, without a comment and up to where a shell takes over."""
+    words = shlex.split(command, comments=True)
+    ends = [at for at, word in enumerate(words) if word in ("||", "&&", "|", ">", "&", ";")]
+    return words[: ends[0]] if ends else words
 
 
 def run(page: Path, line: int, block: str, namespace: dict[str, object]) -> None:
@@ -68,18 +95,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     [pytest.param(p, marks=[pytest.mark.filterwarnings("ignore")] if p.name in NEEDS else []) for p in PAGES],
     ids=lambda page: page.name,
 )
-def test_every_snippet_of_a_page_runs(page, folder):
+def test_every_snippet_of_a_page_runs(page, folder, monkeypatch):
     found = list(blocks(page))
     for library in NEEDS.get(page.name, ()):
         pytest.importorskip(library, reason=f"{page.name} needs {library}: pip install 'windtunnel[bridges]'")
     if any(TRAINS.search(block) for _, _, block in found):
         pytest.importorskip("torch")
-    namespace: dict[str, object] = {"__name__": page.stem}
+    given = PREPARED[page.name](folder, monkeypatch) if page.name in PREPARED else {}
+    namespace: dict[str, object] = {"__name__": page.stem, **given}
     for line, mark, block in found:
         named = FILE.match(block)
         if mark == "console":
             for arguments in commands(block):
-                assert main(arguments) == 0, f"{page.name}:{line + 1}: windtunnel {shlex.join(arguments)}"
+                assert code_of(arguments) == 0, f"{page.name}:{line + 1}: windtunnel {shlex.join(arguments)}"
         elif named is None:
             run(page, line, block, namespace)
         else:
@@ -88,9 +116,35 @@ def test_every_snippet_of_a_page_runs(page, folder):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_has_a_mark_that_says_whether_it_runs(page):
+    assert {found[1] for found in FENCE.finditer(page.read_text("utf-8"))} <= MARKS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_ours_on_a_page_is_one_that_our_parser_takes(page, capsys):
+    for command, whole in written_commands(page.read_text("utf-8")):
+        arguments = arguments_of(command)
+        try:
+            parser(arguments).parse_args(arguments)
+        except SystemExit as left:
+            said = capsys.readouterr().err.splitlines()[-1:]
+            named = not whole and re.search("arguments are required|expected one argument", said[0])  # spoken of alone
+            assert not left.code or named, f"{page.name}: windtunnel {command}: {said}"
+
+
+def test_a_command_that_the_parser_refuses_would_be_seen():
+    page = "```sh\nOUT=1 windtunnel run study.py --stroe x  # comment\n```\nand `windtunnel fly` and `windtunnel`\n"
+    assert list(written_commands(page)) == [("run study.py --stroe x  # comment", True), ("fly", False)]
+    assert arguments_of("score f --once --json || notify") == ["score", "f", "--once", "--json"]
+    with pytest.raises(SystemExit):
+        parser(["run"]).parse_args(arguments_of("run study.py --stroe x  # comment"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_a_page_links_to_is_there(page):
     links = LINK.findall(page.read_text("utf-8"))
-    assert not [link for link in links if not (page.parent / link).exists()]
+    written = BUILD.read_text("utf-8")  # what `make docs` writes; test_site.py follows those links
+    assert not [link for link in links if not (page.parent / link).exists() and f'"{link}"' not in written]
 
 
 def test_every_law_is_on_the_page_of_laws():
@@ -99,30 +153,6 @@ def test_every_law_is_on_the_page_of_laws():
     prose: dict[str, str] = {"AnnealingArea": "annealing area", "MultiPower": "multi-power law"}
     assert len(forms) > 15
     assert not [name for name in forms if prose.get(name, f"`{name}`") not in page]
-
-
-@pytest.mark.parametrize("example", [e for e in EXAMPLES if TRAINS.search(e.read_text("utf-8"))], ids=lambda e: e.stem)
-def test_every_example_that_trains_runs_and_says_what_came_of_it(example, tmp_path):
-    pytest.importorskip("torch")
-    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, cwd=tmp_path, env=settings)
-    assert done.returncode == 0, done.stderr
-    assert "better" in done.stdout
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "example", [e for e in EXAMPLES if not TRAINS.search(e.read_text("utf-8"))], ids=lambda example: example.stem
-)
-def test_every_example_runs_without_torch(example, tmp_path):
-    program = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_path({str(example)!r}, run_name='__main__')"
-    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=tmp_path, env=settings
-    )
-    assert done.returncode == 0, done.stderr
-    assert "inside the interval" in done.stdout and "helps" in done.stdout
-    assert not list(tmp_path.iterdir())  # an example leaves nothing behind
 
 
 def test_a_page_that_fails_names_its_own_line(tmp_path):

@@ -154,6 +154,16 @@ def test_an_installed_library_counts_by_its_name():
     assert meaning(AdamW) == "torch.optim.adamw.AdamW"
 
 
+@pytest.mark.parametrize("folder", [".local/lib/python3.12/site-packages", "lib/python3/dist-packages"])
+def test_a_library_of_the_user_or_of_the_system_below_a_virtual_environment_counts_by_its_name(
+    folder, tmp_path, monkeypatch
+):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "installed_there.py").write_text("def part(x):\n    return x\n")
+    monkeypatch.syspath_prepend(str(tmp_path / folder))
+    assert meaning(importlib.import_module("installed_there").part) == "installed_there.part"
+
+
 def test_our_stock_parts_count_by_what_they_do():
     from windtunnel.parts.optimizers import AdamW
 

@@ -16,10 +16,14 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are not part of the package
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.injection import payloads
 from windtunnel.forecasts import worth
@@ -358,7 +362,7 @@ def test_page_asks_nothing_of_any_network(finished: str):
     reader = Reader(finished)
     links = [value for name, value in reader.attributes if name in {"src", "href", "action", "xlink:href", "srcset"}]
     assert all(value.startswith("#") or value == "data:," for value in links)
-    assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttp", finished)
+    assert not re.search(r"https?:|@import|url\((?!#)|fetch\(|XMLHttp", finished)
     assert "default-src 'none'" in finished
 
 
@@ -690,6 +694,26 @@ def test_labels_in_the_margin_never_overlap():
 def test_legend_names_each_kind_of_mark_once():
     names = [name for _, name in legend(basin_figure.basin_panels(example()["basins"]))]
     assert names == ["diverged, crashed or off the scale", "optimum, with interval"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-4, 1e4), st.sampled_from([3, 4, 5, 9]))
+def test_an_even_axis_has_two_ticks_or_more_and_no_more_than_asked(low: float, span: float, most: int):
+    """Three at most on a range about zero gave zero alone."""
+    assert 2 <= len(ticks(scale([low, low + max(span, abs(low) * 1e-3)], start=0, end=100, log=False), most)) <= most
+
+
+def test_a_mark_says_which_names_of_the_legend_hide_it():
+    (panel, *_) = loss_figure.loss_panels(example(("sign_momentum",))["recipes"])
+    names = [name for _, name in legend([panel])]
+    drawn = ElementTree.fromstring(str(draw(panel, 900, 440, names)))
+    said = {
+        frozenset(names[int(at)] for at in group.get("data-s", "").split())
+        for group in drawn.iter("g")
+        if group.get("data-s")
+    }
+    assert {"one run, one seed", "base"} in said and {"sign_momentum", "forecast at the target"} in said
+    assert all(one & {"base", "sign_momentum"} for one in said)  # so that a recipe is hidden whole
+    assert not [group for group in ElementTree.fromstring(str(draw(panel, 900, 440))).iter("g") if group.get("data-s")]
 
 
 @pytest.mark.parametrize(

@@ -197,5 +197,7 @@ def _is_library(module: ModuleType | None) -> bool:
     name, path = module.__name__, Path(str(module.__file__)).resolve()
     if name.split(".")[0] == "windtunnel":
         return not name.startswith(("windtunnel.parts", "windtunnel.ideas", "windtunnel.scaling.rules"))
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return True  # the user's own, or of the system below a virtual environment: sysconfig names only the innermost
     libraries = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     return any(path.is_relative_to(folder) for folder in libraries)

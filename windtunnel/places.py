@@ -176,9 +176,9 @@ def unwritable(error: OSError, where: str, needs: int) -> str:
     path = str(error.filename or where)
     if error.errno not in FULL:
         return f"{path} could not be written: {error.strerror or error}"
-    free = _free(where)
-    left = "" if free is None else f", {_bytes(free)} free"
-    return f"{path} could not be written: {error.strerror} (needs {_bytes(needs)}{left})"
+    free = free_bytes(where)
+    left = "" if free is None else f", {size_in_words(free)} free"
+    return f"{path} could not be written: {error.strerror} (needs {size_in_words(needs)}{left})"
 
 
 @contextmanager
@@ -297,14 +297,16 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
 
 
-def _free(where: str) -> int | None:
+def free_bytes(where: str) -> int | None:
+    """Bytes free on the disk where a path lies, or will lie; None where no folder above it answers."""
     for path in (Path(where), *Path(where).parents):
         with suppress(OSError):
             return shutil.disk_usage(path).free
     return None
 
 
-def _bytes(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """A number of bytes as people say it: 1.3 GB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
+from windtunnel.cli.about import Version
+from windtunnel.cli.completion import SHELLS, Completion
 from windtunnel.errors import InputError, Paused, Stopped, meant, printable
 from windtunnel.places import FULL
 
@@ -69,12 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _bug()
 
 
-def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser with every verb; only the asked verb's module is imported, unless none is asked."""
+def parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser with every verb; with arguments given, only the asked verb's module is imported."""
     top = _Parser(prog="windtunnel", description="Foretell a large model's result from small models.")
-    top.add_argument("--version", action="version", version=f"windtunnel {_version()}")
+    top.add_argument("--version", action=Version, help="print our version and what it runs on, and leave")
+    top.add_argument(
+        "--print-completion", action=Completion, metavar="SHELL",
+        help=f"print a completion script ({', '.join(SHELLS)}) and leave",
+    )  # fmt: skip
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    asked = next((a for a in arguments if a in VERBS), None)
+    asked = None if arguments is None else next((a for a in arguments if a in VERBS), "")
     for verb, says in VERBS.items():
         sub = verbs.add_parser(verb, help=says, description=says)
         if asked in (None, verb):
@@ -121,9 +127,3 @@ def _missing(error: ModuleNotFoundError) -> int:
         print(f"windtunnel: this needs {error.name}: pip install 'windtunnel[train]'", file=sys.stderr)
         return 2
     return _bug()
-
-
-def _version() -> str:
-    from windtunnel import __version__
-
-    return __version__

@@ -1,6 +1,7 @@
 """`windtunnel check FILE.py`: the conformance suite on an idea, in seconds on a CPU. Exit 2 if a check fails.
 
-A file with a variable `setup` is a training loop of the user's own, and is checked as check_setup.py says.
+A file with a variable `setup` is a training loop of the user's own, and is checked as check_setup.py says. The machine
+comes first, as machine.py sees it, and alone where no file is given; what it lacks fails no check.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from windtunnel.cli import check_setup
-from windtunnel.cli.shared import load_module, print_json
-from windtunnel.errors import InputError
+from windtunnel.cli.machine import Machine, look, warned
+from windtunnel.cli.shared import add_store, load_module, print_json
+from windtunnel.errors import InputError, printable
 
 if TYPE_CHECKING:
     from windtunnel.conformance import Finding, Report
@@ -36,20 +38,31 @@ Write = Callable[..., None]  # a line, its style, and how far its continuation i
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `windtunnel check`."""
     parser.add_argument(
-        "idea", metavar="IDEA.py", help="a Python file with a function Recipe -> Recipe, or with a `setup` and `sizes`"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+        "idea", metavar="IDEA.py", nargs="?",
+        help="a Python file with a function Recipe -> Recipe, or with a `setup` and `sizes`; else the machine alone",
+    )  # fmt: skip
+    add_store(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Check every idea of the file; 0 if all pass, 2 if one fails."""
+    """Say what machine this is and check every idea of the file; 0 if all pass, 2 if one fails."""
+    machine = look(args.store)
+    write = _silent if args.json else _writer()
+    _tell_machine(machine, write)
+    if args.idea is None:
+        if args.json:
+            print_json({"machine": machine.to_json()})
+        return 0
+    return _checked(args, machine, write)
+
+
+def _checked(args: argparse.Namespace, machine: Machine, write: Write) -> int:
     from windtunnel.conformance import ideas_of, report
 
     module = _loaded(args.idea)
     if check_setup.is_setup(module):
-        return check_setup.execute(module, args.idea, args.json)
+        return check_setup.execute(module, args.idea, machine.to_json() if args.json else None)
     subjects = ideas_of(module, args.idea)
-    write = _silent if args.json else _writer()
     reports = []
     for subject in subjects:
         write(f"{subject.name}: {subject.claim.splitlines()[0] if subject.claim else 'no claim'}", "bold")
@@ -57,7 +70,9 @@ def execute(args: argparse.Namespace) -> int:
         write(f"{reports[-1]}{_next(reports[-1])}")
     if args.json:
         passed = all(r.passed for r in reports)
-        print_json({"file": args.idea, "passed": passed, "ideas": [r.to_json() for r in reports]})
+        print_json({
+            "file": args.idea, "passed": passed, "ideas": [r.to_json() for r in reports], "machine": machine.to_json(),
+        })  # fmt: skip
     return 0 if all(r.passed for r in reports) else 2
 
 
@@ -71,6 +86,12 @@ def _loaded(path: str) -> ModuleType:
         if not lines:
             raise
         raise InputError(f"{path}, line {lines[-1]}: {error}") from error
+
+
+def _tell_machine(machine: Machine, write: Write) -> None:
+    write(printable(f"machine: {machine}"), "", len("machine: "))
+    for warning in warned(machine):
+        write(printable(f"warning: {warning}"), "yellow", len("warning: "))
 
 
 def _tell(finding: Finding, write: Write) -> None:

@@ -26,8 +26,11 @@ def is_setup(module: ModuleType) -> bool:
     return isinstance(getattr(module, "setup", None), Setup)
 
 
-def execute(module: ModuleType, path: str, as_json: bool) -> int:
-    """Run every check that the file gives enough for; 2 if one fails, else 0. Raises InputError for missing sizes."""
+def execute(module: ModuleType, path: str, machine: dict[str, Any] | None) -> int:
+    """Run every check that the file gives enough for; 2 if one fails, else 0. Raises InputError for missing sizes.
+
+    With a machine, what is found is printed as one JSON object that holds it.
+    """
     sizes = getattr(module, "sizes", None)
     if not isinstance(sizes, tuple | list) or len(sizes) < 2:
         raise InputError(
@@ -41,13 +44,13 @@ def execute(module: ModuleType, path: str, as_json: bool) -> int:
         found, ok = ask()
         results[name] = found.to_json()
         verdicts.append(ok)
-        if not as_json:
+        if machine is None:
             print(f"{found}\n", flush=True)
     passed = False not in verdicts
-    if as_json:
-        print_json({"file": path, "passed": passed, "checks": results})
-    else:
+    if machine is None:
         print(_last(verdicts, steps))
+    else:
+        print_json({"file": path, "passed": passed, "checks": results, "machine": machine})
     return 0 if passed else 2
 
 

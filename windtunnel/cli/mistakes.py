@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 from windtunnel.errors import meant
@@ -87,6 +87,8 @@ def _value(node: ast.expr, frame: FrameType) -> Any:
         return {**vars(builtins), **frame.f_globals, **frame.f_locals}.get(node.id)
     if isinstance(node, ast.Attribute):
         owner = _value(node.value, frame)
+        if isinstance(owner, ModuleType):
+            return getattr(owner, node.attr, None)  # modules of ours find their names when they are asked
         return None if owner is None else inspect.getattr_static(owner, node.attr, None) and getattr(owner, node.attr)
     return None
 

@@ -13,15 +13,32 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from windtunnel.report.marks import Band, Dots, FlatWhisker, Label, LevelRule, Line, Lost, Panel, UprightRule, Whisker
+from windtunnel.report.marks import (
+    Axis,
+    Band,
+    Dots,
+    FlatWhisker,
+    Label,
+    LevelRule,
+    Line,
+    Lost,
+    Panel,
+    UprightRule,
+    Whisker,
+)  # fmt: skip
 from windtunnel.report.scales import Scale, scale, ticks
+from windtunnel.report.words import si
 
 LETTER = 7.0  # width of a letter at 12 px, in pixels: the average of DejaVu Sans, the widest of the usual system faces
+FIXED = {Lost: "y", UprightRule: "y", LevelRule: "x"}  # where a mark lies at the edge of the picture, or spans it
 HOVER_LIMIT = 400  # more dots than this have no hover note: the page would double in size
 
 
-def draw(panel: Panel, width: float, height: float) -> Markup:
-    """The panel as an inline SVG of this natural size, in pixels."""
+def draw(panel: Panel, width: float, height: float, series: Sequence[str] = ()) -> Markup:
+    """The panel as an inline SVG of this natural size, in pixels.
+
+    `series` are the names of its figure's legend, in order; marks then say which they belong to, for figures.js.
+    """
     labels = [mark for mark in panel.marks if isinstance(mark, Label)]
     top, bottom = 26.0, height - 42.0
     y = scale(_reach(panel, "ys", panel.y), start=bottom, end=top, log=panel.y.log, pad=0.07)
@@ -32,11 +49,12 @@ def draw(panel: Panel, width: float, height: float) -> Markup:
     steps = [(v, panel.x.text(v)) for v in (panel.x.ticks or ticks(x, min(9, max(2, int((right - left) / 60)))))]
     body = [
         _grid(x, y, _spaced(steps, x), levels, panel),
-        *(_shape(mark, x, y) for mark in panel.marks),
+        element("g", *(_placed(mark, x, y, series) for mark in panel.marks), class_="marks"),
         _labels(labels, right, y),
     ]
     size = f"0 0 {width:g} {height:g}"
-    return element("svg", *body, viewBox=size, role="img", class_="plot", aria_label=panel.description)
+    axes = {"data_x": _said(x, panel.x), "data_y": _said(y, panel.y)}
+    return element("svg", *body, viewBox=size, role="img", class_="plot", aria_label=panel.description, **axes)
 
 
 def legend(panels: Sequence[Panel]) -> list[tuple[Markup, str]]:
@@ -55,6 +73,20 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup(f"{opening}>{inner}</{name}>" if inner else f"{opening}/>")
 
 
+def _placed(mark: Any, x: Scale, y: Scale, series: Sequence[str]) -> Markup:
+    """The mark, with the series that hide it and the axes that do not move it where the reader zooms."""
+    names = [str(series.index(name)) for name in (mark.name, getattr(mark, "of", "")) if name in series]
+    fixed = FIXED.get(type(mark))
+    shape = _shape(mark, x, y)
+    return element("g", shape, data_s=" ".join(names) or None, data_fix=fixed) if shape and (names or fixed) else shape
+
+
+def _said(axis: Scale, of: Axis) -> str:
+    """An axis for figures.js: pixels at its ends, values there, how it is spaced and how its numbers are written."""
+    ends = f"{_value(axis.start)} {_value(axis.end)} {axis.low:.9g} {axis.high:.9g}"
+    return f"{ends} {'log' if axis.log else 'even'} {'si' if of.text is si else 'plain'}"
+
+
 @singledispatch
 def _shape(mark: Any, x: Scale, y: Scale) -> Markup:
     raise TypeError(f"{type(mark).__name__} is no mark that draw.py can draw; add its `_shape`.")
@@ -64,8 +96,8 @@ def _shape(mark: Any, x: Scale, y: Scale) -> Markup:
 def _(mark: Dots, x: Scale, y: Scale) -> Markup:
     noted = len(mark.points) <= HOVER_LIMIT
     seen = [point for point in mark.points if x.holds(point[0]) and y.holds(point[1])]
-    symbols = (_symbol(mark.shape, x(px) + mark.shift, y(py), note if noted else "") for px, py, note in seen)
-    return element("g", *symbols, class_=f"{mark.shape} {mark.tone}")
+    symbols = (_symbol(mark.shape, x(px), y(py), note if noted else "") for px, py, note in seen)
+    return element("g", *symbols, class_=f"{mark.shape} {mark.tone}", transform=_aside(mark.shift))
 
 
 @_shape.register
@@ -84,9 +116,9 @@ def _(mark: Band, x: Scale, y: Scale) -> Markup:
 def _(mark: Whisker, x: Scale, y: Scale) -> Markup:
     if not (x.holds(mark.x) and all(y.holds(v) for v in mark.ys())):
         return Markup("")
-    at, low, middle, high = x(mark.x) + mark.shift, y(mark.low), y(mark.median), y(mark.high)
-    bars = [((at, low), (at, high)), ((at - 5, low), (at + 5, low)), ((at - 5, high), (at + 5, high))]
-    return _whisker(bars, (at, middle), mark.tone, mark.note)
+    at, low, middle, high = x(mark.x), y(mark.low), y(mark.median), y(mark.high)
+    ends = [(at, low), (at, high)]
+    return _whisker(ends, "m-5 0h10", (at, middle), mark.tone, mark.note, _aside(mark.shift))
 
 
 @_shape.register
@@ -94,8 +126,7 @@ def _(mark: FlatWhisker, x: Scale, y: Scale) -> Markup:
     if not (y.holds(mark.y) and all(x.holds(v) for v in mark.xs())):
         return Markup("")
     at, low, middle, high = y(mark.y), x(mark.low), x(mark.median), x(mark.high)
-    bars = [((low, at), (high, at)), ((low, at - 4), (low, at + 4)), ((high, at - 4), (high, at + 4))]
-    return _whisker(bars, (middle, at), mark.tone, mark.note)
+    return _whisker([(low, at), (high, at)], "m0-4v8", (middle, at), mark.tone, mark.note)
 
 
 @_shape.register
@@ -110,7 +141,7 @@ def _(mark: UprightRule, x: Scale, y: Scale) -> Markup:
     if not x.holds(mark.x):
         return Markup("")
     at, late = x(mark.x), x(mark.x) > (x.start + x.end) / 2
-    word = _text(at - 5 if late else at + 5, y.start - 7, mark.text, "end" if late else "start", "small halo")
+    word = _text(at, y.start - 7, mark.text, "end" if late else "start", "small halo", -5 if late else 5)
     return element("g", _path([(at, y.start), (at, y.end)], class_="rule"), word)
 
 
@@ -129,10 +160,10 @@ def _grid(x: Scale, y: Scale, steps: list[tuple[float, str]], levels: list[tuple
     marks = [_path([(x(v), y.start), (x(v), y.start + 4)], class_="tick") for v, _ in steps]
     numbers = [_text(x.start - 7, y(v) + 4, text, "end", "number") for v, text in levels]
     numbers += [_text(x(v), y.start + 17, text, "middle", "number") for v, text in steps]
-    frame = _path([(x.start, y.start), (x.end, y.start)], class_="tick")
+    frame = _path([(x.start, y.start), (x.end, y.start)], class_="tick frame")
     across, up = (_short(axis.label, int(x.end / LETTER)) for axis in (panel.x, panel.y))
     words = [_text(2, 12, up, "start", "axis"), _text(x.end, y.start + 35, across, "end", "axis")]
-    return element("g", *lines, frame, *marks, *numbers, *words)
+    return element("g", *lines, frame, *marks, *numbers, *words, class_="axes")
 
 
 def _labels(labels: list[Label], right: float, y: Scale) -> Markup:
@@ -142,7 +173,8 @@ def _labels(labels: list[Label], right: float, y: Scale) -> Markup:
         last = max(at, last + 13)
         placed.append((last, label))
     over = max(0.0, last - y.start)  # pushed below the axis: move the whole stack up
-    return element("g", *(_text(right + 6, at - over + 4, _short(mark.text), "start", "label") for at, mark in placed))
+    words = (_text(right + 6, at - over + 4, _short(mark.text), "start", "label") for at, mark in placed)
+    return element("g", *words, class_="labels", data_fix="x")
 
 
 def _spaced(steps: list[tuple[float, str]], x: Scale) -> list[tuple[float, str]]:
@@ -173,21 +205,30 @@ def _key(mark: Any) -> Markup:
     return _shape(small[type(mark)](), x, y)
 
 
-def _whisker(bars: list[Any], middle: tuple[float, float], tone: str, note: str) -> Markup:
-    lines = (_path(bar, class_="bar") for bar in bars)
-    return element("g", *lines, _symbol("disc", *middle, ""), *_title(note), class_=f"whisker {tone}")
+# Small letters are lengths in pixels, which keep their size where the reader zooms; capitals are places, which move.
+
+
+def _whisker(
+    ends: Sequence[tuple[float, float]], cap: str, middle: tuple[float, float], tone: str, note: str,
+    aside: str | None = None,
+) -> Markup:  # fmt: skip
+    places = [f"{_value(px)} {_value(py)}" for px, py in ends]
+    bar = element("path", d=f"M{'L'.join(places)}{''.join(f'M{place}{cap}' for place in places)}", class_="bar")
+    return element("g", bar, _symbol("disc", *middle, ""), *_title(note), class_=f"whisker {tone}", transform=aside)
+
+
+def _aside(pixels: float) -> str | None:
+    return f"translate({pixels:g})" if pixels else None
 
 
 def _symbol(shape: str, px: float, py: float, note: str) -> Markup:
     if shape == "diamond":
-        corners = [(px, py - 6), (px + 6, py), (px, py + 6), (px - 6, py)]
-        return _path(corners, *_title(note), close=True)
+        return element("path", *_title(note), d=f"M{_value(px)} {_value(py)}m0-6l6 6l-6 6l-6-6z")
     return element("circle", *_title(note), cx=px, cy=py, r=3.2)
 
 
 def _cross(px: float, py: float, note: str) -> Markup:
-    path = f"M{_value(px - 3.5)} {_value(py - 3.5)}l7 7m0 -7l-7 7"
-    return element("path", *_title(note), d=path)
+    return element("path", *_title(note), d=f"M{_value(px)} {_value(py)}m-3.5-3.5l7 7m0-7l-7 7")
 
 
 def _path(points: Iterable[tuple[float, float]], *children: Any, close: bool = False, class_: str = "") -> Markup:
@@ -197,8 +238,8 @@ def _path(points: Iterable[tuple[float, float]], *children: Any, close: bool = F
     return element("path", *children, d=f"M{route}{'Z' if close else ''}", class_=class_ or None)
 
 
-def _text(px: float, py: float, text: str, anchor: str, class_: str) -> Markup:
-    return element("text", text, x=px, y=py, text_anchor=anchor, class_=class_)
+def _text(px: float, py: float, text: str, anchor: str, class_: str, dx: float | None = None) -> Markup:
+    return element("text", text, x=px, y=py, dx=dx, text_anchor=anchor, class_=class_)
 
 
 def _title(note: str) -> list[Markup]:

@@ -12,7 +12,7 @@
     return {
       text: search ? search.value : "", typing: search !== null && document.activeElement === search,
       column, down: column >= 0 && headers[column].getAttribute("aria-sort") === "descending",
-      top: window.scrollY, inside: table ? table.parentElement.scrollTop : 0,
+      key: document.activeElement?.dataset.key, top: window.scrollY, inside: table ? table.parentElement.scrollTop : 0,
     };
   };
   const restore = (was) => {
@@ -24,6 +24,7 @@
     }
     if (search && was.text) { search.value = was.text; search.dispatchEvent(new Event("input")); }
     if (search && was.typing) search.focus({ preventScroll: true });
+    if (was.key) [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === was.key)?.focus({ preventScroll: true });
     if (table) table.parentElement.scrollTop = was.inside;
     window.scrollTo({ top: was.top, behavior: "instant" });
   };
@@ -36,6 +37,7 @@
     }
     document.title = page.title;
     runsTable();
+    figures();
     restore(was);
   };
   const say = (text) => {

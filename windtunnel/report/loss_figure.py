@@ -47,10 +47,10 @@ def _layers(recipe: Mapping[str, Any], tone: str, side: int, legend: str) -> lis
     truth = _seeds(recipe["truth"])
     return [
         *_curve(recipe, tone, legend),
-        [Dots(_noted(seeds, name), tone, name=SEED if seeds else "")],
-        [Lost(tuple((x, f"{name}, {note}") for x, note in lost), name=LOST if lost else "")],
-        _foretold(recipe, tone, 7.0 * side),
-        [Dots(_noted(truth, f"{name}, truth"), "truth", "diamond", TRUTH if truth else "", 17.0 * side)],
+        [Dots(_noted(seeds, name), tone, name=SEED if seeds else "", of=legend)],
+        [Lost(tuple((x, f"{name}, {note}") for x, note in lost), name=LOST if lost else "", of=legend)],
+        _foretold(recipe, tone, 7.0 * side, legend),
+        [Dots(_noted(truth, f"{name}, truth"), "truth", "diamond", TRUTH if truth else "", 17.0 * side, legend)],
     ]
 
 
@@ -62,19 +62,20 @@ def _curve(recipe: Mapping[str, Any], tone: str, legend: str) -> list[list[Any]]
     fitted = sum(1 for x, *_ in band if x <= top * 1.0001)
     line = tuple((x, median) for x, _, median, _ in band)
     return [
-        [Band(tuple((x, low, high) for x, low, _, high in band), tone)],
+        [Band(tuple((x, low, high) for x, low, _, high in band), tone, of=legend)],
         [Line(line[:fitted], tone, name=legend)],
-        [Line(line[max(0, fitted - 1) :], tone, dashed=True, name="beyond the largest rung trained")],
+        [Line(line[max(0, fitted - 1) :], tone, dashed=True, name="beyond the largest rung trained", of=legend)],
     ]
 
 
-def _foretold(recipe: Mapping[str, Any], tone: str, shift: float) -> list[Whisker]:
+def _foretold(recipe: Mapping[str, Any], tone: str, shift: float, legend: str) -> list[Whisker]:
     at, forecast = target_flops(recipe), recipe["forecast"]
     if at is None or not forecast or not present(forecast.get("loss"), "low", "median", "high"):
         return []
     told = forecast["loss"]
     note = f"{recipe['name']} at the target: {interval(told)}"
-    return [Whisker(at, told["low"], told["median"], told["high"], tone, "forecast at the target", note, shift)]
+    low, median, high = told["low"], told["median"], told["high"]
+    return [Whisker(at, low, median, high, tone, "forecast at the target", note, shift, legend)]
 
 
 def _rules(recipes: Sequence[Mapping[str, Any]]) -> list[UprightRule]:

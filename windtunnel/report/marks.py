@@ -2,7 +2,8 @@
 
 Plain values, so that what a figure shows can be tested without reading SVG. A `tone` is the name of a CSS colour (base,
 idea, truth, mark, alarm, quiet, ramp0 to ramp4), never a colour: the page decides it for light, dark and print. A
-`name` puts the mark in the legend. Missing numbers never get here: use `present`.
+`name` puts the mark in the legend, where a reader can hide it; `of` names a series that hides it too. Missing numbers
+never get here: use `present`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Dots:
     shape: str = "disc"
     name: str = ""
     shift: float = 0.0  # pixels to the right, so that two recipes at one size stay apart
+    of: str = ""
 
     def xs(self) -> Iterable[float]:
         return [point[0] for point in self.points]
@@ -76,6 +78,7 @@ class Line:
     tone: str
     dashed: bool = False
     name: str = ""
+    of: str = ""
 
     def xs(self) -> Iterable[float]:
         return [point[0] for point in self.points]
@@ -91,6 +94,7 @@ class Band:
     points: tuple[tuple[float, float, float], ...]
     tone: str
     name: str = ""
+    of: str = ""
 
     def xs(self) -> Iterable[float]:
         return [point[0] for point in self.points]
@@ -111,6 +115,7 @@ class Whisker:
     name: str = ""
     note: str = ""
     shift: float = 0.0
+    of: str = ""
 
     def xs(self) -> Iterable[float]:
         return [self.x]
@@ -145,6 +150,7 @@ class Lost:
     points: tuple[tuple[float, str], ...]
     tone: str = "alarm"
     name: str = ""
+    of: str = ""
 
     def xs(self) -> Iterable[float]:
         return [point[0] for point in self.points]

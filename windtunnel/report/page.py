@@ -142,10 +142,10 @@ def counted(runs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {name: outcomes.count(name) for name in names if name in outcomes}
 
 
-def picture(panel: Panel, width: int, height: int, narrow: bool = False) -> dict[str, Any]:
+def picture(panel: Panel, width: int, height: int, narrow: bool = False, series: Sequence[str] = ()) -> dict[str, Any]:
     """A drawn panel; with `narrow`, drawn a second time for a phone, so that its letters keep their size."""
-    small = draw(panel, 350, 330) if narrow else None
-    return {"title": panel.title, "wide": draw(panel, width, height), "narrow": small}
+    small = draw(panel, 350, 330, series) if narrow else None
+    return {"title": panel.title, "wide": draw(panel, width, height, series), "narrow": small}
 
 
 def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scripts(live: bool) -> dict[str, Any]:
     """The page's own scripts, and the hashes by which its policy lets them and nothing else run."""
-    scripts = [_text("page.js"), *([_text("live.js")] if live else [])]
+    scripts = [_text("page.js") + _text("figures.js"), *([_text("live.js")] if live else [])]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     hashes = Markup(" ".join(f"'sha256-{digest}'" for digest in digests))
     return {"script": Markup(scripts[0]), "live_script": Markup(scripts[-1]), "script_hash": hashes}
@@ -182,8 +182,10 @@ def figure(panels: Sequence[Panel], width: int = 310, height: int = 270, large: 
     """Drawn panels with their legend, for a template; None without panels."""
     if not panels:
         return None
-    pictures = [picture(p, 900, 440, narrow=True) if large else picture(p, width, height) for p in panels]
-    return {"pictures": pictures, "legend": legend(panels), "large": large}
+    keys = legend(panels)
+    names = [name for _, name in keys]
+    size = (900, 440, True) if large else (width, height, False)
+    return {"pictures": [picture(panel, *size, names) for panel in panels], "legend": keys, "large": large}
 
 
 def style() -> Markup:

@@ -69,7 +69,9 @@ def _range(seen: list[float], log: bool) -> tuple[float, float]:
 def _even(low: float, high: float, most: int) -> list[float]:
     rough = (high - low) / max(1, most)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= rough)
+    steps = [factor * power for factor in (0.2, 0.25, 0.5, 1, 2, 2.5, 5, 10, 20)]
+    wide = next(i for i, step in enumerate(steps) if step >= rough and i > 2)
+    step = next((s for s in reversed(steps[: wide + 1]) if math.floor(high / s) > math.ceil(low / s)), steps[0])
     first, last = math.ceil(low / step), math.floor(high / step)
     return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
 
