@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from windtunnel.parts.learned.features import Features, first_moments, layout_of
 from windtunnel.parts.learned.guarded import Guarded
 from windtunnel.parts.learned.network import moved
 from windtunnel.parts.learned.small_fc import SmallFC
-from windtunnel.parts.learned.weights import Card, Weights
+from windtunnel.parts.learned.weights import Card, Weights, bundled
 from windtunnel.parts.models import MLP
 from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.parts.optimizers import AdamW
@@ -451,3 +452,33 @@ def test_what_is_outside_of_the_training_is_said_before_and_during() -> None:
     small = {n: torch.full((4, 4), 1e-6) for n in ("mean_0", "mean_1", "mean_2")} | {"square": torch.ones(4, 4)}
     (said,) = strange(weights, tables[64], states=[small])
     assert "momentum 0" in said and "10^-6.0" in said
+
+
+def test_the_bundled_weights_train_a_model_of_ones_own_without_a_network() -> None:
+    """From their file to a lower loss, at the width of their training and at four times it."""
+    part = SmallFC(weights=bundled("mulo-digits"))
+    digits = wt.data.digits()
+    for width in (32, 128):
+        torch.manual_seed(0)
+
+        def build(width: int) -> nn.Module:
+            sides = (64, width, width, 10)
+            layers = [layer for a, b in pairwise(sides) for layer in (nn.Linear(a, b), nn.ReLU())]
+            return nn.Sequential(nn.Flatten(), *layers[:-1])
+
+        model, scales = build(width), adopt(build, base=2 * width, target=width, optimizer=part)
+        scales.initialize(model, seed=0)
+        scales.attach(model)
+        optimizer, losses = TorchOptimizer(part, model, scales), []
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)
+        for step in range(150):
+            images, labels = map(torch.from_numpy, digits.batch(seed=0, step=step, size=64))
+            loss = nn.functional.cross_entropy(model(images), labels[:, 0])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss))
+        assert losses[0] == pytest.approx(np.log(10), rel=1e-3)  # a readout that starts at zero
+        assert np.mean(losses[-10:]) < 0.1
+    assert "small-fc-digits" in str(pytest.raises(InputError, bundled, "no such").value)

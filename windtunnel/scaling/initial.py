@@ -59,7 +59,7 @@ def warn_of_other_values(params: Mapping[str, nn.Parameter], table: ScaleTable) 
         whole = not param.is_meta and not hasattr(param, "device_mesh") and tuple(param.shape) == site.shape
         if not whole or not param.requires_grad or site.role not in DRAWN or param.numel() < ENOUGH:
             continue
-        if not std / FAR < (here := float(param.detach().float().std())) < std * FAR:
+        if not std / FAR <= (here := float(param.detach().float().std())) <= std * FAR:
             warnings.warn(
                 f"{name} has standard deviation {here:.3g} and the table starts it at {std:.3g}: call "
                 f"initialize(model) before groups. If its values are not initial ones, say groups(..., pretrained="
