@@ -481,4 +481,5 @@ def test_the_bundled_weights_train_a_model_of_ones_own_without_a_network() -> No
             losses.append(float(loss))
         assert losses[0] == pytest.approx(np.log(10), rel=1e-3)  # a readout that starts at zero
         assert np.mean(losses[-10:]) < 0.1
-    assert "small-fc-digits" in str(pytest.raises(InputError, bundled, "no such").value)
+    with pytest.raises(InputError, match="small-fc-digits"):
+        bundled("no such")
