@@ -12,10 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import Weights
+from windtunnel.scaling.rules.at_base import AtBase
 
 from windtunnel.errors import InputError
-from windtunnel.learned import foreign_files
-from windtunnel.learned.importing import from_celo, from_google, from_pylo, from_pylo_velo, learned_decays
+from windtunnel.parts.learned import foreign
+from windtunnel.parts.learned.importing import (
+    as_weights,
+    from_celo,
+    from_google,
+    from_pylo,
+    from_pylo_velo,
+    learned_decays,
+)
 
 pytest.importorskip("msgpack", reason="the importers of flax msgpack need the extra windtunnel[learned]")
 SPLIT = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)
@@ -200,6 +210,19 @@ def test_narrow_types_widen_to_the_same_numbers(tmp_path, kind):
     )
 
 
+def test_imported_weights_become_those_of_the_part_and_come_back_from_its_file(tmp_path):
+    got = from_pylo(saved(tmp_path, safetensors(pylo_arrays())))
+    said = {"rule": "mup", "width": 1}
+    made = as_weights(got, step_size=0.01, parametrization=said, horizon=1000, licence="as its publisher says")
+    back = Weights.load(made.save(tmp_path / "mulo.safetensors"))
+    assert back == made and back.card.decays == got.decays
+    assert back.card.made["sha256"] == got.facts["sha256"] and back.card.features.square_axes == "io"
+    assert SmallFC(weights=back).parametrization == AtBase(width=1)
+    velo = from_google(saved(tmp_path, packed(banked_tree(members=2, state=3, inputs=30))))
+    with pytest.raises(InputError, match="velo are no single network"):
+        as_weights(velo, step_size=1, parametrization=said, horizon=1000)
+
+
 # what is refused
 
 
@@ -320,7 +343,7 @@ def test_another_hash_than_the_one_asked_for_is_refused_and_the_right_one_is_not
 
 def test_a_file_that_is_too_large_or_not_there_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     path = saved(tmp_path, safetensors(pylo_arrays()))
-    monkeypatch.setattr(foreign_files, "FILE_BYTES", 1000)
+    monkeypatch.setattr(foreign, "FILE_BYTES", 1000)
     with pytest.raises(InputError, match="larger than 1,000 bytes"):
         from_pylo(path)
     with pytest.raises(InputError, match="cannot be read"):

@@ -3,9 +3,10 @@
 A newcomer would take the decays from the file: PyLO's files have none, its constructor does, and those of Celo, Celo2
 and VeLO are fixed. `layouts.py` says which arrays a file must hold.
 
-What the tensors of a bank (Celo, VeLO) are: `bank.*` with the member first, `mix.*` the 30 (Celo: 18) inputs of the
-LSTM mixed over tensors by a maximum, `into.*` those passed on, `unused.*` made and never read, `lstm.*` (input above
-state; gates i, g, f, o; +1 on f), `controls.*`, `rate.*`, `start.*` the first state. Rules: facts 2.1 to 2.4.
+`as_weights` makes of small_fc and Celo2 what their part takes. The tensors of a bank (Celo, VeLO): `bank.*` with the
+member first, `mix.*` the LSTM's 30 (Celo: 18) inputs mixed over tensors by a maximum, `into.*` those passed on,
+`unused.*` made and never read, `lstm.*` (input above state; gates i, g, f, o; +1 on f), `controls.*`, `rate.*`, and
+`start.*`, the first state.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from windtunnel.parts.learned.features import Features
+from windtunnel.parts.learned.weights import Card, Weights
 
 from windtunnel.errors import InputError, printable
-from windtunnel.learned import layouts
-from windtunnel.learned.foreign_files import leaves_of, read_bytes, tensors_of
-from windtunnel.learned.layouts import placed
+from windtunnel.parts.learned import layouts
+from windtunnel.parts.learned.foreign import leaves_of, read_bytes, tensors_of
+from windtunnel.parts.learned.layouts import placed
 
 DECAYS = {"momentum": (0.9, 0.99, 0.999), "rms": (0.999,), "factored": (0.9, 0.99, 0.999)}  # where training began
 CELO2_DECAYS = DECAYS | {"rms": (0.95,)}  # Celo2 learns none (2602.19142, and PyLO's defaults)
@@ -32,6 +35,11 @@ MULO_OFFSETS = {
     "rms": (0.01079706,),
     "factored": (0.18621896, -0.10864615, -0.06185547),
 }
+FEATURES = {
+    "small_fc": Features(),
+    "celo2": Features(clipped=True, times=(), second_eps=1e-8, normaliser_eps=1e-9),
+}
+MAGNITUDE = {"small_fc": 0.001, "celo2": 0.0}  # Celo2 uses its direction alone
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,25 @@ def from_pylo_velo(
             f"give the two files of one model."
         )
     return Imported(tensors | rest, dict(DECAYS), _facts("velo", sizes, "pylo", f"{first} {second}"))
+
+
+def as_weights(
+    found: Imported, *, step_size: float, parametrization: Mapping[str, Any], horizon: int, **made: Any
+) -> Weights:
+    """Weights of small_fc or Celo2 for their part, with the published features.
+
+    `step_size` is what a step is multiplied by (small_fc 0.001, muLO 0.01, Celo2 1), `parametrization` and `horizon`
+    what they were trained under (`Card`): the file says neither. `made` (licence, tasks) is added to the card. Raises
+    InputError for Celo and VeLO, which have more than one network.
+    """
+    rule = found.facts["rule"]
+    if rule not in FEATURES:
+        raise InputError(f"Weights of {rule} are no single network; those of {' and '.join(FEATURES)} are.")
+    card = Card(
+        rule=rule, features=FEATURES[rule], step_size=step_size, magnitude=MAGNITUDE[rule], horizon=horizon,
+        parametrization=parametrization, decays=found.decays, made={**found.facts, **made},
+    )  # fmt: skip
+    return Weights.of(card, found.tensors)
 
 
 def learned_decays(offsets: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
