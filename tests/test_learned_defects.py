@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from windtunnel.parts.learned.features import Features
-from windtunnel.parts.learned.small_fc import SmallFC
-from windtunnel.parts.learned.weights import Card, Weights
 
 from windtunnel.bridge.optimizer import TorchOptimizer
 from windtunnel.errors import InputError
+from windtunnel.parts.learned.features import Features
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import Card, Weights
 from windtunnel.recipe import Site
 from windtunnel.scaling.adopt import adopt
 

@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from windtunnel.parts.learned.small_fc import SmallFC
-from windtunnel.parts.learned.weights import Weights
-from windtunnel.scaling.rules.at_base import AtBase
 
 from windtunnel.errors import InputError
 from windtunnel.parts.learned import foreign
@@ -26,6 +23,9 @@ from windtunnel.parts.learned.importing import (
     from_pylo_velo,
     learned_decays,
 )
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import Weights
+from windtunnel.scaling.rules.at_base import AtBase
 
 pytest.importorskip("msgpack", reason="the importers of flax msgpack need the extra windtunnel[learned]")
 SPLIT = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)

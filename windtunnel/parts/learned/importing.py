@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from windtunnel.parts.learned.features import Features
-from windtunnel.parts.learned.weights import Card, Weights
 
 from windtunnel.errors import InputError, printable
 from windtunnel.parts.learned import layouts
+from windtunnel.parts.learned.features import Features
 from windtunnel.parts.learned.foreign import leaves_of, read_bytes, tensors_of
 from windtunnel.parts.learned.layouts import placed
+from windtunnel.parts.learned.weights import Card, Weights
 
 DECAYS = {"momentum": (0.9, 0.99, 0.999), "rms": (0.999,), "factored": (0.9, 0.99, 0.999)}  # where training began
 CELO2_DECAYS = DECAYS | {"rms": (0.95,)}  # Celo2 learns none (2602.19142, and PyLO's defaults)
