@@ -1,6 +1,6 @@
 """A learned optimizer's step beside PyLO's and AdamW's, and meta-training beside Google's, in turns on one core.
 
-    python -m benchmarks.learned step [--pylo CHECKOUT] [--rounds 12]
+    python -m benchmarks.learned step [--pylo CHECKOUT] [--rules small_fc celo2 ...] [--rounds 12]
     python -m benchmarks.learned meta [--google CHECKOUT] [--rounds 12]
         [--python OTHER]     # the interpreter that has the peer's libraries, where it is another one
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import write
+from benchmarks.common import RESULTS, write
 
 SIDES = Path(__file__).with_name("learned_sides.py")
 STEP_RULES = ("small_fc", "celo2", "celo2_base", "velo")  # celo2_base is without Newton-Schulz
@@ -115,8 +115,8 @@ def told(side: Runner, unit: float = 1.0) -> dict[str, Any]:
 
 def steps(args: argparse.Namespace) -> dict[str, Any]:
     """Ours beside both AdamWs and, from a checkout, PyLO; a rule of PyLO's that is none of ours, beside AdamW."""
-    result: dict[str, Any] = {"parameters": 1_045_450, "rounds": args.rounds, "rules": {}}
-    for rule in STEP_RULES:
+    result: dict[str, Any] = {"parameters": 1_045_450, "rules": known("learned_step").get("rules", {})}
+    for rule in args.rules:
         with running(sys.executable, "ours", rule) as ours, running(sys.executable, "adamw", "default") as adamw:
             first, name = (adamw, "adamw") if "missing" in ours.said else (ours, "ours")
             row = dict(_rows(args, rule, first, name, adamw))
@@ -126,6 +126,12 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
             *(f"{rule:<11} {side:<12} {found}" for side, found in result["rules"][rule].items()), sep="\n", flush=True
         )
     return result
+
+
+def known(name: str) -> dict[str, Any]:
+    """The result as it is: what is not asked for stays in it."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _rows(
@@ -175,6 +181,7 @@ def main() -> None:
     parser.add_argument("--pylo", help="a checkout of Belilovsky-Lab/pylo")
     parser.add_argument("--google", help="a checkout of google/learned_optimization")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peer's libraries")
+    parser.add_argument("--rules", nargs="+", choices=STEP_RULES, default=STEP_RULES)
     parser.add_argument("--rounds", type=int, default=12)
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):

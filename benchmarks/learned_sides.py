@@ -249,7 +249,7 @@ def digits() -> tuple[Any, Any]:
     import numpy as np
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
-    held = load_digits()
+    held: Any = load_digits()
     images = held.data.astype(np.float32)
     images = (images - images.mean(0)) / (images.std(0) + 1e-6)
     return images[:1500].reshape(-1, 8, 8, 1), held.target[:1500].astype(np.int32)
