@@ -478,7 +478,7 @@ def test_the_bundled_weights_train_a_model_of_ones_own_without_a_network() -> No
             loss.backward()
             optimizer.step()
             schedule.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         assert losses[0] == pytest.approx(np.log(10), rel=1e-3)  # a readout that starts at zero
         assert np.mean(losses[-10:]) < 0.1
     with pytest.raises(InputError, match="small-fc-digits"):

@@ -90,7 +90,7 @@ def layout_of(shape: Sequence[int], square_axes: str = "io") -> Layout:
     ranked = sorted(range(len(shape)), key=lambda i: (shape[i], -i if turned else i))
     largest, a, b = ranked[-1], *sorted(ranked[-2:])
     others = [i for i in range(len(shape)) if i not in (a, b)]
-    size = (prod(shape[i] for i in others), shape[a], shape[b])
+    size = (prod([shape[i] for i in others]), shape[a], shape[b])  # a list: torch.compile reads no generator
     return Layout((*others, a, b), size, True, largest == b)
 
 
