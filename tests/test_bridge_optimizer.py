@@ -23,6 +23,8 @@ from windtunnel.ideas.critical_momenta import CriticalMomentaAdam
 from windtunnel.ideas.half_fine_tuning import HalfAdamW
 from windtunnel.ideas.hypergradient_rate import HypergradientSGD
 from windtunnel.ideas.sharpness_aware import SharpnessAware
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import bundled
 from windtunnel.parts.optimizers import LAMB, SGD, AdamW, Lion, Muon, Shampoo
 from windtunnel.parts.schedules import Constant
 from windtunnel.scaling.adopt import Adopted
@@ -40,6 +42,7 @@ PARTS = {
     "CriticalMomentaAdam": CriticalMomentaAdam(lr=3e-3),
     "HalfAdamW": HalfAdamW(lr=3e-3),
 }
+OF_ITS_OWN_RULE = {"SmallFC": SmallFC(weights=bundled("small-fc-digits"))}  # not of the one in these tests' recipe
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +258,7 @@ def in_a_process(rank, name, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
-        found = sharded_part(PARTS[name], folder, again=name != "HypergradientSGD")
+        found = sharded_part((PARTS | OF_ITS_OWN_RULE)[name], folder, again=name != "HypergradientSGD")
         if rank == 0:
             torch.save(found, f"{folder}/{name}.pt")
     finally:
@@ -263,12 +266,12 @@ def in_a_process(rank, name, port, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["AdamW", "Muon", "HypergradientSGD"])
+@pytest.mark.parametrize("name", ["AdamW", "Muon", "HypergradientSGD", "SmallFC"])
 def test_a_part_over_two_processes_trains_as_over_one_and_goes_on_from_its_checkpoint(name, tmp_path):
     """Slow: starts two processes. Rows alone, whole matrices and sums over the network; state sharded throughout."""
     port = 28500 + os.getpid() % 1000
     mp.spawn(in_a_process, (name, port, str(tmp_path)), nprocs=2)
-    model, _, optimizer = ready(PARTS[name])
+    model, _, optimizer = ready((PARTS | OF_ITS_OWN_RULE)[name])
     first = train(model, optimizer)
     found = torch.load(tmp_path / f"{name}.pt")
     torch.testing.assert_close(found[0], first, rtol=1e-4, atol=1e-5)

@@ -287,6 +287,17 @@ def test_muLOs_published_convention_is_one_over_the_fan_in() -> None:
     assert AtBase(width=1).scale(site, base, "entrywise").lr == pytest.approx(1 / 64)
 
 
+def test_what_does_not_grow_has_no_width_rule() -> None:
+    """A readout's bias, beside another width and at the ladder's own base."""
+    rule = AtBase(width=32)
+    bias, grown = (Site(role="bias", shape=(n,), fan_in=1, fan_out=n) for n in (10, 64))
+    for base in (bias, Site(role="bias", shape=(10,), fan_in=1, fan_out=10)):
+        assert rule.scale(bias, base, "gradient").lr == 1.0
+    half = Site(role="bias", shape=(32,), fan_in=1, fan_out=32)
+    assert rule.scale(grown, half, "gradient") == rule.scale(grown, grown, "gradient")
+    assert rule.scale(grown, half, "gradient").lr != 1.0
+
+
 # weights
 
 

@@ -12,20 +12,24 @@ import torch
 
 import windtunnel as wt
 from windtunnel.errors import InputError
+from windtunnel.meta.local import Local, LocalInner, bytes_per_round, simulated
 from windtunnel.meta.task import Inner, Task
 from windtunnel.meta.training import MetaTraining, _after, _Work
 from windtunnel.meta.unroll import Horizons, Told, Unroll
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.learned.features import Features
+from windtunnel.parts.learned.outer import LearnedOuter, SlowMo, statistics_of
 from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import Weights
 from windtunnel.parts.models import MLP
 from windtunnel.parts.objectives import CrossEntropy
-from windtunnel.parts.optimizers import AdamW
+from windtunnel.parts.optimizers import SGD, AdamW
 from windtunnel.parts.schedules import Constant
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.scaling.rules.at_base import AtBase
 from windtunnel.scaling.rules.mup import MuP
 from windtunnel.scaling.rules.standard import Standard
+from windtunnel.train.pack import initial_params
 
 CPU = torch.device("cpu")
 
@@ -231,3 +235,99 @@ def test_staggered_pairs_begin_at_different_steps() -> None:
     )  # fmt: skip
     steps = unroll.first().steps
     assert len(set(steps)) > 4
+
+
+def test_a_rescaled_task_begins_at_the_same_loss_with_other_sizes_of_weights_and_gradients() -> None:
+    plain, scaled = (_Work(asked(tasks=(task(rule=Standard(), rescaled=r),)), CPU).unrolls[0] for r in (1.0, 1000.0))
+    one, other = plain.first(), scaled.first()
+    inputs, targets = plain.inner.batches(plain.seeds, 0, 1)
+    batch = inputs[0].repeat_interleave(2, 0), targets[0].repeat_interleave(2, 0)
+    (grads, losses), (changed, same) = plain._look(one, *batch), scaled._look(other, *batch)
+    assert torch.allclose(losses, same, rtol=1e-4)
+    factors = scaled._factors(list(enumerate(other.lives)))
+    for p, q, g, h, f in zip(one.params, other.params, grads, changed, factors, strict=True):
+        assert torch.allclose(q * f, p, rtol=1e-4) and torch.allclose(h, g * f, rtol=1e-3, atol=1e-7)
+    assert float(factors[0].max() / factors[0].min()) > 10
+    whole, parts = (asked(tasks=(task(rescaled=100.0),)) for _ in range(2))
+    assert whole.run() is not None and parts.key != asked().key
+
+
+def test_a_rescaled_meta_training_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    scaled = asked(tasks=(task(rescaled=100.0),))
+    whole = scaled.run()
+    scaled.run(tmp_path, stop_after=5)
+    assert scaled.run(tmp_path) == whole
+
+
+# local training
+
+
+def test_a_round_of_local_training_is_what_its_workers_do_one_by_one() -> None:
+    local = Local(workers=3, steps=2)
+    inner = LocalInner(local_task(), CPU, local)
+    params = initial_params(inner.groups, [0, 1], CPU)
+    inputs, targets = inner.batches([0, 1], 0, 1)
+    ways, losses = inner.gradient(params, inputs[0], targets[0], False)
+    plain, seen = Inner(local_task(), CPU), []
+    x, y = (t.unflatten(1, (3, 2, -1)) for t in (inputs[0], targets[0]))
+    ends = [torch.zeros_like(p) for p in params]
+    for worker in range(3):
+        held = [p.clone() for p in params]
+        for step in range(2):
+            grads, loss = plain.gradient(held, x[:, worker, step].contiguous(), y[:, worker, step].contiguous(), False)
+            seen.append(loss)
+            held = [h - 0.5 * g for h, g in zip(held, grads, strict=True)]
+        ends = [e + h / 3 for e, h in zip(ends, held, strict=True)]
+    for way, p, e in zip(ways, params, ends, strict=True):
+        assert torch.allclose(way, p - e, atol=1e-6)
+    assert torch.allclose(losses, torch.stack(seen).mean(0), rtol=1e-5)
+
+
+def local_task() -> Task:
+    made = task()
+    return replace(made, recipe=made.recipe.but(optimizer=SGD(lr=0.5, momentum=0.0)))
+
+
+def test_averaging_is_slowmo_without_momentum_and_workers_statistics_do_not_depend_on_their_order() -> None:
+    losses = simulated(local_task(), Local(workers=2, steps=2), SlowMo(lr=1.0, momentum=0.0), rounds=30, seeds=(0, 1))
+    assert losses.shape == (30, 2) and float(losses[-5:].mean()) < 0.9 * float(losses[0].mean())
+    deltas = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    for name, value in statistics_of(deltas).items():
+        assert torch.allclose(value, statistics_of(deltas.flip(0))[name]), name
+        assert value.shape == statistics_of(deltas[:2])[name].shape
+    assert torch.equal(statistics_of(torch.ones(4, 2))["agreement"], torch.ones(2))
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_an_outer_rule_is_meta_trained_resumed_and_used_with_another_number_of_workers(
+    tmp_path: Path, statistics: bool
+) -> None:
+    more = 4 if statistics else 0
+    outer = asked(
+        tasks=(local_task(),), local=Local(workers=2, steps=2, statistics=statistics), outer_steps=6,
+        features=Features(scale_free=True, square_axes="oi", more=more),
+    )  # fmt: skip
+    whole = outer.run()
+    outer.run(tmp_path, stop_after=3)
+    weights = outer.run(tmp_path)
+    assert weights == whole and weights is not None
+    part, held = LearnedOuter(weights=weights), {"rounds": 8, "seeds": (0, 1)}
+    for workers in (2, 5):
+        found = simulated(local_task(), Local(workers=workers, steps=2, statistics=statistics), part, **held)
+        assert found.isfinite().all()
+    assert bytes_per_round(100, part) == 400 * (5 if statistics else 1)
+    with pytest.raises(InputError, match="not trained around local"):
+        LearnedOuter(weights=asked().run())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=f"more={4 - more}"):
+        replace(outer, features=replace(outer.features, more=4 - more))
+
+
+def test_the_residual_form_with_a_silent_network_is_averaging() -> None:
+    outer = asked(tasks=(local_task(),), local=Local(workers=2, steps=2), outer_steps=1)
+    weights = outer.run()
+    assert weights is not None
+    silent = Weights.of(weights.card, {n: torch.zeros_like(t) for n, t in weights.tensors.items()})
+    local, held = Local(workers=2, steps=2), {"rounds": 5, "seeds": (0, 1)}
+    one = simulated(local_task(), local, LearnedOuter(weights=silent), **held)
+    other = simulated(local_task(), local, SlowMo(lr=1.0, momentum=0.0), **held)
+    assert torch.allclose(one, other, rtol=1e-5)

@@ -6,7 +6,7 @@ All workers of all particles are one pack. A newcomer would give the workers cop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,8 @@ def simulated(
 ) -> Tensor:
     """(rounds, seeds) mean local losses of so many rounds under an outer rule, all seeds and workers in one pack.
 
-    `outer` is a part with its numbers filled in: SlowMo, LearnedOuter, any other. `local.residual` is the rule's own.
+    `outer` is a part with its numbers filled in: SlowMo, LearnedOuter, any other; one that `displaces` has its rate as
+    it is for all tensors, others as the table scales it. `local.residual` is the rule's own.
     """
     inner = LocalInner(task, torch.device(device), local)
     check_suits(outer, task.recipe.parametrization)
@@ -112,6 +113,8 @@ def simulated(
     groups = groups_of(table)
     params = initial_params(groups, seeds, inner.device)
     states, move = first_states(groups, outer, params, True), update(groups, outer, True)
+    if getattr(outer, "displaces", False):
+        groups = [replace(group, scale=replace(group.scale, lr=1.0)) for group in groups]
     hps = stacked_hyperparameters(groups, [outer] * len(seeds), inner.device)
     losses = []
     for number in range(rounds):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,7 @@ class Unroll:
         self.local = getattr(inner, "local", None)
         self.seeds = [_mixed(seed, inner.task.name, pair) for pair in range(pairs)]
         self.layouts = [layout_of(group.site.shape, features.square_axes) for group in inner.groups]
+        self._made: tuple[Any, list[Tensor]] = (None, [])  # the last factors
         self.rates = [group.scale.lr * step_size for group in inner.groups]
 
     def first(self) -> Particles:
@@ -113,7 +115,7 @@ class Unroll:
         wide = [self._for_group(nets, group) for group in self.inner.groups]
         for k in range(length):
             batch = (inputs[k].repeat_interleave(2, 0), targets[k].repeat_interleave(2, 0))
-            grads, losses[k] = self.inner.gradient(particles.params, *batch, self.compile)
+            grads, losses[k] = self._look(particles, *batch)
             fresh[k] = torch.tensor(new, dtype=torch.float32)
             self._move(particles, grads, wide, decays)
             particles.steps = [s + 1 for s in particles.steps]
@@ -125,6 +127,30 @@ class Unroll:
         return Told(found[..., 0], found[..., 1], fresh.to(device))
 
     # inside
+
+    def _look(self, particles: Particles, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Gradients and losses; of a rescaled task, those of weights that the network multiplies by its factors."""
+        if self.inner.task.rescaled == 1:
+            return self.inner.gradient(particles.params, inputs, targets, self.compile)
+        factors = self._factors(list(enumerate(particles.lives)))
+        held = [p * f for p, f in zip(particles.params, factors, strict=True)]
+        grads, losses = self.inner.gradient(held, inputs, targets, self.compile)
+        return [g * f for g, f in zip(grads, factors, strict=True)], losses
+
+    def _factors(self, lives: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """For each group (2 x lives, tensors, 1, ...): what the network multiplies weights by, of (pair, life)s."""
+        key = tuple(lives)
+        if self._made[0] != key:
+            most, found = math.log(self.inner.task.rescaled), []
+            for group in self.inner.groups:
+                drawn = [
+                    torch.rand(len(group.names), generator=generator_of(self.seeds[p], "factor", life, group.names[0]))
+                    for p, life in lives
+                ]
+                factors = torch.exp((2 * torch.stack(drawn) - 1) * most).repeat_interleave(2, 0)
+                found.append(factors.reshape(*factors.shape, *(1 for _ in group.site.shape)).to(self.inner.device))
+            self._made = key, found
+        return self._made[1]
 
     def _move(self, particles: Particles, grads: Sequence[Tensor], wide: Sequence[Theta], decays: Tensor) -> None:
         """One step of the rule, group by group."""
@@ -184,6 +210,8 @@ class Unroll:
         seeds = [_mixed(self.seeds[pair], "life", life) for pair, life in lives]
         drawn = initial_params(self.inner.groups, seeds, self.inner.device)
         params = [p.repeat_interleave(2, 0) for p in drawn]
+        if self.inner.task.rescaled > 1:
+            params = [p / f for p, f in zip(params, self._factors(lives), strict=True)]
         return params, [first_moments(seen(p.flatten(0, 1), x), x) for p, x in zip(params, self.layouts, strict=True)]
 
 

@@ -46,6 +46,7 @@ class SlowMo:
     momentum: float = 0.8
 
     geometry = "gradient"
+    displaces = True  # its rate is a share of the way that the workers went, which is the same at every width
 
     def init(self, param: Tensor, site: Site) -> dict[str, Tensor]:
         """The velocity, zero."""

@@ -15,6 +15,7 @@ from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.rules.mup import MuP
 from windtunnel.scaling.table import Scale
 
+VECTORS = ("gain", "bias", "vector")
 OUTWARD = ("embedding", "input", "gain", "bias", "vector")  # only the fan-out grows
 
 
@@ -39,9 +40,13 @@ class AtBase:
         found = self.rule.scale(site, self._at_width(site, base), geometry)
         return replace(found, init_std=0.0) if self.zero_readout and site.role == "readout" else found
 
+    def _grows(self, site: Site, base: Site) -> bool:
+        """Whether a vector is as long as the width; beside itself, at the ladder's base, its length must tell."""
+        return site.fan_out != base.fan_out if site != base else site.fan_out % self.width == 0
+
     def _at_width(self, site: Site, base: Site) -> Site:
-        if site.role == "fixed":
-            return base
+        if site.role == "fixed" or (site.role in VECTORS and not self._grows(site, base)):
+            return site
         if site.role in OUTWARD:
             return replace(base, fan_in=site.fan_in, fan_out=self.width)
         if site.role == "readout":
