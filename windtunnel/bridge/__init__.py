@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "foreign": ("ForeignRun", "bring_runs", "foreign_runs", "observations_of"),
     "from_mlflow": ("bring_mlflow",),
+    "from_wandb": ("bring_wandb",),
     "following": ("Following",),
     "huggingface": ("FollowTrainer",),
     "lightning": ("FollowLightning",),
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.bridge.following import Following
     from windtunnel.bridge.foreign import ForeignRun, bring_runs, foreign_runs, observations_of
     from windtunnel.bridge.from_mlflow import bring_mlflow
+    from windtunnel.bridge.from_wandb import bring_wandb
     from windtunnel.bridge.huggingface import FollowTrainer
     from windtunnel.bridge.lightning import FollowLightning
     from windtunnel.bridge.mirror import Mirror, Tracker
