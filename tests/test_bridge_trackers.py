@@ -139,6 +139,47 @@ def test_wandb_offline_holds_configuration_history_and_summary(store, tmp_path, 
     assert asked["lr"] == run.spec.hyperparameters["lr"]
 
 
+TRACKIO = """
+import json, sys
+import trackio
+import windtunnel as wt
+from windtunnel.bridge import Mirror, ToTrackio
+from windtunnel.bridge.mirror import page_of_run
+
+store = wt.Store(sys.argv[1])
+page = page_of_run(store.get(next(store.keys())))
+half = trackio.init(project="windtunnel", name=f"{page.name} {page.key}", embed=False)  # a call was interrupted
+half.log({"train_loss": 9.0}, step=1)
+trackio.finish()
+written = [Mirror(store, ToTrackio()).update(), Mirror(store, ToTrackio()).update()]
+every = list(trackio.Api().runs("windtunnel"))
+runs = {run.config["key"]: run for run in every}
+logs = {key: trackio.SQLiteStorage.get_logs("windtunnel", run.name) for key, run in runs.items()}
+rates = {key: run.config.get("lr") for key, run in runs.items()}
+print(json.dumps({"runs": len(every), "written": written, "logs": logs, "lr": rates}))
+"""
+
+
+def test_trackios_own_reader_finds_each_run_once_with_its_curve_and_result(store, tmp_path):
+    pytest.importorskip("trackio", reason="needs Trackio: pip install 'windtunnel[trackio]'")
+    import os
+    import subprocess
+    import sys
+
+    settings = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    asked = [sys.executable, "-c", TRACKIO, str(store.path)]
+    done = subprocess.run(asked, capture_output=True, text=True, env=settings, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["written"] == [3, 0] and found["runs"] == len(found["logs"]) == 3
+    for run in store.runs():
+        rows = found["logs"][run.key]
+        losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
+        assert losses == pytest.approx(run.curve["train_loss"].tolist())
+        assert [row["loss"] for row in rows if row.get("loss") is not None] == [pytest.approx(run.loss)]
+        assert found["lr"][run.key] == run.spec.hyperparameters["lr"]
+
+
 # in
 
 

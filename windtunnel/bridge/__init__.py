@@ -21,6 +21,7 @@ _HOMES = {
     "pruning": ("ForecastPruner",),
     "to_mlflow": ("ToMLflow",),
     "to_tensorboard": ("ToTensorBoard",),
+    "to_trackio": ("ToTrackio",),
     "to_wandb": ("ToWandB",),
 }
 _HOME = {name: f"windtunnel.bridge.{home}" for home, names in _HOMES.items() for name in names}
@@ -59,4 +60,5 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.bridge.pruning import ForecastPruner
     from windtunnel.bridge.to_mlflow import ToMLflow
     from windtunnel.bridge.to_tensorboard import ToTensorBoard
+    from windtunnel.bridge.to_trackio import ToTrackio
     from windtunnel.bridge.to_wandb import ToWandB

@@ -14,13 +14,13 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from wandb import __version__
-from wandb.proto.wandb_internal_pb2 import Record
 
 from windtunnel.bridge.foreign import ForeignRun, brought
 from windtunnel.errors import InputError
@@ -28,6 +28,7 @@ from windtunnel.laws.reading import read_runs
 from windtunnel.places import check_size
 from windtunnel.store import Store
 
+Record: Any = import_module("wandb.proto.wandb_internal_pb2").Record  # which file it is goes by protobuf's version
 MAGIC = b":W&B\xe1\xbe\x00"  # wandb's own header, version 0
 BLOCK = 32768  # bytes; LevelDB's log format
 HEAD = struct.Struct("<IHB")  # checksum, length and kind of a part
