@@ -139,6 +139,47 @@ def test_wandb_offline_holds_configuration_history_and_summary(store, tmp_path, 
     assert asked["lr"] == run.spec.hyperparameters["lr"]
 
 
+TRACKIO = """
+import json, sys
+import trackio
+import windtunnel as wt
+from windtunnel.bridge import Mirror, ToTrackio
+from windtunnel.bridge.mirror import page_of_run
+
+store = wt.Store(sys.argv[1])
+page = page_of_run(store.get(next(store.keys())))
+half = trackio.init(project="windtunnel", name=f"{page.name} {page.key}", embed=False)  # a call was interrupted
+half.log({"train_loss": 9.0}, step=1)
+trackio.finish()
+written = [Mirror(store, ToTrackio()).update(), Mirror(store, ToTrackio()).update()]
+every = list(trackio.Api().runs("windtunnel"))
+runs = {run.config["key"]: run for run in every}
+logs = {key: trackio.SQLiteStorage.get_logs("windtunnel", run.name) for key, run in runs.items()}
+rates = {key: run.config.get("lr") for key, run in runs.items()}
+print(json.dumps({"runs": len(every), "written": written, "logs": logs, "lr": rates}))
+"""
+
+
+def test_trackios_own_reader_finds_each_run_once_with_its_curve_and_result(store, tmp_path):
+    pytest.importorskip("trackio", reason="needs Trackio: pip install 'windtunnel[trackio]'")
+    import os
+    import subprocess
+    import sys
+
+    settings = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    asked = [sys.executable, "-c", TRACKIO, str(store.path)]
+    done = subprocess.run(asked, capture_output=True, text=True, env=settings, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["written"] == [3, 0] and found["runs"] == len(found["logs"]) == 3
+    for run in store.runs():
+        rows = found["logs"][run.key]
+        losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
+        assert losses == pytest.approx(run.curve["train_loss"].tolist())
+        assert [row["loss"] for row in rows if row.get("loss") is not None] == [pytest.approx(run.loss)]
+        assert found["lr"][run.key] == run.spec.hyperparameters["lr"]
+
+
 # in
 
 
@@ -222,6 +263,106 @@ def test_runs_come_from_mlflows_sqlite_store_with_their_curves_and_without_its_p
     assert _bare("https://me:secret@host:5000/x") == "https://host:5000/x"
     with pytest.raises(InputError, match="has no experiment 'steps'; it has ladder"):
         wt.bridge.bring_mlflow(store, uri, "steps")
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """A folder with two finished offline runs of W&B's own making and one that ended with an error."""
+    wandb = pytest.importorskip("wandb", reason="needs W&B: pip install wandb")
+    folder, columns = tmp_path_factory.mktemp("offline"), made_up()
+    for row in range(3):
+        run = wandb.init(
+            project="ladder", name=f"run {row}", dir=str(folder), mode="offline", reinit="create_new",
+            config={"model": {"params": columns["params"][row]}, "tokens": columns["tokens"][row], "layers": [1, 2]},
+            settings=wandb.Settings(silent=True, console="off"),
+        )  # fmt: skip
+        for step in (10, 20, 40):
+            run.log({"val/loss": columns["loss"][row] * 40 / step}, step=step)
+        run.finish(exit_code=row // 2)
+    return folder
+
+
+WANDB = "loss=summary.val/loss,params=config.model.params,tokens=config.tokens"
+
+
+def test_wandbs_offline_runs_come_with_their_curves_and_without_those_that_failed(offline, tmp_path):
+    store, columns = wt.Store(tmp_path / "store"), made_up()
+    runs = wt.bridge.bring_wandb(store, offline, WANDB, curve="val/loss")
+    assert sorted(run.loss for run in runs) == pytest.approx(sorted(columns["loss"][:2]))
+    assert {run.numbers["params"] for run in runs} == set(columns["params"][:2])
+    assert all(list(run.share) == [0.25, 0.5, 1.0] and run.curve[-1] == run.loss for run in runs)
+    assert wt.bridge.bring_wandb(store, offline, WANDB, curve="val/loss") == runs and len(foreign_runs(store)) == 2
+    assert "wandb" in runs[0].provenance["tool"] and runs[0].past() is not None
+
+
+def copied(offline, tmp_path, change):
+    """The first offline run's file, its bytes changed."""
+    (first, *_) = sorted(offline.rglob("run-*.wandb"))
+    place = tmp_path / first.parent.name
+    place.mkdir(parents=True)
+    (place / first.name).write_bytes(change(first.read_bytes()))
+    return tmp_path
+
+
+def test_a_wandb_run_that_was_killed_is_unfinished_wherever_its_file_was_cut(offline, tmp_path):
+    from windtunnel.bridge.from_wandb import Offline, _add, records
+
+    whole = len(list(records(next(offline.rglob("run-*.wandb")))))
+    for cut in range(8, 2000, 97):
+        folder = copied(offline, tmp_path / str(cut), lambda data, cut=cut: data[:-cut])
+        (file,) = folder.rglob("run-*.wandb")
+        run = Offline()
+        _add(run, file)
+        assert run.state == "crashed" and len(list(records(file))) < whole
+
+
+@pytest.mark.parametrize("change,said", [
+    (lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:], "damaged at byte"),
+    (lambda data: b"GIF89a" + data, "no offline run"),
+    (lambda data: b"", "no offline run"),
+])  # fmt: skip
+def test_a_damaged_wandb_file_is_named(offline, tmp_path, change, said):
+    with pytest.raises(InputError, match=said) as caught:
+        wt.bridge.bring_wandb(wt.Store(tmp_path / "store"), copied(offline, tmp_path / "runs", change), WANDB)
+    assert ".wandb" in str(caught.value)
+
+
+def test_what_a_hostile_wandb_file_says_is_refused_or_taken_as_words(offline, tmp_path):
+    """A sound file, its checksums right, that holds deep nesting, no JSON, or bytes that are no record."""
+    import zlib
+
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    from windtunnel.bridge.from_wandb import Offline, _add
+
+    def written(name, *bodies):
+        file = tmp_path / f"run-{name}.wandb"
+        parts = [struct.pack("<IHB", zlib.crc32(b"\1" + body), len(body), 1) + body for body in bodies]
+        file.write_bytes(b":W&B\xe1\xbe\x00" + b"".join(parts))
+        return file
+
+    def logged(text):
+        record = Record()
+        item = record.history.item.add()
+        item.key, item.value_json = "<script>", text
+        return record.SerializeToString()
+
+    for name, body in {
+        "deep": logged('{"a":' * 5000 + "1" + "}" * 5000),
+        "none": logged("{"),
+        "raw": b"\xff" * 9,
+    }.items():
+        with pytest.raises(InputError, match=rf"run-{name}.wandb holds what no run"):
+            _add(Offline(), written(name, body))
+    run = Offline()
+    _add(run, written("sound", logged('"../../etc"')))
+    assert run.rows == [{"<script>": "../../etc"}]
+
+
+def test_a_folder_without_wandb_runs_says_what_to_give(tmp_path):
+    pytest.importorskip("wandb", reason="needs W&B: pip install wandb")
+    with pytest.raises(InputError, match=r"holds no runs of W&B; give the folder `wandb`"):
+        wt.bridge.bring_wandb(wt.Store(tmp_path / "store"), tmp_path)
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch):

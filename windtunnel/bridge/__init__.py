@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "foreign": ("ForeignRun", "bring_runs", "foreign_runs", "observations_of"),
     "from_mlflow": ("bring_mlflow",),
+    "from_wandb": ("bring_wandb",),
     "following": ("Following",),
     "huggingface": ("FollowTrainer",),
     "lightning": ("FollowLightning",),
@@ -20,6 +21,7 @@ _HOMES = {
     "pruning": ("ForecastPruner",),
     "to_mlflow": ("ToMLflow",),
     "to_tensorboard": ("ToTensorBoard",),
+    "to_trackio": ("ToTrackio",),
     "to_wandb": ("ToWandB",),
 }
 _HOME = {name: f"windtunnel.bridge.{home}" for home, names in _HOMES.items() for name in names}
@@ -50,6 +52,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.bridge.following import Following
     from windtunnel.bridge.foreign import ForeignRun, bring_runs, foreign_runs, observations_of
     from windtunnel.bridge.from_mlflow import bring_mlflow
+    from windtunnel.bridge.from_wandb import bring_wandb
     from windtunnel.bridge.huggingface import FollowTrainer
     from windtunnel.bridge.lightning import FollowLightning
     from windtunnel.bridge.mirror import Mirror, Tracker
@@ -57,4 +60,5 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.bridge.pruning import ForecastPruner
     from windtunnel.bridge.to_mlflow import ToMLflow
     from windtunnel.bridge.to_tensorboard import ToTensorBoard
+    from windtunnel.bridge.to_trackio import ToTrackio
     from windtunnel.bridge.to_wandb import ToWandB
