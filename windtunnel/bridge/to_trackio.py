@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import trackio
+import trackio  # pyright: ignore[reportMissingImports]  an extra of its own, not in the tests' environment
 
 from windtunnel.bridge.mirror import Page
 
