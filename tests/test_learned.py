@@ -494,3 +494,38 @@ def test_the_bundled_weights_train_a_model_of_ones_own_without_a_network() -> No
         assert np.mean(losses[-10:]) < 0.1
     with pytest.raises(InputError, match="small-fc-digits"):
         bundled("no such")
+
+
+def test_a_tensors_layout_in_memory_does_not_matter(engine: str) -> None:
+    part, generator = SmallFC(weights=weights_of()), torch.Generator().manual_seed(0)
+    site = Site(role="hidden", shape=(6, 4, 3, 3), fan_in=36, fan_out=6)
+    param, grad = (torch.randn(6, 4, 3, 3, generator=generator) for _ in range(2))
+    hp = {"lr": torch.tensor(1.0), "weight_decay": torch.tensor(0.0)}
+    plain, _ = part.update(grad, part.init(param, site), param, hp, site)
+    lain = [t.contiguous(memory_format=torch.channels_last) for t in (grad, param)]
+    assert not lain[0].is_contiguous()
+    other, _ = part.update(lain[0], part.init(lain[1], site), lain[1], hp, site)
+    assert torch.allclose(plain, other, atol=1e-7)
+    turned, held = grad.flatten(1).T.contiguous().T, param.flatten(1)
+    flat = Site(role="hidden", shape=(6, 36), fan_in=36, fan_out=6)
+    one, _ = part.update(grad.flatten(1), part.init(held, flat), held, hp, flat)
+    two, _ = part.update(turned, part.init(held, flat), held, hp, flat)
+    assert torch.allclose(one, two, atol=1e-7)
+
+
+def test_a_grad_scaler_unscales_before_the_step_and_skips_what_is_not_finite() -> None:
+    part, model = SmallFC(weights=weights_of()), model_of(8)
+    scales = adopt(model_of, base=16, target=8, optimizer=part)
+    optimizer, scaler = TorchOptimizer(part, model, scales, pretrained=True), torch.amp.GradScaler("cpu", 2.0**8)
+    x, before = torch.randn(8, 16), model[0].weight.detach().clone()
+    scaler.scale(model(x).square().mean()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    moved = model[0].weight.detach() - before
+    assert moved.abs().max() > 0
+    kept = model[0].weight.detach().clone()
+    optimizer.zero_grad()
+    scaler.scale(model(x).mean() * float("inf")).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(model[0].weight, kept) and scaler.get_scale() < 2.0**8
