@@ -3,6 +3,7 @@
     python -m benchmarks.learned step [--pylo CHECKOUT] [--rules small_fc celo2 ...] [--rounds 12]
     python -m benchmarks.learned meta [--google CHECKOUT] [--rounds 12]
         [--python OTHER]     # the interpreter that has the peer's libraries, where it is another one
+        [--about TEXT]       # which version the checkout is; kept in the result
 
 Every side is a warm process of its own (learned_sides.py); ours and a peer run in turns, so that what slows the machine
 slows both, and the figure is the median of the rounds' ratios of processor time, with a 90 % bootstrap interval.
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--pylo", help="a checkout of Belilovsky-Lab/pylo")
     parser.add_argument("--google", help="a checkout of google/learned_optimization")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peer's libraries")
+    parser.add_argument("--about", default="", help="which version the checkout is")
     parser.add_argument("--rules", nargs="+", choices=STEP_RULES, default=STEP_RULES)
     parser.add_argument("--rounds", type=int, default=12)
     args = parser.parse_args()
@@ -191,7 +193,8 @@ def main() -> None:
         [] if (args.pylo if args.act == "step" else args.google) else ["no checkout was given: no peer beside ours"]
     )
     print(*missing, sep="\n")
-    print(write(f"learned_{args.act}", result | {"missing": missing, "bars": BARS[args.act]}))
+    told_of = {"peer": args.about, "missing": missing, "bars": BARS[args.act]}
+    print(write(f"learned_{args.act}", result | told_of))
 
 
 if __name__ == "__main__":
