@@ -71,3 +71,25 @@ def step(
     hidden = np.maximum(table @ net["w0"] + net["b0"], 0)
     hidden = np.maximum(hidden @ net["w1"] + net["b1"], 0)
     return hidden @ net["w2"] + net["b2"], new
+
+
+def celo2(
+    net: Mapping[str, np.ndarray], decays: Mapping[str, np.ndarray], p: np.ndarray, g: np.ndarray, state: Tree,
+    *, orthogonal: bool = False,
+) -> tuple[np.ndarray, Tree]:  # fmt: skip
+    """(what is multiplied by the rate and taken off one matrix (in, out), without decay; state)."""
+    said, state = step(
+        net, decays, p, np.clip(g, -1000, 1000), state, clipped=True, second_eps=1e-8, eps=1e-9, times=False
+    )
+    direction = newton_schulz(said[..., 0]) if orthogonal else said[..., 0]
+    return direction / np.sqrt(np.mean(direction**2)), state
+
+
+def newton_schulz(matrix: np.ndarray) -> np.ndarray:
+    """Five rounds on the wide form (Muon's post)."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (np.sqrt(np.sum(x**2)) + 1e-8)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
