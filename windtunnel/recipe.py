@@ -105,9 +105,11 @@ class Optimizer(Protocol):
 
     What the engine asks for only where a part has it (`train.extras`):
     `numbers(tensors: name to Site, seed, stretch) -> name to numbers`, constants of single tensors, by name, in `hp`;
-    `totals(grad, state, param, hp, site) -> dict of scalars`, summed over all tensors of the network, in `hp` of the
-    next two; `look_ahead(grad, state, param, hp, site) -> shift`: the gradient that `update` gets is taken at the
-    weights shifted by it (say `cost = 2`); `readout(param, state, site) -> param`, the weights that are judged;
+    `needs`, of "loss" (of the batch, before the update, in nats per token) and "horizon" (steps of the whole training),
+    in `hp`; `totals(grad, state, param, hp, site) -> dict of scalars`, summed over all tensors of the network, in `hp`
+    of the next two; `maxima`, the same of tensors of one shape, of which `hp` has the largest entries;
+    `look_ahead(grad, state, param, hp, site) -> shift`: the gradient that `update` gets is taken at the weights shifted
+    by it (say `cost = 2`); `readout(param, state, site) -> param`, the weights that are judged;
     `suits(parametrization)` raises InputError for a rule under which its steps would not have the size they should.
     """
 

@@ -24,6 +24,7 @@ from windtunnel.recipe import Site, Tuned
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.initial import warn_of_other_values
 from windtunnel.scaling.table import geometry_of
+from windtunnel.train.extras import told_to
 from windtunnel.train.pack import groups_of, is_rate, numbers_of, scaled
 
 Work = list[tuple[View, Tree, Site, Tree]]  # a tensor that has a gradient, its state, its site, its numbers
@@ -36,12 +37,18 @@ class TorchOptimizer(torch.optim.Optimizer):
     this model, whose factors are applied. Frozen tensors are left out. `seed` is of parts that draw (`numbers`),
     `pretrained` says that the weights are not initial ones, as for `Adopted.groups`. State is kept in float32 where
     weights are narrower. Weights may be DTensors (FSDP2): the state is sharded as they are. A part that looks ahead
-    needs a closure; the weights that a part wants judged are there within `judged()`. Raises InputError for a model
-    that is not the table's, a number left open, and tensors that FSDP1 has flattened.
+    needs a closure; one that needs the loss (VeLO) `step(loss=...)` or a closure that returns it; one that needs the
+    horizon `horizon`, the steps of the whole training. The weights that a part wants judged are there within
+    `judged()`. Raises InputError for a model that is not the table's, a number left open, a horizon that is missing,
+    and tensors that FSDP1 has flattened.
     """
 
-    def __init__(self, part: Any, model: nn.Module, scales: Adopted, *, seed: int = 0, pretrained: bool = False):
+    def __init__(
+        self, part: Any, model: nn.Module, scales: Adopted, *, seed: int = 0, pretrained: bool = False,
+        horizon: int | None = None,
+    ):  # fmt: skip
         _check(part)
+        _check_horizon(part, horizon)
         held = scales._matched(model)
         _check_shapes(held, scales)
         if not pretrained:
@@ -54,6 +61,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         self._made: dict[Any, Any] = {}
         self._said: set[str] = set()
         self._taken = 0  # steps, for what a part remarks
+        self._horizon = {"horizon": float(horizon)} if horizon is not None else {}
         numbers = numbers_of(part)
         named = {"identity": part.identity} if hasattr(part, "identity") else {}
         made = [
@@ -72,17 +80,22 @@ class TorchOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Move every tensor that has a gradient; returns what the closure returned. Raises InputError."""
-        loss = None if closure is None else _with_grad(closure)
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:  # type: ignore[override]
+        """Move every tensor that has a gradient; returns what the closure returned. Raises InputError.
+
+        `loss`, a number, is that of the batch whose gradient this is, for a part that needs it; without it, it is what
+        the closure returns.
+        """
+        returned = None if closure is None else _with_grad(closure)
+        told = self._horizon | _told(self.part, loss, returned)
         self._remark()
         if hasattr(self.part, "look_ahead"):
-            self._look_ahead(closure)
-        for view, state, site, hp in self._summed(self._work()):
+            self._look_ahead(closure, told)
+        for view, state, site, hp in self._joined(self._work(told)):
             move, new = self.part.update(view.grad, state, view.param, hp, site)
             self.state[view.like].update(view.closed(new))
             view.move(move)
-        return loss
+        return returned
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -133,6 +146,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             "_made": {},
             "_said": set(),
             "_taken": self._taken,
+            "_horizon": self._horizon,
         }
 
     # inside
@@ -145,7 +159,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             self._said.add(said)
             warnings.warn(said, stacklevel=3)
 
-    def _work(self) -> Work:
+    def _work(self, told: Mapping[str, Any]) -> Work:
         """All tensors that have a gradient, opened; a new one's state begins here, at its values of now."""
         work = []
         for index, group in enumerate(self.param_groups):
@@ -157,6 +171,7 @@ class TorchOptimizer(torch.optim.Optimizer):
                     raise InputError(f"{name} has a sparse gradient; build the embedding with sparse=False.")
                 hp = {**self._hp(index, param.device), **_tensors(own.get(name, {}), param.device)}
                 view = View(param, self._rows_alone(index, hp))
+                hp = hp | _placed(told, param.device)
                 if not self.state[param]:
                     self.state[param].update(view.closed(self.part.init(view.param, site)))
                 work.append((view, view.opened(self.state[param]), site, hp))
@@ -186,24 +201,26 @@ class TorchOptimizer(torch.optim.Optimizer):
             self._alone[index] = by_rows(self.part, self.sites[index], sample)
         return self._alone[index]
 
-    def _summed(self, work: Work) -> Work:
-        """With what the part sums over the whole network among the numbers."""
-        if not hasattr(self.part, "totals"):
-            return work
+    def _joined(self, work: Work) -> Work:
+        """With what the part sums, or seeks the largest of, over the whole network among the numbers."""
         whole: dict[str, Tensor] = {}
-        for view, state, site, hp in work:
-            for name, value in self.part.totals(view.grad, state, view.param, hp, site).items():
-                whole[name] = whole[name] + value.double() if name in whole else value.double()
-        return [(view, state, site, {**hp, **whole}) for view, state, site, hp in work]
+        for method, join in (("totals", torch.add), ("maxima", torch.maximum)):
+            if not hasattr(self.part, method):
+                continue
+            for view, state, site, hp in work:
+                for name, value in getattr(self.part, method)(view.grad, state, view.param, hp, site).items():
+                    wide = value.to(hp["lr"].dtype)
+                    whole[name] = join(whole[name], wide) if name in whole else wide
+        return [(view, state, site, {**hp, **whole}) for view, state, site, hp in work] if whole else work
 
-    def _look_ahead(self, closure: Callable[[], Any] | None) -> None:
+    def _look_ahead(self, closure: Callable[[], Any] | None, told: Mapping[str, Any]) -> None:
         """Leave the gradient of the shifted weights in place of that of the weights."""
         if closure is None:
             raise InputError(
                 f"{type(self.part).__name__} takes a second gradient at other weights: call step(closure), where "
                 f"closure() clears the gradients, computes the loss of the same batch, calls backward and returns it."
             )
-        work = self._summed(self._work())
+        work = self._joined(self._work(told))
         kept = [(view, view.kept()) for view, *_ in work]
         for view, state, site, hp in work:
             view.move(self.part.look_ahead(view.grad, state, view.param, hp, site))
@@ -237,6 +254,34 @@ def _check(part: Any) -> None:
         )
 
 
+def _check_horizon(part: Any, horizon: int | None) -> None:
+    name = type(part).__name__
+    if horizon is not None and horizon < 1:
+        raise InputError(f"horizon is {horizon}; it is the number of steps of the whole training, at least 1.")
+    if horizon is None and "horizon" in told_to(part):
+        raise InputError(
+            f"{name} follows how much of the training is done: give its steps, TorchOptimizer({name}(...), model, "
+            f"scales, horizon=10_000)."
+        )
+
+
+def _told(part: Any, given: Any, returned: Any) -> dict[str, Any]:
+    """The loss for the part's numbers, on whatever device it is: nothing waits for it. Raises InputError."""
+    needed = "loss" in told_to(part)
+    loss = returned if given is None and needed else given
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
+        return {"loss": loss.detach().reshape(())}
+    if isinstance(loss, int | float):
+        return {"loss": float(loss)}
+    if loss is None and not needed:
+        return {}
+    said = "neither was it given nor did a closure return it" if loss is None else f"what came is {loss!r:.60}"
+    raise InputError(
+        f"{type(part).__name__} needs the loss of every step, and {said}: call step(loss=loss) after loss.backward(), "
+        f"or step(closure) with a closure that returns it."
+    )
+
+
 def _check_shapes(held: Mapping[str, nn.Parameter], scales: Adopted) -> None:
     for name, param in held.items():
         if tuple(param.shape) != scales.table.sites[name].shape:
@@ -268,5 +313,13 @@ def _numbers_now(group: Mapping[str, Any], names: Iterable[str]) -> dict[str, fl
 
 def _tensors(numbers: Mapping[str, float], device: torch.device) -> dict[str, Tensor]:
     """64-bit tensors without axes, as the engine gives them; filled on the device, which waits for nothing."""
-    kind = torch.float32 if device.type == "mps" else torch.float64
-    return {name: torch.full((), value, dtype=kind, device=device) for name, value in numbers.items()}
+    return {name: torch.full((), value, dtype=_kind(device), device=device) for name, value in numbers.items()}
+
+
+def _placed(told: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """The same of what is told at a step, a tensor or a number each."""
+    return {name: torch.as_tensor(value, dtype=_kind(device), device=device) for name, value in told.items()}
+
+
+def _kind(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64

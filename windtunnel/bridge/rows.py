@@ -28,7 +28,8 @@ def sharded(param: Tensor) -> bool:
 
 def by_rows(part: Any, site: Site, hp: Mapping[str, Tensor]) -> bool:
     """Whether each process may update its rows alone; sums over the network need whole tensors."""
-    return not hasattr(part, "totals") and acts_by_entry(part, site, hp)
+    joined = hasattr(part, "totals") or hasattr(part, "maxima")
+    return not joined and acts_by_entry(part, site, hp)
 
 
 class View:

@@ -19,7 +19,7 @@ from windtunnel.conformance.places import place_of, user_line, watching_returns
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
-from windtunnel.train.extras import OF_OPTIMIZERS, followed, needs_of
+from windtunnel.train.extras import OF_OPTIMIZERS, followed, needs_of, told_to
 from windtunnel.train.pack import groups_of, stacked_hyperparameters, table_of
 
 UPDATES = 3  # the first may differ from the rest (a first step often divides by zero); a third for good measure
@@ -46,7 +46,11 @@ class Broken(Exception):
 def contract(subject: Subject) -> Finding:
     """init and update keep their promises on a tensor of every kind in the model."""
     optimizer, objective = subject.recipe.optimizer, subject.recipe.objective
-    for part, asks in ((objective, lambda: needs_of(objective)), (subject.idea, lambda: followed(subject.recipe))):
+    for part, asks in (
+        (objective, lambda: needs_of(objective)),
+        (optimizer, lambda: told_to(optimizer)),
+        (subject.idea, lambda: followed(subject.recipe)),
+    ):
         try:
             asks()
         except InputError as error:
@@ -61,14 +65,21 @@ def contract(subject: Subject) -> Finding:
     hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU, [0])
     try:
         for group, hp in zip(groups, hps, strict=True):
-            _keeps(optimizer, group.site, {name: values[0] for name, values in hp.items()})
+            _keeps(optimizer, group.site, {name: values[0] for name, values in hp.items()} | _told(optimizer))
     except Broken as broken:
         return broken.finding
     roles = dict.fromkeys(group.site.role for group in groups)
-    further = [name for name in OF_OPTIMIZERS if hasattr(optimizer, name)] + [f"needs {n}" for n in needs_of(objective)]
+    further = [name for name in OF_OPTIMIZERS if hasattr(optimizer, name)]
+    further += [f"needs {n}" for n in (*told_to(optimizer), *needs_of(objective))]
     further += [f"network needs {name}" for name in followed(subject.recipe)]
     told = f"; further: {', '.join(further)}" if further else ""
     return passed(f"{UPDATES} updates of one tensor of each role: {', '.join(roles)}{told}")
+
+
+def _told(optimizer: Any) -> dict[str, Tensor]:
+    """Samples of what the engine tells an optimizer that needs it."""
+    samples = {"loss": 2.0, "horizon": 100.0}
+    return {name: torch.tensor(samples[name], dtype=torch.float64) for name in told_to(optimizer)}
 
 
 def _geometry_remedy(optimizer: Any) -> str:

@@ -20,6 +20,7 @@ NUMBERS = "numbers(tensors, seed, stretch) returns {name: {number: value}} with 
 TOTALS = (
     'totals returns a dict of numbers without axes, to be summed over the network: {"square": grad.square().sum()}.'
 )
+MAXIMA = 'maxima returns a dict of tensors, the same shapes for every tensor: {"largest": grad.abs().max()}.'
 SHIFT = "It has the shape and type of the parameter, for the engine adds it: begin with grad or zeros_like(param)."
 READ = "It takes the place of the parameter when a run is judged, so it has its shape and type."
 
@@ -52,12 +53,18 @@ def numbers_trouble(optimizer: Any, sites: Mapping[str, Site]) -> Trouble | None
 def tensor_trouble(
     optimizer: Any, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: dict[str, Tensor], site: Site
 ) -> tuple[Trouble | None, dict[str, Tensor]]:
-    """What is wrong with `totals`, `look_ahead` or `readout` at one tensor, if anything; and hp with the totals."""
+    """What is wrong with `totals`, `maxima`, `look_ahead` or `readout` at one tensor, and hp with what is joined."""
     if hasattr(optimizer, "totals"):
         with watching_returns(optimizer.totals) as seen:
             found = optimizer.totals(grad, dict(state), param, hp, site)
         if not isinstance(found, dict) or not all(isinstance(t, Tensor) and not t.dim() for t in found.values()):
             return ("totals returned what is no dict of numbers without axes", seen.get("return"), TOTALS), hp
+        hp = hp | {name: value.double() for name, value in found.items()}
+    if hasattr(optimizer, "maxima"):
+        with watching_returns(optimizer.maxima) as seen:
+            found = optimizer.maxima(grad, dict(state), param, hp, site)
+        if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+            return ("maxima returned what is no dict of tensors", seen.get("return"), MAXIMA), hp
         hp = hp | {name: value.double() for name, value in found.items()}
     for name, arguments, remedy in (
         ("look_ahead", (grad, dict(state), param, hp, site), SHIFT),

@@ -28,6 +28,7 @@ from windtunnel.train.extras import (
     needs_of,
     noise_of,
     remembered,
+    told_to,
 )
 from windtunnel.train.handing import ended_with, forked, replaced
 from windtunnel.train.judging import Judging
@@ -45,7 +46,7 @@ from windtunnel.train.pack import (
 )
 from windtunnel.train.rows import first_rows, multiplier, parted, steps_of
 from windtunnel.train.state import State
-from windtunnel.train.steps import Given, Tree, first_states, gradient, look_ahead, update
+from windtunnel.train.steps import Given, Tree, first_states, gradient, look_ahead, update, with_numbers
 
 
 class Engine:
@@ -70,6 +71,7 @@ class Engine:
         self.groups: list[Group] = groups_of(self.table)
         optimizer = pack.recipe.optimizer  # unfilled: what differs between members reaches it through hp alone
         self.needs = needs_of(pack.recipe.objective)
+        self.told = told_to(optimizer)
         self.listening = listening(self.model, pack.recipe)
         self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed)
         self.look_ahead = look_ahead(self.groups, optimizer, packed)
@@ -184,7 +186,7 @@ class Engine:
         if len(finite) < len(losses):
             grads = [g.index_select(0, finite) for g in grads]
         if state.alive:
-            hps = self.scheduled(state, factors)
+            hps = self._with_loss(self.scheduled(state, factors), losses[finite])
             state.params, state.states = self.update(state.params, grads, state.states, hps)
 
     def gradients(
@@ -193,8 +195,12 @@ class Engine:
         """Gradients for the update, taken where the optimizer looks ahead to; losses of the weights as they are."""
         grads, losses, memory = self.gradient(params, inputs, targets, given)
         if self.look_ahead is not None:
+            hps = self._with_loss(hps, losses)
             grads = self.gradient(self.look_ahead(params, grads, states, hps), inputs, targets, given)[0]
         return grads, losses, memory
+
+    def _with_loss(self, hps: list[Tree], losses: Tensor) -> list[Tree]:
+        return with_numbers(self.groups, hps, {"loss": losses.double()}) if "loss" in self.told else hps
 
     def _keep(self, state: State, indices: Tensor | None, memory: Tree) -> None:
         if indices is not None:
@@ -239,7 +245,7 @@ class Engine:
         self, params: list[Tensor], states: list[Tree], hps: list[Tree], inputs: Tensor, targets: Tensor, given: Given
     ) -> tuple[list[Tensor], list[Tree], Tensor, Tree]:
         grads, losses, memory = self.gradients(params, states, hps, inputs, targets, given)
-        params, states = self.update(params, grads, states, hps)
+        params, states = self.update(params, grads, states, self._with_loss(hps, losses))
         return params, states, losses, memory
 
     def scheduled(self, state: State, factor_of: Mapping[int, float]) -> list[dict[str, Tensor]]:
@@ -249,6 +255,9 @@ class Engine:
             self._hp_rows = rows
             optimizers, seeds = [self.recipes[i].optimizer for i in rows], [self.pack.specs[i].seed for i in rows]
             self._hp = stacked_hyperparameters(self.groups, optimizers, self.device, seeds, self.stretch)
+            if "horizon" in self.told:
+                steps = torch.tensor([self.steps_of[i] for i in rows], dtype=torch.float64, device=self.device)
+                self._hp = with_numbers(self.groups, self._hp, {"horizon": steps})
         factors = [factor_of[member] for member in rows]
         if len(set(factors)) == 1:
             return [hp | {n: hp[n] * factors[0] for n in hp if is_rate(n)} for hp in self._hp]

@@ -1,8 +1,8 @@
 """What a part may ask the engine for beyond its slot's first signature, and what an objective is given for it.
 
-An optimizer asks by having a method (`numbers`, `totals`, `look_ahead`, `readout`), an objective, a transform or a
-model by naming what it needs. A newcomer would pass everything to everyone: each item costs memory or a pass, so it is
-made only where asked.
+An optimizer asks by having a method (`numbers`, `totals`, `maxima`, `look_ahead`, `readout`) and, as an objective, a
+transform or a model, by naming what it needs. A newcomer would pass everything to everyone: each item costs memory or
+a pass, so it is made only where asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from windtunnel.recipe import DataShape, Recipe
 
 NEEDS = ("done", "params", "start", "reference", "memory", "indices")
 OF_NETWORKS = {"done": torch.float32, "noise": torch.int64}
-OF_OPTIMIZERS = ("numbers", "totals", "look_ahead", "readout")
+OF_OPTIMIZERS = ("numbers", "totals", "maxima", "look_ahead", "readout")
+TOLD = ("loss", "horizon")  # what an optimizer may name in `needs`: it is in the hp of every update
 MEMORY_BYTES = 1 << 32  # of one row: past this an objective's memory is a mistake (guess)
 
 
@@ -41,9 +42,26 @@ def needs_of(objective: Any) -> tuple[str, ...]:
     return named
 
 
+def told_to(optimizer: Any) -> tuple[str, ...]:
+    """What an optimizer is told at each update, in `hp`. Raises InputError for what it cannot be told.
+
+    "loss" is that of the batch whose gradient it is given, before the update, in nats per token; "horizon" the number
+    of steps of the whole training.
+    """
+    named = tuple(getattr(optimizer, "needs", ()))
+    unknown = [name for name in named if name not in TOLD]
+    if unknown:
+        raise InputError(
+            f"{type(optimizer).__name__}.needs names {', '.join(map(repr, unknown))}, which an optimizer is not told; "
+            f"it is told {', '.join(TOLD)}."
+        )
+    return named
+
+
 def asked_of(recipe: Recipe) -> list[str]:
     """Everything a recipe asks for beyond the plain signatures, in words."""
     found = [f"the optimizer's {name}" for name in OF_OPTIMIZERS if hasattr(recipe.optimizer, name)]
+    found += [f"the optimizer's {name}" for name in told_to(recipe.optimizer)]
     found += [f"the objective's {name}" for name in needs_of(recipe.objective)]
     found += [f"the network's {name}" for name in followed(recipe)]
     return found + (["phases"] if recipe.phases is not None else [])

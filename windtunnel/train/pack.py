@@ -69,10 +69,11 @@ class Pack:
     def alike(self) -> list[Hashable]:
         """What two members must have in common to be one run but for their horizons: seed and numbers.
 
-        And the horizon itself where the objective or the network follows it.
+        And the horizon itself where the objective, the network or the optimizer follows it.
         """
         parts = (self.recipe.objective, self.recipe.model, *self.recipe.transforms)
         follows = any("done" in getattr(part, "needs", ()) for part in parts)
+        follows = follows or "horizon" in getattr(self.recipe.optimizer, "needs", ())
         return [
             (spec.seed, tuple(sorted(numbers_of(recipe.optimizer).items())), spec.rung.tokens if follows else 0)
             for spec, recipe in zip(self.specs, self._recipes, strict=True)

@@ -19,6 +19,7 @@ from windtunnel.train.pack import Group
 
 Tree = dict[str, Tensor]
 Given = dict[str, Any]  # what an objective asked for, tensors with a leading member axis
+JOINED: dict[str, Callable[[Tensor, int], Tensor]] = {"totals": torch.sum, "maxima": torch.amax}  # over the network
 
 
 def over_members(function: Callable[..., Any], packed: bool) -> Callable[..., Any]:
@@ -112,24 +113,32 @@ def look_ahead(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callabl
 
 
 def totals(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., list[Tree]]:
-    """(params, gradients, states, hyperparameters) to hyperparameters with what the optimizer sums over the network."""
-    if not hasattr(optimizer, "totals"):
-        return lambda params, grads, states, hps: hps
+    """(params, gradients, states, hyperparameters) to hyperparameters with what the optimizer sums over the network,
+    and the largest of what it compares over it."""
+    joins = [(name, join) for name, join in JOINED.items() if hasattr(optimizer, name)]
+    rules = {name: [over_tensors(_of_tensor(optimizer, name, group), packed) for group in groups] for name, _ in joins}
 
-    rules = [over_tensors(_summand(optimizer, group), packed) for group in groups]
+    def joined(params: list[Tensor], grads: list[Tensor], states: list[Tree], hps: list[Tree]) -> list[Tree]:
+        whole: Tree = {}
+        for name, join in joins:
+            parts = []
+            for group, rule, param, grad, state, hp in zip(
+                groups, rules[name], params, grads, states, hps, strict=True
+            ):
+                found = rule(param.flatten(0, 1), grad.flatten(0, 1), state, hp)
+                parts.append({n: join(t.double().unflatten(0, (-1, len(group.names))), 1) for n, t in found.items()})
+            whole |= {n: join(torch.stack([part[n] for part in parts]), 0) for n in parts[0]}
+        return with_numbers(groups, hps, whole)
 
-    def summed(params: list[Tensor], grads: list[Tensor], states: list[Tree], hps: list[Tree]) -> list[Tree]:
-        parts = []
-        for group, rule, param, grad, state, hp in zip(groups, rules, params, grads, states, hps, strict=True):
-            found = rule(param.flatten(0, 1), grad.flatten(0, 1), state, hp)
-            parts.append({name: t.double().unflatten(0, (-1, len(group.names))).sum(1) for name, t in found.items()})
-        whole = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
-        return [
-            hp | {name: t.repeat_interleave(len(group.names)) for name, t in whole.items()}
-            for group, hp in zip(groups, hps, strict=True)
-        ]
+    return joined
 
-    return summed
+
+def with_numbers(groups: Sequence[Group], hps: list[Tree], numbers: Tree) -> list[Tree]:
+    """Hyperparameters and further numbers, a row each, the same for all tensors of a row's network."""
+    return [
+        hp | {name: t.repeat_interleave(len(group.names), 0) for name, t in numbers.items()}
+        for group, hp in zip(groups, hps, strict=True)
+    ]
 
 
 def update(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., Any]:
@@ -194,9 +203,9 @@ def _one_tensor(optimizer: Any, group: Group) -> Callable[..., Any]:
     return step
 
 
-def _summand(optimizer: Any, group: Group) -> Callable[..., Any]:
+def _of_tensor(optimizer: Any, name: str, group: Group) -> Callable[..., Any]:
     def single(param: Tensor, grad: Tensor, state: Tree, hp: Tree) -> Tree:
-        return optimizer.totals(grad, state, param, hp, group.site)
+        return getattr(optimizer, name)(grad, state, param, hp, group.site)
 
     return single
 

@@ -24,7 +24,8 @@ WHOLE = (-3, -2, -1)  # the axes of one tensor
 class Features:
     """Which features there are, and the numbers in them; the defaults are small_fc's.
 
-    `clipped` adds the clipped gradient and the gradient over the root of the second moment (VeLO, Celo2). `times` are
+    `clipped` adds the clipped gradient and the gradient over the root of the second moment (VeLO, Celo2); vectors'
+    momenta are then over the bare roots of their squares (VeLO's; Celo2 has no vectors). `times` are
     those of the features of time. With `scale_free` every formula is that of the gradients over the root of the
     tensor's mean second moment, so that no epsilon depends on the size of the loss. `square_axes` says how a matrix
     with equal sides lay where the rule was trained: "io" (fan-in first, as in JAX) or "oi" (as in torch). `more` counts
@@ -38,6 +39,11 @@ class Features:
     scale_free: bool = False
     square_axes: str = "io"
     more: int = 0
+
+    @property
+    def vector_eps(self) -> float:
+        """Beside a vector's squares, where its momenta are divided by their roots."""
+        return 0.0 if self.clipped else 1e-6
 
     @property
     def dense(self) -> tuple[int, ...]:
@@ -189,7 +195,7 @@ def statistics(features: Features, moments: Moments, layout: Layout) -> Statisti
         scale = torch.rsqrt(moments.square.mean(WHOLE, keepdim=True).clamp(min=1e-36))
         over_a, over_b = over_a * (scale * scale), over_b * (scale * scale)
     if not layout.factored:
-        grad, mean = torch.rsqrt((over_a + 1e-9).clamp(min=1e-9)), torch.rsqrt(over_a + 1e-6)
+        grad, mean = torch.rsqrt((over_a + 1e-9).clamp(min=1e-9)), torch.rsqrt(over_a + features.vector_eps)
         factors = Factors(None, grad.unsqueeze(-2), mean.unsqueeze(-2))
         return Statistics(factors, None, _shared(over_a, features), scale)
     row, column = (over_b, over_a) if layout.row_is_a else (over_a, over_b)

@@ -155,7 +155,7 @@ static Known statistics(const Spec &s, const State &now, const Net &net, float s
   if (!s.factored) {
     for (size_t x = 0; x < over_a.size(); x++) {
       known.grad_b[x] = 1 / std::sqrt(std::max(over_a[x] + 1e-9f, 1e-9f));
-      known.mean_b[x] = 1 / std::sqrt(over_a[x] + 1e-6f);
+      known.mean_b[x] = 1 / std::sqrt(over_a[x] + (s.clipped ? 0.0f : 1e-6f));
     }
   } else {
     if (s.row_is_a) as_row(over_b, known.of_a, s.a), as_column(over_a, known.grad_b);

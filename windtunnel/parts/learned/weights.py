@@ -21,6 +21,7 @@ from torch import Tensor
 from windtunnel.errors import InputError
 from windtunnel.files import check_tensors, json_of, misfit, sha256
 from windtunnel.parts.learned.features import Features
+from windtunnel.parts.learned.shapes import shapes_of
 from windtunnel.recipe import Parametrization
 from windtunnel.runs import canonical
 from windtunnel.scaling.rules.at_base import AtBase
@@ -29,7 +30,6 @@ from windtunnel.scaling.rules.standard import Standard
 
 SPEC = 1  # raised when the same weights would mean another update
 MOST_BYTES = 1 << 26  # a file of VeLO's size has 9 MB
-NETWORK = ("w0", "b0", "w1", "b1", "w2", "b2")
 FROM_PATH = "give the path of a file that Weights.save wrote."
 _CARD = {"spec": int, "rule": str, "features": dict, "step_size": (int, float), "parametrization": dict}
 
@@ -158,13 +158,7 @@ class Weights:
 
 
 def _check(card: Card, held: Mapping[str, Tensor]) -> None:
-    if set(held) != set(NETWORK):
-        raise InputError(f"A learned optimizer has the tensors {', '.join(NETWORK)}; these are {sorted(held)}.")
-    hidden, said = held["w1"].shape[-1], held["w2"].shape[-1]
-    wanted = {
-        "w0": (card.features.count, hidden), "b0": (hidden,), "w1": (hidden, hidden), "b1": (hidden,),
-        "w2": (hidden, said), "b2": (said,),
-    }  # fmt: skip
+    wanted = shapes_of(card.features, held)
     wrong = [f"{n} {tuple(held[n].shape)} for {shape}" for n, shape in wanted.items() if tuple(held[n].shape) != shape]
     if wrong:
         raise InputError(f"The network does not have the shapes of its card's features: {'; '.join(wrong)}.")
