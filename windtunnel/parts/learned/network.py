@@ -7,9 +7,12 @@ stretch of memory and each layer one product of a small matrix with a long one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +49,25 @@ def moved(
     if native.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
         return _native(net, features, magnitude, grad, param, moments, decays, layout, steps)
     moments = advanced(decays, grad, moments, layout)
+    gpu = _on_gpu(grad)
+    if gpu is not None and gpu.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
+        return gpu.step(net, features, magnitude, grad, param, moments, layout, steps), moments
     said = outputs(net, features, grad, param, moments, layout, steps)
     return said[:, 0] * torch.exp(magnitude * said[:, 1]), moments
+
+
+def _on_gpu(values: Tensor) -> Any:
+    """The kernels for a GPU where the values are on one (or are made to run interpreted), and triton is there."""
+    return _triton() if values.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") else None
+
+
+@cache
+def _triton() -> Any:
+    try:
+        from windtunnel.parts.learned import triton_kernel
+    except ImportError:
+        return None
+    return triton_kernel
 
 
 def _native(
