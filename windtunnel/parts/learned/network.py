@@ -7,9 +7,13 @@ stretch of memory and each layer one product of a small matrix with a long one.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +36,8 @@ from windtunnel.parts.learned.features import (
 
 # Entries of a block: its features and hidden values stay in a core's own cache (measured: 4096 to 16384 are alike).
 BLOCK = 8192
+AGREE = 1e-4  # relative: what the order of sums explains (kernels agree to 1e-6 in the interpreter, measured)
+_TRUSTED: dict[Any, bool] = {}  # features and hidden units -> whether the GPU's kernels were found to agree
 
 
 def moved(
@@ -47,8 +53,52 @@ def moved(
     if not more and native.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
         return _native(net, features, magnitude, grad, param, moments, decays, layout, steps)
     moments = advanced(decays, grad, moments, layout)
+    gpu = _on_gpu(grad)
+    if not more and gpu is not None and gpu.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
+        return _checked(gpu, net, features, magnitude, grad, param, moments, layout, steps), moments
+    return _as_written(net, features, magnitude, grad, param, moments, layout, steps, more), moments
+
+
+def _as_written(
+    net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
+    layout: Layout, steps: Tensor, more: tuple[Tensor, ...] = (),
+) -> Tensor:  # fmt: skip
     said = outputs(net, features, grad, param, moments, layout, steps, more)
-    return said[:, 0] * torch.exp(magnitude * said[:, 1]), moments
+    return said[:, 0] * torch.exp(magnitude * said[:, 1])
+
+
+def _checked(gpu: Any, *given: Any) -> Tensor:
+    """The GPU's kernels, beside torch the first time that a network of this size is used; torch for good where they
+    fail or differ, with a warning."""
+    net, features = given[:2]
+    kind = (features, net["w1"].shape[-1])
+    if kind in _TRUSTED:
+        return gpu.step(*given) if _TRUSTED[kind] else _as_written(*given)
+    wanted = _as_written(*given)
+    try:
+        found = gpu.step(*given)
+        apart = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+        why = "" if apart <= AGREE else f"they differ from torch by {apart:.1e}"
+    except Exception as error:  # a compiler or a driver that cannot: a reason, not a failure
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    _TRUSTED[kind] = not why
+    if why:
+        warnings.warn(f"The learned optimizer's GPU kernels are not used ({why}); torch is.", stacklevel=2)
+    return wanted
+
+
+def _on_gpu(values: Tensor) -> Any:
+    """The kernels for a GPU where the values are on one (or are made to run interpreted), and triton is there."""
+    return _triton() if values.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") else None
+
+
+@cache
+def _triton() -> Any:
+    try:
+        from windtunnel.parts.learned import triton_kernel
+    except ImportError:
+        return None
+    return triton_kernel
 
 
 def _native(
