@@ -47,8 +47,8 @@ class GPT(nn.Module):
 
 def _block(width: int) -> dict[str, nn.Module]:
     linear = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
-    norms = {name: nn.LayerNorm(width) for name in ("first", "second")}
-    return {name: nn.Linear(*sides) for name, sides in linear.items()} | norms
+    norms: dict[str, nn.Module] = {name: nn.LayerNorm(width) for name in ("first", "second")}
+    return norms | {name: nn.Linear(*sides) for name, sides in linear.items()}
 
 
 def weights_of(hidden: int) -> Weights:

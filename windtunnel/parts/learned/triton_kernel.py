@@ -49,8 +49,8 @@ def step(
     given = (*entries, *factors, found.factors.b_of_mean.contiguous(), scale)
     sizes = (others * a, a, b, features.second_eps)
     kind: dict[str, Any] = {"CLIPPED": int(features.clipped), "FACTORED": layout.factored}
-    sums = grad.new_empty(batch, others * a, SUMS)
-    _sums[(others * a, batch)](*given, sums, *sizes, **kind, ROOM=SUMS, BLOCK=SUM_BLOCK)
+    sums, kernels = grad.new_empty(batch, others * a, SUMS), _kernels()
+    kernels[0][(others * a, batch)](*given, sums, *sizes, **kind, ROOM=SUMS, BLOCK=SUM_BLOCK)
     mean = sums.double().sum(1).float()[:, : len(features.dense)] / float(max(1, prod(layout.shape)))
     dense = net["w0"][:, list(features.dense)] * torch.rsqrt(mean + features.normaliser_eps)[..., None]
     hidden = max(LEAST_HIDDEN, triton.next_power_of_2(net["w1"].shape[-1]))
@@ -60,11 +60,16 @@ def step(
     layers = [pad(net["w1"], (0, more, 0, more)), _wide(net["b1"], hidden), _wide(net["w2"].mT, hidden), net["b2"]]
     layers = [t.expand(batch, *t.shape[1:]).contiguous() for t in layers]
     out = torch.empty_like(entries[0])
-    _steps[(others * a * triton.cdiv(b, BLOCK), batch)](
+    kernels[1][(others * a * triton.cdiv(b, BLOCK), batch)](
         *given, along.contiguous(), *of_tensors, *layers, out, *sizes, magnitude, net["w2"].shape[-1], **kind,
         HIDDEN=hidden, BLOCK=BLOCK,
     )  # fmt: skip
     return out
+
+
+def _kernels() -> Any:
+    """Sums, and steps; without the types of functions, which they are not."""
+    return _sums, _steps
 
 
 def _shared(
