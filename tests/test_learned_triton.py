@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from windtunnel.parts.learned import native, network
+from windtunnel.parts.learned.features import Features, first_moments, layout_of
+from windtunnel.parts.learned.network import moved
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +37,38 @@ def test_the_kernels_steps_are_torchs(interpreted: dict[str, Any]) -> None:
 
 def test_it_was_the_kernels_that_were_asked(interpreted: dict[str, Any]) -> None:
     assert interpreted["calls"] == len(interpreted["apart"]) >= 10
+
+
+def test_kernels_that_fail_or_differ_are_left_alone_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels made up for this: one that raises, one that is wrong, one that is right."""
+    grad = torch.randn(1, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    layout, decays = layout_of((4, 5)), torch.full((1, 7), 0.9)
+    shapes = {"w0": (1, 39, 8), "b0": (1, 8), "w1": (1, 8, 8), "b1": (1, 8), "w2": (1, 8, 2), "b2": (1, 2)}
+    net = {name: torch.randn(shape, generator=torch.Generator().manual_seed(1)) for name, shape in shapes.items()}
+    given = (net, Features(), 0.001, grad, grad, first_moments(grad, layout), decays, layout, torch.zeros(1))
+    monkeypatch.setattr(native, "suits", lambda values, hidden: False)
+    true, _ = moved(*given)
+
+    class Kernels:
+        def __init__(self, step: Any) -> None:
+            self.step = step
+
+        def suits(self, values: Any, hidden: int) -> bool:
+            return True
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("no such instruction")
+
+    def right(*given: Any) -> Any:
+        return network._as_written(*given) * (1 + 1e-6)
+
+    for step, said in ((failing, "no such instruction"), (lambda *g: right(*g) + 1, "differ from torch"), (right, "")):
+        monkeypatch.setattr(network, "_TRUSTED", {})
+        monkeypatch.setattr(network, "_on_gpu", lambda values, step=step: Kernels(step))
+        if said:
+            with pytest.warns(UserWarning, match=said):
+                assert torch.equal(moved(*given)[0], true)
+            assert torch.equal(moved(*given)[0], true)  # and not again
+        else:
+            moved(*given)
+            assert not torch.equal(moved(*given)[0], true)  # trusted from the second on
