@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -529,3 +532,17 @@ def test_a_grad_scaler_unscales_before_the_step_and_skips_what_is_not_finite() -
     scaler.step(optimizer)
     scaler.update()
     assert torch.equal(model[0].weight, kept) and scaler.get_scale() < 2.0**8
+
+
+def test_without_a_compiler_or_with_one_that_fails_torch_does_the_same(tmp_path: Path) -> None:
+    """In processes of their own: the kernel is looked for once."""
+    said = "from windtunnel.parts.learned import native; print(native.available())"
+    folder = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for changed, why in (({"WINDTUNNEL_NO_NATIVE": "1"}, "is set"), ({"CXX": str(broken)}, "no such option")):
+        env = os.environ | folder | changed
+        done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, env=env, check=True)
+        assert why in done.stdout
+    assert not list(tmp_path.glob("windtunnel/*.so"))

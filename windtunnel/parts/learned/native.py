@@ -113,7 +113,7 @@ def _library() -> tuple[Any, str]:
         return None, "there is no C++ compiler (g++ or clang++)"
     try:
         return ctypes.CDLL(str(_built(compiler))), ""
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
         return None, f"it could not be compiled ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
 
 
