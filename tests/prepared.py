@@ -38,9 +38,12 @@ def store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
     """A bucket that lies in memory: s3fs is not asked for."""
     pytest.importorskip("fsspec", reason="needs fsspec: pip install 'windtunnel[remote]'")
     from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry as loaded
     from fsspec.registry import known_implementations as known
 
     monkeypatch.setitem(known, "s3", {"class": "fsspec.implementations.memory.MemoryFileSystem"})
+    # fsspec keeps what it has loaded; what it keeps from here must go again
+    monkeypatch.setitem(loaded, "s3", MemoryFileSystem)
     monkeypatch.setattr(MemoryFileSystem, "protocol", ("memory", "s3"))
     return {}
 
