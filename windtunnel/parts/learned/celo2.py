@@ -69,12 +69,11 @@ class Celo2:
         grad = grad.clamp(-MOST_GRADIENT, MOST_GRADIENT)
         if site.role != "hidden":
             return OTHERS.update(grad, state, param, {**hp, "lr": hp["lr"] * hp["others_rate"]}, site)
-        card, net = self.weights.card, self.weights.tensors
+        card = self.weights.card
         seen, layout = self._opened(param, site)
         said, moments = network.moved(
-            {name: value.to(param.device)[None] for name, value in net.items()}, card.features, card.magnitude,
-            matrices(grad, site), seen, _moments(state, site), decays_of(card.decays, param), layout,
-            param.new_zeros(len(seen)),
+            self.weights.network(param.device), card.features, card.magnitude, matrices(grad, site), seen,
+            _moments(state, site), decays_of(card.decays, param), layout, param.new_zeros(len(seen)),
         )  # fmt: skip
         step = unmatrices(self._sized(said), param, site) * card.step_size
         return -hp["lr"] * (step + hp["weight_decay"] * param), _leaves(moments, param, site)

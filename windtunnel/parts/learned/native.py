@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from windtunnel.parts.learned.features import Features, Layout, Moments
+from windtunnel.parts.learned.shapes import NETWORK
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 OFF = "WINDTUNNEL_NO_NATIVE"  # set to anything: do without
 MOST_HIDDEN, LANES = 128, 8  # hidden units, and how many are worked on at a time
-ORDER = ("w0", "b0", "w1", "b1", "w2", "b2")
 COMPILE_SECONDS = 120
 PARALLEL_FROM = 1 << 16  # entries of a tensor from which threads pay (guess: some 100 microseconds of work each)
 
@@ -81,7 +81,7 @@ def step(
     _library()[0].learned_step(
         ctypes.c_long(batch), ctypes.c_long(len(net["w1"])), _array(ctypes.c_long, layout.shape),
         _array(ctypes.c_int, kind), _array(ctypes.c_float, numbers), _array(ctypes.c_float, features.times),
-        _at(grad), _at(param), _addresses(leaves(old)), _addresses(leaves(now)), _addresses([net[n] for n in ORDER]),
+        _at(grad), _at(param), _addresses(leaves(old)), _addresses(leaves(now)), _addresses([net[n] for n in NETWORK]),
         _at(decays), _at(steps), _at(rates), _at(out),
     )  # fmt: skip
     return out

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, zeros_like
 
 from windtunnel.errors import InputError
-from windtunnel.parts.learned import network
-from windtunnel.parts.learned.features import WHOLE, layout_of, seen, unseen
-from windtunnel.parts.learned.small_fc import SmallFC, decays_of, leaves_of, moments_of
+from windtunnel.parts.learned.features import WHOLE, Layout, seen
+from windtunnel.parts.learned.small_fc import SmallFC, stepped
 from windtunnel.parts.learned.weights import Weights
 from windtunnel.recipe import Parametrization, Site, tuned
 
@@ -106,19 +105,12 @@ class LearnedOuter:
         self, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: Mapping[str, Tensor], site: Site
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The step to add to `param` and the new state."""
-        card = self.weights.card
-        layout = layout_of(param.shape, card.features.square_axes)
-        grads, params = seen(grad[None], layout), seen(param[None], layout)
-        steps = state["steps"].clamp(max=max(card.horizon - 1, 0))[None]
-        net = {name: value.to(param.device)[None] for name, value in self.weights.tensors.items()}
-        more = further({n: seen(hp[n][None], layout) for n in STATISTICS}, grads) if self.statistics else ()
-        said, moments = network.moved(
-            net, card.features, card.magnitude, grads, params, moments_of(state, layout), decays_of(card.decays, param),
-            layout, steps, more,
-        )  # fmt: skip
-        move = unseen(said, layout, param.shape)[0] * -card.step_size
-        move = hp["lr"] * move - (grad if card.outer["residual"] else 0)
-        return move, leaves_of(moments, layout, param) | {"steps": state["steps"] + 1}
+
+        def more(grads: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+            return further({n: seen(hp[n][None], layout) for n in STATISTICS}, grads) if self.statistics else ()
+
+        move, new = stepped(self.weights, grad, state, param, more)
+        return hp["lr"] * move - (grad if self.weights.card.outer["residual"] else 0), new
 
 
 def further(statistics: Mapping[str, Tensor], grad: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ step, by schedule x lr x weight_decay, at every width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,19 +82,25 @@ class SmallFC:
         self, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: Mapping[str, Tensor], site: Site
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The step to add to `param` and the new state."""
-        card = self.weights.card
-        layout = layout_of(param.shape, card.features.square_axes)
-        grads, params = seen(grad[None], layout), seen(param[None], layout)
-        steps = state["steps"].clamp(max=max(card.horizon - 1, 0))[None]
-        said, moments = network.moved(
-            self._net(param.device), card.features, card.magnitude, grads, params, moments_of(state, layout),
-            decays_of(card.decays, param), layout, steps,
-        )  # fmt: skip
-        move = unseen(said, layout, param.shape)[0] * -card.step_size - hp["weight_decay"] * param
-        return hp["lr"] * move, leaves_of(moments, layout, param) | {"steps": state["steps"] + 1}
+        move, new = stepped(self.weights, grad, state, param)
+        return hp["lr"] * (move - hp["weight_decay"] * param), new
 
-    def _net(self, device: torch.device) -> dict[str, Tensor]:
-        return {name: value.to(device)[None] for name, value in self.weights.tensors.items()}
+
+def stepped(
+    weights: Weights, grad: Tensor, state: Mapping[str, Tensor], param: Tensor,
+    more: Callable[[Tensor, Layout], tuple[Tensor, ...]] = lambda grads, layout: (),
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """The step at rate 1 and the new state; `more` makes the further features of the gradient as the rule sees it."""
+    card = weights.card
+    layout = layout_of(param.shape, card.features.square_axes)
+    grads, params = seen(grad[None], layout), seen(param[None], layout)
+    steps = state["steps"].clamp(max=max(card.horizon - 1, 0))[None]
+    said, moments = network.moved(
+        weights.network(param.device), card.features, card.magnitude, grads, params, moments_of(state, layout),
+        decays_of(card.decays, param), layout, steps, more(grads, layout),
+    )  # fmt: skip
+    move = unseen(said, layout, param.shape)[0] * -card.step_size
+    return move, leaves_of(moments, layout, param) | {"steps": state["steps"] + 1}
 
 
 def decays_of(decays: Mapping[str, tuple[float, ...]], like: Tensor) -> Tensor:

@@ -135,6 +135,10 @@ class Weights:
             raise InputError(f"{named} were changed after they were written: their hash differs; {FROM_PATH}")
         return found
 
+    def network(self, device: torch.device) -> dict[str, Tensor]:
+        """The small network on a device, with the leading axis that `network.moved` takes."""
+        return {name: value.to(device)[None] for name, value in self.tensors.items()}
+
     def parametrization(self) -> Parametrization:
         """The width rule under which they were trained, for a recipe or `wt.adopt(rule=...)`."""
         said = self.card.parametrization
