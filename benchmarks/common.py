@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from windtunnel.ladder import Rung
     from windtunnel.recipe import Judge, Recipe
@@ -74,6 +76,18 @@ def train_or_tell(about: str | None) -> str:
     parser.add_argument("act", choices=("train", "told"))
     torch.set_num_threads(1)
     return str(parser.parse_args().act)
+
+
+def interval(values: Sequence[float] | np.ndarray, level: float = 0.9) -> dict[str, float]:
+    """Mean over repetitions and its interval (Student's t); the mean alone of one value or if one is not finite."""
+    from scipy.stats import t
+
+    x = np.asarray(values, dtype=float)
+    middle = float(x.mean())
+    if len(x) < 2 or not np.isfinite(x).all():
+        return {"mean": middle, "n": len(x)}
+    half = float(t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
+    return {"mean": middle, "low": middle - half, "high": middle + half, "n": len(x)}
 
 
 def _cpu_info() -> list[str]:

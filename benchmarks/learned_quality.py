@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 import windtunnel as wt
-from benchmarks.common import runs_of, write
+from benchmarks.common import interval, runs_of, write
 from windtunnel.meta.task import Task
 from windtunnel.meta.training import MetaTraining, Progress
 from windtunnel.meta.unroll import Horizons
@@ -150,15 +149,6 @@ def tuned_adam(arm: Arm, objective: str, steps: int = STEPS) -> tuple[float, flo
             value = float(np.mean(figures(runs[number * len(TUNING) : (number + 1) * len(TUNING)])[objective]))
             best = min(best, (value, rate, beta2))
     return best[1], best[2], best[0]
-
-
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and 90 % interval."""
-    x = np.asarray(values, dtype=float)
-    if len(x) < 2 or not np.isfinite(x).all():
-        return {"mean": float(x.mean()), "n": len(x)}
-    half = float(student.ppf(0.95, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
-    return {"mean": float(x.mean()), "low": float(x.mean()) - half, "high": float(x.mean()) + half, "n": len(x)}
 
 
 def evaluated(arm: Arm, optimizer: Any, rate: float | None) -> dict[str, Any]:

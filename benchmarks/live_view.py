@@ -20,6 +20,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.common import write
@@ -32,46 +34,69 @@ EVERY = 3.0  # seconds between two looks of a client, as in report/live.js
 
 def measured(seconds: float, clients: int, runs: int) -> dict[str, float]:
     """One minute of it: CPU share, memory, answers."""
+    with served(runs) as (pid, port, store):
+        return _watched(pid, port, store, seconds, clients, runs)
+
+
+@contextmanager
+def served(runs: int) -> Iterator[tuple[int, int, Store]]:
+    """A server over a store of so many runs: its process, port and store."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
         for seed in range(runs):
-            _add(store, seed)
+            add(store, seed)
         command = [sys.executable, "-m", "windtunnel", "report", "--serve", "127.0.0.1:0", "--store", store.where]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
             assert server.stdout is not None
             port = int(server.stdout.readline().rsplit(":", 1)[1].strip().rstrip("/"))
             try:
-                return _watched(server.pid, port, store, seconds, clients, runs)
+                yield server.pid, port, store
             finally:
                 server.send_signal(signal.SIGINT)
                 server.wait(30)
 
 
-def _watched(pid: int, port: int, store: Store, seconds: float, clients: int, runs: int) -> dict[str, float]:
-    path, _ = _get(port, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)
-    tally, until = {200: 0, 304: 0, "slowest": 0.0}, time.monotonic() + seconds
-    threads = [threading.Thread(target=_client, args=(port, f"/study/{path.decode()}", until, n, clients, tally))
+@contextmanager
+def clients_of(port: int, clients: int, seconds: float) -> Iterator[dict[str, float]]:
+    """That many clients look at the store's study until so many seconds are over; their tally of answers."""
+    page = _get(port, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)[0].decode()
+    tally, until = {"200": 0, "304": 0, "slowest": 0.0}, time.monotonic() + seconds
+    threads = [threading.Thread(target=_client, args=(port, f"/study/{page}", until, n, clients, tally))
                for n in range(clients)]  # fmt: skip
     for thread in threads:
         thread.start()
-    time.sleep(seconds / 4)
-    cpu, memory, began = _cpu(pid), _memory(pid), time.monotonic()
-    added = 0
-    while time.monotonic() < until - 1:
-        _add(store, runs + added)
-        added += 1
-        time.sleep(2)
-    spent, span, later = _cpu(pid) - cpu, time.monotonic() - began, _memory(pid)
+    yield tally
     for thread in threads:
         thread.join()
+
+
+def grow(store: Store, first: int, until: float) -> int:
+    """Record a run every two seconds until then; how many."""
+    added = 0
+    while time.monotonic() < until:
+        add(store, first + added)
+        added += 1
+        time.sleep(max(0.0, min(2.0, until - time.monotonic())))
+    return added
+
+
+def _watched(pid: int, port: int, store: Store, seconds: float, clients: int, runs: int) -> dict[str, float]:
+    until = time.monotonic() + seconds
+    with clients_of(port, clients, seconds) as tally:
+        time.sleep(seconds / 4)
+        cpu, memory, began = _cpu(pid), _memory(pid), time.monotonic()
+        added = grow(store, runs, until - 1)
+        spent, span, later = _cpu(pid) - cpu, time.monotonic() - began, _memory(pid)
     return {
         "clients": clients, "runs_at_first": runs, "runs_added": added, "seconds": span,
         "server_share_of_one_core": spent / span, "memory_mib_after_a_quarter": memory, "memory_mib_at_the_end": later,
-        "answers": tally[200] + tally[304], "answers_with_a_page": tally[200], "slowest_answer_s": tally["slowest"],
+        "answers": tally["200"] + tally["304"], "answers_with_a_page": tally["200"],
+        "slowest_answer_s": tally["slowest"],
     }  # fmt: skip
 
 
-def _add(store: Store, seed: int) -> None:
+def add(store: Store, seed: int) -> None:
+    """Record one more run."""
     from test_store import run
 
     store.add(run(seed, labels={"study": "watched", "idea": "base", "stage": "ladder"}))
@@ -83,7 +108,7 @@ def _client(port: int, path: str, until: float, number: int, clients: int, tally
     while time.monotonic() < until:
         started = time.monotonic()
         status, _, tag = _get(port, path, tag)
-        tally[status] += 1
+        tally[str(status)] += 1
         tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
         time.sleep(EVERY)
 

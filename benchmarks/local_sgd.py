@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 import windtunnel as wt
-from benchmarks.common import write
+from benchmarks.common import interval, write
 from windtunnel.meta.local import Local, bytes_per_round, simulated
 from windtunnel.meta.task import Task
 from windtunnel.meta.training import MetaTraining, Progress
@@ -110,15 +109,6 @@ def judged(outer: Any, gamma: float) -> dict[str, Any]:
         found = losses(outer, gamma, JUDGED, width)
         said[f"width {width}"] = {name: interval(values) for name, values in found.items()} | {"by_seed": found["mean"]}
     return said
-
-
-def interval(values: list[float]) -> dict[str, Any]:
-    """Mean and 90 % interval."""
-    x = np.asarray(values)
-    if not np.isfinite(x).all():
-        return {"mean": float(x.mean()), "n": len(x)}
-    half = float(student.ppf(0.95, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
-    return {"mean": float(x.mean()), "low": float(x.mean()) - half, "high": float(x.mean()) + half, "n": len(x)}
 
 
 def told() -> dict[str, Any]:

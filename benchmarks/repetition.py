@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 import windtunnel as wt
-from benchmarks.common import runs_of, train_or_tell, write
+from benchmarks.common import interval, runs_of, train_or_tell, write
 from windtunnel.laws import Chinchilla, EffectiveTokens, Overfitted, Sizes, fit_law
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
@@ -72,13 +71,6 @@ def cell(width: int, unique: int, tokens: int, dropout: float = 0.0, *, stored: 
 def losses(width: int, unique: int, tokens: int, dropout: float = 0.0) -> np.ndarray:
     """By seed."""
     return np.array([run.loss for run in cell(width, unique, tokens, dropout, stored=True)], float)
-
-
-def interval(values: np.ndarray, level: float = 0.9) -> dict[str, float]:
-    """Mean over seeds and its interval (Student's t)."""
-    middle, wide = float(values.mean()), float(student.ppf(0.5 + level / 2, len(values) - 1))
-    half = wide * float(values.std(ddof=1)) / np.sqrt(len(values))
-    return {"mean": middle, "low": middle - half, "high": middle + half, "n": len(values)}
 
 
 def told() -> dict[str, Any]:
