@@ -49,9 +49,9 @@ def runs_of(
     only those that are there. Rates are those of the rung `base`."""
     import torch
 
+    from windtunnel.launch.one import execute
     from windtunnel.runs import RunSpec
     from windtunnel.store import Store
-    from windtunnel.train.loop import train
     from windtunnel.train.pack import Pack
 
     store, described, judged = Store(place), recipe.describe(), judge.describe()
@@ -59,12 +59,10 @@ def runs_of(
         RunSpec(recipe=described, rung=rung, hyperparameters={"lr": lr}, seed=seed, judge=judged, base_rung=base)
         for lr, seed in asked
     ]
-    missing = tuple(spec for spec in specs if spec.key not in store)
-    if missing and not stored:
+    if not stored:
         label = {"study": study, "idea": "", "stage": ""}
-        pack = Pack(recipe=recipe, specs=missing, judge=judge, labels=(label,) * len(missing))
-        for run in train(pack, device=torch.device("cpu")):
-            store.add(run)
+        pack = Pack(recipe=recipe, specs=tuple(specs), judge=judge, labels=(label,) * len(specs))
+        execute(pack, store, device=torch.device("cpu"))
     return [store.get(spec.key) for spec in specs if spec.key in store]
 
 

@@ -21,11 +21,11 @@ import torch
 import windtunnel as wt
 from benchmarks.common import write
 from benchmarks.schedules_runs import BATCH, CONTEXT, CPU, JUDGED, SEEDS, STEP, STORE, TEXTS, english, recipe, rung
+from windtunnel.launch.one import execute
 from windtunnel.parts.probes import LossOn
 from windtunnel.parts.schedules import Rewarmed, cosine_to
 from windtunnel.recipe import Judge
 from windtunnel.runs import Run, RunSpec
-from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
 STAGE, RATE = 200, 2.0**-7
@@ -75,9 +75,8 @@ def pack(arm: str, width: int) -> Pack:
 def runs(arm: str, width: int, *, stored: bool = False) -> list[Run]:
     """The runs, trained if the store lacks them; with `stored`, only those that are there."""
     store, asked = wt.Store(STORE), pack(arm, width)
-    missing = [i for i, spec in enumerate(asked.specs) if spec.key not in store]
-    for run in train(asked.part(missing), device=CPU) if missing and not stored else ():
-        store.add(run)
+    if not stored:
+        execute(asked, store, device=CPU)
     return [store.get(spec.key) for spec in asked.specs if spec.key in store]
 
 

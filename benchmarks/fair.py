@@ -23,13 +23,13 @@ import torch
 import windtunnel as wt
 from benchmarks.common import write
 from windtunnel.fair import EXTERNAL, Goal, Timed, goals_from, in_studies, scores, timed
+from windtunnel.launch.one import execute
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import CNN, MLP
 from windtunnel.parts.optimizers import LAMB, SGD, AdamW
 from windtunnel.parts.schedules import Constant
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import Run, RunSpec
-from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
 POOL, REFERENCE_SEEDS, LONGER = 15, 6, 4 / 3
@@ -62,8 +62,7 @@ def trained(store: wt.Store, recipe: Recipe, rung: wt.Rung, asked: Sequence[tupl
     missing = [spec for spec in specs if spec.key not in store]
     for first in range(0, len(missing), 6):
         pack = Pack(recipe=recipe, specs=tuple(missing[first : first + 6]), judge=judge)
-        for run in train(pack, device=torch.device("cpu")):
-            store.add(run)
+        execute(pack, store, device=torch.device("cpu"))
     return [store.get(spec.key) for spec in specs]
 
 

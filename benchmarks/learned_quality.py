@@ -23,6 +23,7 @@ import torch
 
 import windtunnel as wt
 from benchmarks.common import interval, runs_of, write
+from windtunnel.meta.matrix import losses_of
 from windtunnel.meta.task import Task
 from windtunnel.meta.training import MetaTraining, Progress
 from windtunnel.meta.unroll import Horizons
@@ -128,36 +129,24 @@ def trained(
     )
 
 
-def figures(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """Mean and final training loss of each run, and its test loss; a run that diverged counts as infinite."""
-    found: dict[str, list[float]] = {"mean": [], "final": [], "test": []}
-    for run in runs:
-        losses = np.asarray(run.curve["train_loss"], dtype=float)
-        whole = run.loss is not None and bool(np.isfinite(losses).all())
-        found["mean"].append(float(losses.mean()) if whole else float("inf"))
-        found["final"].append(float(losses[-LAST:].mean()) if whole else float("inf"))
-        found["test"].append(float(run.loss) if whole and run.loss is not None else float("inf"))
-    return found
-
-
 def tuned_adam(arm: Arm, objective: str, steps: int = STEPS) -> tuple[float, float, float]:
     """(rate, beta2, objective) of Adam at home, the best of all by the mean over tuning seeds."""
     best = (float("inf"), 0.0, 0.0)
     for beta2 in BETAS:
         runs = trained(arm, AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2), HOME, steps, TUNING, RATES)
         for number, rate in enumerate(RATES):
-            value = float(np.mean(figures(runs[number * len(TUNING) : (number + 1) * len(TUNING)])[objective]))
+            value = float(np.mean(losses_of(runs[number * len(TUNING) : (number + 1) * len(TUNING)])[objective]))
             best = min(best, (value, rate, beta2))
     return best[1], best[2], best[0]
 
 
 def evaluated(arm: Arm, optimizer: Any, rate: float | None) -> dict[str, Any]:
-    """Over widths at the home horizon, and at home and 128 at five times it."""
+    """Over widths at the home horizon, and at home at five times it."""
     found: dict[str, Any] = {}
     for width, steps in [*((w, STEPS) for w in WIDTHS), (HOME, FAR)]:
         seeds = SEEDS.get(width, FEW) if steps == STEPS else FEW
         runs = trained(arm, optimizer, width, steps, seeds, [rate if rate is not None else 1.0])
-        found[f"width {width}, {steps} steps"] = {n: interval(v) for n, v in figures(runs).items()}
+        found[f"width {width}, {steps} steps"] = {n: interval(v) for n, v in losses_of(runs).items()}
     return found
 
 

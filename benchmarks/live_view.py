@@ -57,17 +57,22 @@ def served(runs: int) -> Iterator[tuple[int, int, Store]]:
 
 
 @contextmanager
-def clients_of(port: int, clients: int, seconds: float) -> Iterator[dict[str, float]]:
-    """That many clients look at the store's study until so many seconds are over; their tally of answers."""
+def clients_of(port: int, clients: int, looking: threading.Event) -> Iterator[dict[str, float]]:
+    """That many clients, who look at the store's study while `looking` is set; their tally of answers."""
     page = _get(port, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)[0].decode()
-    tally, until = {"200": 0, "304": 0, "slowest": 0.0}, time.monotonic() + seconds
-    threads = [threading.Thread(target=_client, args=(port, f"/study/{page}", until, n, clients, tally))
-               for n in range(clients)]  # fmt: skip
+    tally, ended = {"200": 0, "304": 0, "slowest": 0.0}, threading.Event()
+    threads = [
+        threading.Thread(target=_client, args=(port, f"/study/{page}", EVERY * n / clients, looking, ended, tally))
+        for n in range(clients)
+    ]
     for thread in threads:
         thread.start()
-    yield tally
-    for thread in threads:
-        thread.join()
+    try:
+        yield tally
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 def grow(store: Store, first: int, until: float) -> int:
@@ -82,11 +87,13 @@ def grow(store: Store, first: int, until: float) -> int:
 
 def _watched(pid: int, port: int, store: Store, seconds: float, clients: int, runs: int) -> dict[str, float]:
     until = time.monotonic() + seconds
-    with clients_of(port, clients, seconds) as tally:
+    looking = threading.Event()
+    looking.set()
+    with clients_of(port, clients, looking) as tally:
         time.sleep(seconds / 4)
-        cpu, memory, began = _cpu(pid), _memory(pid), time.monotonic()
+        before, memory, began = cpu(pid), _memory(pid), time.monotonic()
         added = grow(store, runs, until - 1)
-        spent, span, later = _cpu(pid) - cpu, time.monotonic() - began, _memory(pid)
+        spent, span, later = cpu(pid) - before, time.monotonic() - began, _memory(pid)
     return {
         "clients": clients, "runs_at_first": runs, "runs_added": added, "seconds": span,
         "server_share_of_one_core": spent / span, "memory_mib_after_a_quarter": memory, "memory_mib_at_the_end": later,
@@ -102,15 +109,17 @@ def add(store: Store, seed: int) -> None:
     store.add(run(seed, labels={"study": "watched", "idea": "base", "stage": "ladder"}))
 
 
-def _client(port: int, path: str, until: float, number: int, clients: int, tally: dict) -> None:
-    tag = ""
-    time.sleep(EVERY * number / clients)
-    while time.monotonic() < until:
+def _client(
+    port: int, path: str, first: float, looking: threading.Event, ended: threading.Event, tally: dict[str, float]
+) -> None:
+    tag, waits = "", first
+    while not ended.wait(waits):
         started = time.monotonic()
-        status, _, tag = _get(port, path, tag)
-        tally[str(status)] += 1
-        tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
-        time.sleep(EVERY)
+        if looking.is_set():
+            status, _, tag = _get(port, path, tag)
+            tally[str(status)] += 1
+            tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
+        waits = max(0.0, EVERY - (time.monotonic() - started))
 
 
 def _get(port: int, path: str, tag: str) -> tuple[int, bytes, str]:
@@ -122,7 +131,7 @@ def _get(port: int, path: str, tag: str) -> tuple[int, bytes, str]:
     return found
 
 
-def _cpu(pid: int) -> float:
+def cpu(pid: int) -> float:
     """CPU seconds of a process, its own and the kernel's for it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -26,12 +26,12 @@ from scipy import special
 import windtunnel as wt
 from benchmarks.common import write
 from benchmarks.mixtures_data import BySeed
+from windtunnel.launch.one import execute
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.probes import LossOn
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.searches import Bayes, MixtureMean, Point, Space, Told
-from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
 TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", "../shared/data/text"))
@@ -84,8 +84,7 @@ def train_grid(store: wt.Store) -> None:
         missing = [spec for row in specs for spec in row if spec.key not in store]
         for first in range(0, len(missing), 8):
             pack = Pack(recipe=recipe, specs=tuple(missing[first : first + 8]), judge=judge)
-            for run in train(pack, device=torch.device("cpu")):
-                store.add(run)
+            execute(pack, store, device=torch.device("cpu"))
             print(width, len(missing) - first, flush=True)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import windtunnel as wt
+from windtunnel.launch.one import execute
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.data.shards import default_cache
 from windtunnel.parts.optimizers import AdamW
@@ -24,7 +25,6 @@ from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import Run, RunSpec
 from windtunnel.train.data import judge_batches
 from windtunnel.train.engine import Engine
-from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack
 
 TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", Path(__file__).parents[2] / "shared" / "data" / "text"))
@@ -85,13 +85,8 @@ def packed(schedule: Any, asked: Sequence[Asked], data: Any = None) -> Pack:
 def runs(schedule: Any, asked: Sequence[Asked]) -> list[Run]:
     """The runs asked for, in order; those that the store lacks are trained, as one pack."""
     store, pack = wt.Store(STORE), packed(schedule, asked)
-    missing = [i for i, spec in enumerate(pack.specs) if spec.key not in store]
-    if missing:
-        part = pack.part(missing)
-        steps = part.trained_tokens / part.tokens_per_step()
-        print(f"{type(schedule).__name__}: {len(missing)} runs, {steps:,.0f} steps", flush=True)
-        for run in train(part, device=CPU):
-            store.add(run)
+    print(f"{type(schedule).__name__}: {len(asked)} runs", flush=True)
+    execute(pack, store, device=CPU)
     return [store.get(spec.key) for spec in pack.specs]
 
 

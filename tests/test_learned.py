@@ -455,7 +455,7 @@ def test_a_guarded_part_is_adopted_packed_and_kept_like_any_other(tmp_path: Path
 
 
 def test_what_is_outside_of_the_training_is_said_before_and_during() -> None:
-    made = {"rungs": ["width 32, depth 2, 64 tokens"], "ranges": {"momentum 0": [-1.0, 0.0]}}
+    made = {"widths": [32], "depths": [2], "ranges": {"momentum 0": [-1.0, 0.0]}}
     weights = weights_of({"rule": "mup", "width": 32}, made=made)
     tables = {w: adopt(model_of, base=16, target=w, optimizer=SmallFC(weights=weights)).table for w in (64, 1024)}
     assert strange(weights, tables[64], steps=500) == []

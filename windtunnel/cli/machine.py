@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.cli.about import environment, installed
+from windtunnel.cli.progress import cores
 from windtunnel.places import free_bytes, size_in_words
 
 TRAINS = {"torch": "torch", "safetensors": "safetensors", "cloudpickle": "cloudpickle", "scikit-learn": "sklearn"}
@@ -62,7 +63,7 @@ def look(store: str) -> Machine:
         missing=tuple(name for name in TRAINS if installed(name) == "not installed"),
         devices=devices,
         trouble=trouble,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         quota=_quota(),
         memory=_memory(),
         store=store,

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from windtunnel.cli.progress import bar
 from windtunnel.cli.shared import open_store, print_json
 from windtunnel.errors import InputError
 
@@ -31,7 +32,7 @@ def planned(study: MetaTraining, args: argparse.Namespace) -> int:
     from windtunnel.train.checkpoint import newest_facts
 
     done = int(newest_facts(_folder(study, args)).get("step", 0))
-    steps = study.outer_steps * study.truncation * 2 * study.pairs * len(study.tasks)
+    steps = study.inner_steps()
     said = {
         "key": study.key, "tasks": [task.name for task in study.tasks], "outer_steps": study.outer_steps,
         "outer_steps_done": done, "inner_steps": steps, "folder": str(_folder(study, args)),
@@ -83,11 +84,7 @@ class _Shown:
 
     def __enter__(self) -> _Shown:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar = bar(transient=False)
             self.bar.start()
             self.task = self.bar.add_task("meta-training", total=self.study.outer_steps)
         return self

@@ -19,7 +19,7 @@ def execute(args: argparse.Namespace) -> int:
     """Print the plan and return 0."""
     from windtunnel.study.plan import plan
 
-    study = load_study(args.study, meta=True)
+    study = load_study(args.study, also=is_meta)
     if is_meta(study):
         return of_meta(study, args)
     store = open_store(args)

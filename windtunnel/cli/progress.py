@@ -12,7 +12,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -32,7 +35,7 @@ def each_done(work: Callable[[Sequence[Item]], Sequence[Found]], items: Sequence
 
     It is given some items at a time. When it is interrupted the processes end after what they are at, silently.
     """
-    workers = min(_cores(), MOST_WORKERS)
+    workers = min(cores(), MOST_WORKERS)
     some = min(TOGETHER, max(1, len(items) // (2 * workers)))
     parts = [items[start : start + some] for start in range(0, len(items), some)]
     if len(items) < ENOUGH or workers < 2:
@@ -49,7 +52,8 @@ def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -57,9 +61,14 @@ def _watched(items: Iterable[Item], count: int, doing: str) -> Iterator[Item]:
     if count <= FEW or not sys.stderr.isatty():
         yield from items
         return
+    with bar(transient=True) as progress:
+        yield from progress.track(items, total=count, description=doing)
+
+
+def bar(*, transient: bool) -> Progress:
+    """A bar on standard error, with how many of how many and the time that is left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=count, description=doing)
+    return Progress(*columns, console=Console(stderr=True), transient=transient)

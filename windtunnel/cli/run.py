@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(
             "--budget is not kept by --on torchrun; `windtunnel plan` says what a study costs. Leave it out."
         )
-    study = load_study(args.study, meta=True)
+    study = load_study(args.study, also=is_meta)
     if is_meta(study):
         _check_meta(args)
         return executed(study, args)

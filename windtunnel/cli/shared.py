@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -87,15 +87,15 @@ def _slurm(args: Any) -> Any:
 LAUNCHERS = {"here": _here, "ray": _ray, "slurm": _slurm}
 
 
-def load_study(path: str, *, meta: bool = False) -> Any:
-    """The variable `study` of a Python file: a Study, or with `meta` also a MetaTraining.
+def load_study(path: str, *, also: Callable[[Any], bool] = lambda found: False) -> Any:
+    """The variable `study` of a Python file: a Study, or what `also` says may stand there instead.
 
     Raises InputError if there is none; a study file is code and is run.
     """
     from windtunnel.study import Study
 
     found = getattr(load_module(path), "study", None)
-    if not isinstance(found, Study) and not (meta and type(found).__name__ == "MetaTraining"):
+    if not isinstance(found, Study) and not also(found):
         what = "has no variable `study`" if found is None else f"has a `study` that is a {type(found).__name__}"
         raise InputError(f"{path} {what}; end it with study = wt.Study(...).")
     return found

@@ -17,11 +17,11 @@ from scipy.stats import t as student
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
+from windtunnel.launch.one import execute
 from windtunnel.meta.task import Task
 from windtunnel.recipe import Judge, Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
-from windtunnel.train.loop import train
 from windtunnel.train.pack import Pack, numbers_of
 
 LAST = 10  # steps whose mean is the final training loss
@@ -123,22 +123,26 @@ class Filled:
         return "\n".join([*lines, *(["tuned at the first cell: " + "; ".join(tuned)] if tuned else [])])
 
 
-def figures(runs: Sequence[Run]) -> dict[str, Any]:
-    """Means over runs of the mean, final and judged loss, their 90 % half widths, n; infinite where one diverged."""
-    held: dict[str, list[float]] = {"mean": [], "final": [], "test": []}
+def losses_of(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """By run: its mean training loss, that of its last steps, and its judged loss; infinite where it diverged."""
+    found: dict[str, list[float]] = {"mean": [], "final": [], "test": []}
     for run in runs:
         losses = np.asarray(run.curve["train_loss"], dtype=float)
         whole = run.loss is not None and bool(np.isfinite(losses).all())
         values = (losses.mean(), losses[-LAST:].mean(), run.loss) if whole else (np.inf,) * 3
-        for name, value in zip(held, values, strict=True):
-            held[name].append(float(value if value is not None else np.inf))
+        for name, value in zip(found, values, strict=True):
+            found[name].append(float(np.inf if value is None else value))
+    return found
+
+
+def figures(runs: Sequence[Run]) -> dict[str, Any]:
+    """Means of `losses_of`, their 90 % half widths where all are finite, n."""
     said: dict[str, Any] = {"n": len(runs)}
-    for name, values in held.items():
+    for name, values in losses_of(runs).items():
         said[name] = float(np.mean(values))
         if len(values) > 1 and np.isfinite(values).all():
-            said[f"{name}_half"] = float(
-                student.ppf(0.95, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-            )
+            spread = np.std(values, ddof=1) / len(values) ** 0.5
+            said[f"{name}_half"] = float(student.ppf(0.95, len(values) - 1) * spread)
     return said
 
 
@@ -163,10 +167,7 @@ def _runs(
         )
         for o, seed in asked
     ]  # fmt: skip
-    missing = tuple(spec for spec in specs if spec.key not in store)
-    if missing:
-        label = {"study": "matrix", "idea": "", "stage": ""}
-        pack = Pack(recipe=made, specs=missing, judge=judge, labels=(label,) * len(missing))
-        for run in train(pack, device=device):
-            store.add(run)
+    label = {"study": "matrix", "idea": "", "stage": ""}
+    pack = Pack(recipe=made, specs=tuple(specs), judge=judge, labels=(label,) * len(specs))
+    execute(pack, store, device=device)
     return [store.get(spec.key) for spec in specs]

@@ -31,7 +31,6 @@ from windtunnel.parts.learned.features import Features, Moments
 from windtunnel.parts.learned.outer import STATISTICS
 from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Card, Weights
-from windtunnel.parts.schedules import Constant, Cosine
 from windtunnel.recipe import Parametrization
 from windtunnel.runs import canonical
 from windtunnel.scaling.rules.at_base import AtBase
@@ -111,6 +110,11 @@ class MetaTraining:
         """Identifies the question: a folder of checkpoints belongs to one."""
         return sha256(canonical(self.describe()).encode())[:16]
 
+    def inner_steps(self, outer_steps: int | None = None) -> int:
+        """Steps of all particles in so many outer steps (all)."""
+        done = self.outer_steps if outer_steps is None else outer_steps
+        return done * self.truncation * 2 * self.pairs * len(self.tasks)
+
     def judged(self, weights: Weights, store: str | Path) -> Filled:
         """The matrix of these weights and the rules beside them, with the runs that `store` lacks trained now.
 
@@ -118,9 +122,9 @@ class MetaTraining:
         """
         if self.matrix is None or self.local is not None:
             raise InputError("There is no matrix to judge by: give MetaTraining(matrix=Matrix(...)), without local.")
-        falling = self.horizons.schedule == "cosine"
-        schedule = Cosine(warmup=0.0, floor=0.0) if falling else Constant(warmup=0.0)
-        own = Rule(optimizer=SmallFC(weights=weights), parametrization=weights.parametrization(), schedule=schedule)
+        own = Rule(
+            optimizer=SmallFC(weights=weights), parametrization=weights.parametrization(), schedule=self.horizons.part()
+        )  # fmt: skip
         return self.matrix.run(Store(str(store)), {"learned": own, **self.beside})
 
     def run(
@@ -251,14 +255,10 @@ class _Work:
 
     def progress(self, state: State) -> Progress:
         names = [unroll.inner.task.name for unroll in self.unrolls]
-        last = dict(zip(names, state.losses[-1], strict=True))
+        last, done = dict(zip(names, state.losses[-1], strict=True)), self.asked.inner_steps(state.step)
         return Progress(
-            state.step, self.asked.outer_steps, sum(last.values()) / len(last), last, self._inner_steps(state),
-            state.seconds,
+            state.step, self.asked.outer_steps, sum(last.values()) / len(last), last, done, state.seconds
         )  # fmt: skip
-
-    def _inner_steps(self, state: State) -> int:
-        return state.step * self.asked.truncation * 2 * self.asked.pairs * len(self.unrolls)
 
     def weights(self, state: State) -> Weights:
         """The weights as they are, with their card."""
@@ -268,8 +268,9 @@ class _Work:
         tail = state.losses[-max(1, len(state.losses) // 10) :]
         made = {
             "by": "windtunnel.meta", "key": asked.key, "seed": asked.seed, "outer_steps": state.step,
-            "inner_steps": self._inner_steps(state), "tasks": [task.describe()["name"] for task in asked.tasks],
-            "rungs": [str(task.rung) for task in asked.tasks], "schedule": asked.horizons.schedule,
+            "inner_steps": asked.inner_steps(state.step), "tasks": [task.describe()["name"] for task in asked.tasks],
+            "rungs": [str(task.rung) for task in asked.tasks], "widths": [task.rung.width for task in asked.tasks],
+            "depths": [task.rung.depth for task in asked.tasks], "schedule": asked.horizons.schedule,
             "ranges": ranges_of(moments for particles in state.particles for moments in particles.moments),
             "last_meta_loss": sum(map(sum, tail)) / sum(map(len, tail)) if tail else None, "licence": "Apache-2.0",
             "estimator": asked.estimator, "std": asked.std, "pairs": asked.pairs, "truncation": asked.truncation,

@@ -27,6 +27,7 @@ from windtunnel.parts.learned.features import (
     unseen,
 )
 from windtunnel.parts.learned.outer import further
+from windtunnel.parts.schedules import Constant, Cosine
 from windtunnel.train.pack import Group, initial_params
 
 Theta = dict[str, Tensor]  # a leading axis of particles; the network's tensors and "decays" (particles, 7)
@@ -47,6 +48,14 @@ class Horizons:
     high: int = 1000
     schedule: str = "cosine"
     staggered: bool = True
+
+    def part(self) -> Cosine | Constant:
+        """The schedule of a recipe that is trained as the particles are."""
+        return Cosine(warmup=0.0, floor=0.0) if self.schedule == "cosine" else Constant(warmup=0.0)
+
+    def share(self, step: int, horizon: int) -> float:
+        """What `part` says at this step of a horizon, between 0 and 1."""
+        return 0.5 * (1 + math.cos(math.pi * step / horizon)) if self.schedule == "cosine" else 1.0
 
     def draw(self, *what: int | str) -> int:
         """A horizon that depends on these words and numbers alone."""
@@ -156,7 +165,7 @@ class Unroll:
         """One step of the rule, group by group."""
         device = self.inner.device
         steps = torch.tensor([float(s) for s in particles.steps], device=device).repeat_interleave(2)
-        shares = [self._share(s, h) for s, h in zip(particles.steps, particles.horizons, strict=True)]
+        shares = [self.horizons.share(s, h) for s, h in zip(particles.steps, particles.horizons, strict=True)]
         share = torch.tensor(shares, device=device).repeat_interleave(2)
         for index, (group, layout) in enumerate(zip(self.inner.groups, self.layouts, strict=True)):
             count = len(group.names)
@@ -182,9 +191,6 @@ class Unroll:
             return ()
         found = self.inner.statistics[index]  # pyright: ignore[reportAttributeAccessIssue]
         return further({n: seen(t.flatten(0, 1), layout) for n, t in found.items()}, grad)
-
-    def _share(self, step: int, horizon: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * step / horizon)) if self.horizons.schedule == "cosine" else 1.0
 
     def _for_group(self, nets: Mapping[str, Tensor], group: Group) -> Theta:
         count = len(group.names)

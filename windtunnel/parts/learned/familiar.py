@@ -7,7 +7,6 @@ low meta-loss: it says nothing of other widths, depths and horizons, where learn
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -49,7 +48,7 @@ def strange(
     `optimizer.state.values()`.
     """
     card, said = weights.card, list[str]()
-    widths = [int(w) for rung in card.made.get("rungs", []) for w in re.findall(r"width (\d+)", str(rung))]
+    widths, depths = (card.made.get(name, []) for name in ("widths", "depths"))
     hidden = [site.fan_in for site in table.sites.values() if site.role == "hidden"]
     width = max(hidden, default=max((site.fan_in for site in table.sites.values()), default=0))
     if widths and card.parametrization.get("rule") == "standard" and width > max(widths):
@@ -61,7 +60,6 @@ def strange(
         said.append(
             f"The model is {width} wide; the weights were trained at {max(widths)}, and held up to 16 times it."
         )
-    depths = [int(d) for rung in card.made.get("rungs", []) for d in re.findall(r"depth (\d+)", str(rung))]
     layers = max((site.layers for site in table.sites.values()), default=1)
     if depths and layers > 2 * max(depths):
         said.append(
