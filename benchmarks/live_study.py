@@ -2,8 +2,9 @@
 
 A pack trains on the same core as the server of the live view, and the clients are on another, so that all the server
 does is taken from the study: the most that a machine with that one core can lose. Spans with and without clients follow
-each other, in an order drawn anew for each pair. Told is the share that the study loses of its steps in a second of the
-core's time, the study's and the server's together, so that what else runs there does not count; and by the clock.
+each other, in an order drawn anew for each pair; without clients the server stands still. Told is the share that the
+study loses of its steps in a second of the core's time, the study's and the server's together, so that what else runs
+there does not count; and by the clock.
 
     python -m benchmarks.live_study [--pairs 100] [--span 6] [--clients 50] [--runs 1000]
 """
@@ -55,6 +56,7 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
             rates, clock = {}, {}
             for watched in order.sample((False, True), 2):
                 (looking.set if watched else looking.clear)()
+                os.kill(server, signal.SIGCONT if watched else signal.SIGSTOP)
                 before, began, taken = steps(), time.monotonic(), cpu(study) + cpu(server)
                 added += grow(store, runs + added, began + span)
                 done, seconds = steps() - before, time.monotonic() - began
@@ -64,6 +66,7 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
                 by_clock.append(1 - clock[True] / clock[False])
                 alone.append(rates[False])
                 print(f"{pair + 1} of {pairs}: {100 * lost[-1]:.2f} % of {alone[-1]:.1f} steps/s", flush=True)
+        os.kill(server, signal.SIGCONT)
     return {
         "clients": clients, "runs_at_first": runs, "runs_added": added, "span_s": span, "seed": seed, "answers": tally,
         "share_of_throughput_lost": interval(lost), "by_pair": lost, "by_the_clock": interval(by_clock),

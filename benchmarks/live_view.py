@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.common import write
@@ -59,7 +59,8 @@ def served(runs: int) -> Iterator[tuple[int, int, Store]]:
 @contextmanager
 def clients_of(port: int, clients: int, looking: threading.Event) -> Iterator[dict[str, float]]:
     """That many clients, who look at the store's study while `looking` is set; their tally of answers."""
-    page = _get(port, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)[0].decode()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as link:
+        page = _get(link, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)[0].decode()
     tally, ended = {"200": 0, "304": 0, "slowest": 0.0}, threading.Event()
     threads = [
         threading.Thread(target=_client, args=(port, f"/study/{page}", EVERY * n / clients, looking, ended, tally))
@@ -112,23 +113,26 @@ def add(store: Store, seed: int) -> None:
 def _client(
     port: int, path: str, first: float, looking: threading.Event, ended: threading.Event, tally: dict[str, float]
 ) -> None:
-    tag, waits = "", first
+    """As a browser: one connection, kept open while the server keeps it."""
+    tag, waits, link = "", first, http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while not ended.wait(waits):
         started = time.monotonic()
         if looking.is_set():
-            status, _, tag = _get(port, path, tag)
+            status, _, tag = _get(link, path, tag)
             tally[str(status)] += 1
             tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
         waits = max(0.0, EVERY - (time.monotonic() - started))
-
-
-def _get(port: int, path: str, tag: str) -> tuple[int, bytes, str]:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    link.request("GET", path, headers={"If-None-Match": tag, "Accept-Encoding": "gzip" if tag else "identity"})
-    answer = link.getresponse()
-    found = answer.status, answer.read(), answer.getheader("etag") or ""
     link.close()
-    return found
+
+
+def _get(link: http.client.HTTPConnection, path: str, tag: str) -> tuple[int, bytes, str]:
+    for _ in range(2):  # a server closes connections that were idle; the next look opens one again
+        with suppress(http.client.RemoteDisconnected, ConnectionError):
+            link.request("GET", path, headers={"If-None-Match": tag, "Accept-Encoding": "gzip" if tag else "identity"})
+            answer = link.getresponse()
+            return answer.status, answer.read(), answer.getheader("etag") or ""
+        link.close()
+    raise ConnectionError("the live view does not answer")
 
 
 def cpu(pid: int) -> float:

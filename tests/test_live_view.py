@@ -21,7 +21,7 @@ from test_store import run
 from windtunnel.cli import main
 from windtunnel.errors import InputError
 from windtunnel.report.page import render
-from windtunnel.report.pages import LEAST_SECONDS, SHARE, WATCHED_SECONDS, Pages, Source
+from windtunnel.report.pages import LOOK_SECONDS, SHARE, WATCHED_SECONDS, Pages, Source
 from windtunnel.report.serve import Address, Guard
 from windtunnel.report.stored import stored_data, study_names
 from windtunnel.store import Store
@@ -197,7 +197,7 @@ def test_a_new_run_is_seen_by_who_looks_and_costs_nothing_where_nobody_looks(sto
     first = pages.page(id)
     assert pages.refresh() == 1 and pages.page(id) != first
     store.add(labelled(99, "first flight"))
-    clock.now += LEAST_SECONDS
+    clock.now += LOOK_SECONDS
     assert pages.refresh() == 1
     store.add(labelled(98, "first flight"))
     clock.now += WATCHED_SECONDS + 1
@@ -213,6 +213,25 @@ def test_a_page_that_takes_long_is_built_so_seldom_that_its_share_of_a_core_is_k
         pages.refresh()
         clock.now += 20.0
     assert data.asked > 1 and data.asked * 10.0 <= SHARE * (clock.now - started) + 10.0
+
+
+def test_ten_studies_that_are_looked_at_take_together_what_one_takes_and_take_turns(store: Store):
+    clock = Clock()
+    sources = [Source(f"study {n}", Counted(clock, 1.0)) for n in range(10)]
+    pages = Pages(store, lambda: sources, clock, clock)
+    asked = [source.data for source in sources]
+    for seed in range(100, 400):
+        store.add(labelled(seed, "first flight"))
+        for source in sources:
+            pages.page(source.id)
+        pages.refresh()
+        if seed == 100:
+            assert [data.asked for data in asked] == [1] * 10  # who looks for the first time does not wait
+            started, first = clock.now, sum(data.asked for data in asked)
+        clock.now += 10.0
+    later = sum(data.asked for data in asked) - first
+    assert 10 < later <= SHARE * (clock.now - started) + 1
+    assert max(data.asked for data in asked) - min(data.asked for data in asked) <= 1
 
 
 def test_a_damaged_record_is_said_in_the_page_and_does_not_end_the_server(store: Store):
@@ -232,7 +251,7 @@ def test_a_study_that_begins_later_joins_the_list(store: Store):
     pages = Pages(store, lambda: [Source(name, dict) for name in study_names(store)], clock, clock)
     assert b">second<" not in pages.index().text
     store.add(labelled(50, "second"))
-    clock.now += LEAST_SECONDS
+    clock.now += LOOK_SECONDS
     pages.refresh()
     assert b">second<" in pages.index().text
 

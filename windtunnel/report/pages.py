@@ -1,7 +1,8 @@
 """Pages of a store that grows: built when something changed and somebody looks, by one thread, kept as bytes.
 
 A newcomer would build a page for each request: fifty readers would then take the cores from the study that they watch.
-A request only takes what is there; how often a page is built again is bounded by what building it took.
+A request only takes what is there, and how soon the thread does something again is bounded by what the last thing took:
+so its share of a core is the same for one study and for fifty.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from windtunnel.report.page import listing, render, waiting
 from windtunnel.store import Store
 
 LOOK_SECONDS = 1.0  # between two looks at the store (chosen)
-LEAST_SECONDS = 2.0  # between two builds of a page (chosen)
-SHARE = 0.02  # of one core, at most, goes into building pages; the study beside it keeps the rest (chosen)
+# Of one core, at most, goes into looking and building, but for a page's first; answering fifty readers takes another
+# 1 to 2 % (measured, benchmarks/live_view.py), and the study beside it is to lose less than 3 % (chosen).
+SHARE = 0.01
 WATCHED_SECONDS = 30.0  # a page that nobody asked for so long is not built again (chosen)
 
 
@@ -49,13 +51,13 @@ class Page:
 
 @dataclass
 class _Shown:
-    """What is known of one source: its last page and when it may be built again."""
+    """What is known of one source: its last page, of which state of the store, and when it was built and asked for."""
 
     source: Source
     page: Page
     state: str = ""
     asked: float = 0.0
-    next_build: float = 0.0
+    built: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,8 +76,7 @@ class Pages:
     ) -> None:
         self.store, self.sources, self.clock, self.spent = store, sources, clock, spent
         self.shown: dict[str, _Shown] = {}
-        self._state, self._next_list = "", 0.0
-        self._stop = threading.Event()
+        self._stop, self._next = threading.Event(), 0.0
         self._look_for_studies(state_of(store))
 
     def index(self) -> Page:
@@ -95,18 +96,25 @@ class Pages:
         return self.store.get(key, later=True).to_json() if key in self.store else None
 
     def refresh(self) -> int:
-        """Build what changed and is looked at; how many pages were built."""
-        state, now, built = state_of(self.store), self.clock(), 0
-        if state != self._state and now >= self._next_list:
+        """Build what is looked at and has no page yet, else the oldest page that changed; how many were built."""
+        waiting = [shown for shown in self._watched() if not shown.state]
+        if not waiting and self.clock() < self._next:
+            return 0
+        started, state = self.spent(), state_of(self.store)
+        if state != self._state:
             self._look_for_studies(state)
-        for shown in self.shown.values():
-            watched = shown.asked and now - shown.asked < WATCHED_SECONDS
-            if watched and shown.state != state and now >= shown.next_build:
-                self._build(shown, state)
-                built += 1
-        if built:
+        changed = [shown for shown in self._watched() if shown.state != state]
+        due = waiting or sorted(changed, key=lambda shown: shown.built)[:1]
+        for shown in due:
+            self._build(shown, state)
+        if due:
             self._list = self._listed()
-        return built
+        self._next = self.clock() + (self.spent() - started) / SHARE
+        return len(due)
+
+    def _watched(self) -> list[_Shown]:
+        now = self.clock()
+        return [shown for shown in self.shown.values() if shown.asked and now - shown.asked < WATCHED_SECONDS]
 
     def start(self) -> None:
         """Refresh again and again in a thread that ends with `stop` or with the program."""
@@ -122,26 +130,19 @@ class Pages:
                 self.refresh()
 
     def _look_for_studies(self, state: str) -> None:
-        started = self.spent()
         for source in self.sources():
             if source.id not in self.shown:
                 self.shown |= {source.id: _Shown(source, _page(waiting(source.name)))}
-        self._list, self._state, self._next_list = self._listed(), state, self._later(started)
-
-    def _later(self, started: float) -> float:
-        """When what was begun at `started`, in processor seconds, may be done again."""
-        return self.clock() + max(LEAST_SECONDS, (self.spent() - started) / SHARE)
+        self._list, self._state = self._listed(), state
 
     def _build(self, shown: _Shown, state: str) -> None:
-        started = self.spent()
         try:
             data = shown.source.data()
             shown.page = _page(render(data, live=True, records="../runs/"))
             shown.facts = {"runs": len(data.get("runs") or []), "answer": (data.get("answer") or [""])[0]}
         except InputError as error:  # a damaged record is said in the page, and a later state may be sound
             shown.page = _page(waiting(shown.source.name, str(error)))
-        shown.state = state
-        shown.next_build = self._later(started)
+        shown.state, shown.built = state, self.clock()
 
     def _listed(self) -> Page:
         rows = [{"name": s.source.name, "id": i} | s.facts for i, s in self.shown.items()]
