@@ -6,7 +6,7 @@ each other, in an order drawn anew for each pair; without clients the server sta
 study loses of its steps in a second of the core's time, the study's and the server's together, so that what else runs
 there does not count; and by the clock.
 
-    python -m benchmarks.live_study [--pairs 100] [--span 6] [--clients 50] [--runs 1000]
+    python -m benchmarks.live_study [--pairs 10] [--span 60] [--clients 50] [--runs 1000]
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
             rates, clock = {}, {}
             for watched in order.sample((False, True), 2):
                 (looking.set if watched else looking.clear)()
-                os.kill(server, signal.SIGCONT if watched else signal.SIGSTOP)
+                os.kill(server, signal.SIGCONT if watched else signal.SIGSTOP)  # short spans would save it up for later
                 before, began, taken = steps(), time.monotonic(), cpu(study) + cpu(server)
                 added += grow(store, runs + added, began + span)
                 done, seconds = steps() - before, time.monotonic() - began
@@ -118,8 +118,8 @@ def train(counter: str) -> None:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--span", type=float, default=6.0)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--span", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

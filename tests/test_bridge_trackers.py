@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -160,15 +163,53 @@ print(json.dumps({"runs": len(every), "written": written, "logs": logs, "lr": ra
 """
 
 
+AIM = """
+import json, os, subprocess, sys
+import aim
+import windtunnel as wt
+from windtunnel.bridge import Mirror, ToAim
+
+store, interrupted = wt.Store(sys.argv[1]), aim.Run.close
+if not os.path.exists("aim"):
+    aim.Run.close = lambda run: os._exit(3)  # a call was interrupted
+written = [Mirror(store, ToAim("aim")).update(), Mirror(store, ToAim("aim")).update()]
+command = [os.path.join(os.path.dirname(sys.executable), "aim"), "storage", "--repo", "aim", "reindex", "--yes"]
+subprocess.run(command, check=True, capture_output=True)
+seen = aim.Repo("aim")
+keys = {hash: seen.get_run(hash) for hash in seen.list_all_runs()}
+facts = {run["windtunnel"]["key"]: run["windtunnel"] for run in keys.values()}
+logs = {
+    run["windtunnel"]["key"]: {m.name: m.dataframe().sort_values("step")["value"].tolist() for m in run.metrics()}
+    for run in keys.values()
+}
+print(json.dumps({"runs": len(keys), "written": written, "logs": logs, "facts": facts}))
+"""
+
+
+def said(script: str, store, folder, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A script in a process of its own, in a folder of its own."""
+    environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
+    asked = [sys.executable, "-c", script, str(store.path)]
+    return subprocess.run(asked, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+
+
+def test_aims_own_reader_finds_each_run_once_with_its_curve_and_result_though_a_call_was_interrupted(store, tmp_path):
+    pytest.importorskip("aim", reason="needs Aim: pip install 'windtunnel[aim]'")
+    assert said(AIM, store, tmp_path).returncode == 3
+    done = said(AIM, store, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["written"] == [3, 0] and found["runs"] == len(found["logs"]) == 3
+    for run in store.runs():
+        logs = found["logs"][run.key]
+        assert logs["train_loss"] == pytest.approx(run.curve["train_loss"].tolist())
+        assert logs["loss"] == [pytest.approx(run.loss)]
+        assert found["facts"][run.key]["lr"] == run.spec.hyperparameters["lr"]
+
+
 def test_trackios_own_reader_finds_each_run_once_with_its_curve_and_result(store, tmp_path):
     pytest.importorskip("trackio", reason="needs Trackio: pip install 'windtunnel[trackio]'")
-    import os
-    import subprocess
-    import sys
-
-    settings = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    asked = [sys.executable, "-c", TRACKIO, str(store.path)]
-    done = subprocess.run(asked, capture_output=True, text=True, env=settings, cwd=tmp_path, check=False)
+    done = said(TRACKIO, store, tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["written"] == [3, 0] and found["runs"] == len(found["logs"]) == 3

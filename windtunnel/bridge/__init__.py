@@ -19,6 +19,7 @@ _HOMES = {
     "mirror": ("Mirror", "Tracker"),
     "optimizer": ("TorchOptimizer",),
     "pruning": ("ForecastPruner",),
+    "to_aim": ("ToAim",),
     "to_mlflow": ("ToMLflow",),
     "to_tensorboard": ("ToTensorBoard",),
     "to_trackio": ("ToTrackio",),
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.bridge.mirror import Mirror, Tracker
     from windtunnel.bridge.optimizer import TorchOptimizer
     from windtunnel.bridge.pruning import ForecastPruner
+    from windtunnel.bridge.to_aim import ToAim
     from windtunnel.bridge.to_mlflow import ToMLflow
     from windtunnel.bridge.to_tensorboard import ToTensorBoard
     from windtunnel.bridge.to_trackio import ToTrackio

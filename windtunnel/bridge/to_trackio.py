@@ -7,13 +7,14 @@ look whether a run of that name is there: one that was interrupted is there too,
 from __future__ import annotations
 
 from contextlib import redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
-
-import trackio  # pyright: ignore[reportMissingImports]  an extra of its own, not in the tests' environment
+from typing import Any
 
 from windtunnel.bridge.mirror import Page
 
+trackio: Any = import_module("trackio")  # an extra of its own, not in the tests' environment
 DONE = "windtunnel-mirrored"  # a folder beside Trackio's files, with an empty file for every page that is whole
 
 
