@@ -56,6 +56,7 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
             rates, clock = {}, {}
             for watched in order.sample((False, True), 2):
                 (looking.set if watched else looking.clear)()
+                time.sleep(2.0)  # nobody waits for an answer of a server that stands still
                 os.kill(server, signal.SIGCONT if watched else signal.SIGSTOP)  # short spans would save it up for later
                 before, began, taken = steps(), time.monotonic(), cpu(study) + cpu(server)
                 added += grow(store, runs + added, began + span)

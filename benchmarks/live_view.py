@@ -1,6 +1,6 @@
 """What the live view takes from the machine while fifty browsers look at a growing store for a minute.
 
-Fifty clients ask for a study's page every three seconds, as its script does, each with the tag it has; a run is
+Fifty clients ask for a study's page as its script does, when they are told to, each with the tag it has; a run is
 recorded every two seconds, so pages change. Counted are the CPU seconds of the server's process (its share of a core is
 what a study beside it can lose, with two cores or one) and its resident memory early and late. A loaded machine makes
 answers late, not dear, so CPU time is told, not latency alone.
@@ -14,6 +14,7 @@ import argparse
 import http.client
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from windtunnel.store import Store
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]  # the runs of the tests serve here
 
-EVERY = 3.0  # seconds between two looks of a client, as in report/live.js
+EVERY = 3.0  # seconds within which all clients come for the first time
 
 
 def measured(seconds: float, clients: int, runs: int) -> dict[str, float]:
@@ -118,19 +119,22 @@ def _client(
     while not ended.wait(waits):
         started = time.monotonic()
         if looking.is_set():
-            status, _, tag = _get(link, path, tag)
+            status, _, tag, again = _get(link, path, tag)
             tally[str(status)] += 1
             tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
-        waits = max(0.0, EVERY - (time.monotonic() - started))
+            waits = again + random.random()
+        else:
+            waits = EVERY
     link.close()
 
 
-def _get(link: http.client.HTTPConnection, path: str, tag: str) -> tuple[int, bytes, str]:
+def _get(link: http.client.HTTPConnection, path: str, tag: str) -> tuple[int, bytes, str, float]:
     for _ in range(2):  # a server closes connections that were idle; the next look opens one again
         with suppress(http.client.RemoteDisconnected, ConnectionError):
             link.request("GET", path, headers={"If-None-Match": tag, "Accept-Encoding": "gzip" if tag else "identity"})
             answer = link.getresponse()
-            return answer.status, answer.read(), answer.getheader("etag") or ""
+            again = float(answer.getheader("x-look-again") or EVERY)
+            return answer.status, answer.read(), answer.getheader("etag") or "", again
         link.close()
     raise ConnectionError("the live view does not answer")
 

@@ -21,7 +21,7 @@ from test_store import run
 from windtunnel.cli import main
 from windtunnel.errors import InputError
 from windtunnel.report.page import render
-from windtunnel.report.pages import LOOK_SECONDS, SHARE, WATCHED_SECONDS, Pages, Source
+from windtunnel.report.pages import ASK_SECONDS, LOOK_SECONDS, SHARE, WATCHED_SECONDS, Pages, Source
 from windtunnel.report.serve import Address, Guard
 from windtunnel.report.stored import stored_data, study_names
 from windtunnel.store import Store
@@ -200,8 +200,21 @@ def test_a_new_run_is_seen_by_who_looks_and_costs_nothing_where_nobody_looks(sto
     clock.now += LOOK_SECONDS
     assert pages.refresh() == 1
     store.add(labelled(98, "first flight"))
-    clock.now += WATCHED_SECONDS + 1
+    clock.now += ASK_SECONDS + WATCHED_SECONDS + 1
     assert pages.refresh() == 0
+
+
+def test_readers_are_told_when_to_look_again_and_a_page_is_kept_for_those_who_do(store: Store):
+    pages, data, clock, id = kept(store, takes=2.0)
+    assert pages.again() == ASK_SECONDS
+    pages.page(id)
+    pages.refresh()
+    assert data.asked == 1 and pages.again() == pytest.approx(2.0 / SHARE + LOOK_SECONDS)
+    for seed in range(100, 105):  # a reader who looks no more often than that sees every build
+        pages.page(id)
+        store.add(labelled(seed, "first flight"))
+        clock.now += pages.again()
+        assert pages.refresh() == 1
 
 
 def test_a_page_that_takes_long_is_built_so_seldom_that_its_share_of_a_core_is_kept(store: Store):
@@ -315,7 +328,8 @@ def test_the_server_shows_a_store_writes_nothing_and_leaves_no_file_reachable(st
         status, headers, body = get(port, "/")
         assert status == 200 and b"first flight" in body and headers["content-type"].startswith("text/html")
         assert "server" not in headers
-        assert get(port, "/", If_None_Match=headers["etag"])[0] == 304
+        status, headers, _ = get(port, "/", If_None_Match=headers["etag"])
+        assert status == 304 and float(headers["x-look-again"]) >= ASK_SECONDS
         status, _, record = get(port, f"/runs/{key}/run.json")
         assert status == 200 and json.loads(record)["key"] == key
         for path in (

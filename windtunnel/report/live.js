@@ -1,8 +1,8 @@
-// Ask for this page again every few seconds, and show what changed without losing the reader's place.
+// Ask for this page again when the server says, and show what changed without losing the reader's place.
 (() => {
-  const EVERY = 3000;  // milliseconds
+  const EVERY = 3;  // seconds, where the server does not say
   const note = document.getElementById("live-note");
-  let seen = null, last = new Date(), busy = false;
+  let seen = null, last = new Date(), busy = false, every = EVERY, next = 0;
 
   const kept = () => {
     const search = document.getElementById("runs-search");
@@ -45,24 +45,26 @@
     if (place && place.textContent !== text) place.textContent = text;
   };
   const look = async () => {
+    clearTimeout(next);
     if (document.hidden || busy) return;
     busy = true;
     try {
       const answer = await fetch(location.pathname, { cache: "no-cache" });
       if (!answer.ok) throw new Error(String(answer.status));
+      every = Number(answer.headers.get("x-look-again")) || EVERY;
       const tag = answer.headers.get("etag");
       if (tag !== seen) {
         if (seen !== null) last = new Date();
         seen = tag;
         show(await answer.text());
       }
-      say(`Live: looks for news every ${EVERY / 1000} s; last change ${last.toLocaleTimeString()}.`);
+      say(`Live: looks for news every ${Math.round(every)} s; last change ${last.toLocaleTimeString()}.`);
     } catch {
       say(`Not live: the server does not answer. This is from ${last.toLocaleTimeString()}.`);
     }
     busy = false;
+    next = setTimeout(look, 1000 * (every + Math.random()));  // readers come one after another
   };
-  setInterval(look, EVERY);
   document.addEventListener("visibilitychange", look);
   look();
 })();

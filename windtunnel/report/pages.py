@@ -2,7 +2,8 @@
 
 A newcomer would build a page for each request: fifty readers would then take the cores from the study that they watch.
 A request only takes what is there, and how soon the thread does something again is bounded by what the last thing took:
-so its share of a core is the same for one study and for fifty.
+so its share of a core is the same for one study and for fifty. Readers are told when a page can be another one, and do
+not ask before.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from windtunnel.report.page import listing, render, waiting
 from windtunnel.store import Store
 
 LOOK_SECONDS = 1.0  # between two looks at the store (chosen)
-# Of one core, at most, goes into looking and building, but for a page's first; answering fifty readers takes another
-# 1 to 2 % (measured, benchmarks/live_view.py), and the study beside it is to lose less than 3 % (chosen).
-SHARE = 0.01
-WATCHED_SECONDS = 30.0  # a page that nobody asked for so long is not built again (chosen)
+ASK_SECONDS = 3.0  # between two looks of a reader, at least (chosen)
+SHARE = 0.01  # of one core, at most, goes into looking and building, but for a page's first (chosen)
+WATCHED_SECONDS = 30.0  # a page whose readers are so late is not built again (chosen)
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Page:
 
 @dataclass
 class _Shown:
-    """What is known of one source: its last page, of which state of the store, and when it was built and asked for."""
+    """What is known of one source: its last page, of which state of the store, when, and until when it is watched."""
 
     source: Source
     page: Page
     state: str = ""
-    asked: float = 0.0
+    until: float = 0.0
     built: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -88,8 +88,12 @@ class Pages:
         shown = self.shown.get(id)
         if shown is None:
             return None
-        shown.asked = self.clock()
+        shown.until = self.clock() + self.again() + WATCHED_SECONDS
         return shown.page
+
+    def again(self) -> float:
+        """Seconds after which a page can be another one."""
+        return max(ASK_SECONDS, self._next - self.clock() + LOOK_SECONDS)
 
     def record(self, key: str) -> dict[str, Any] | None:
         """What a run's record says, None for a key that is none."""
@@ -113,8 +117,7 @@ class Pages:
         return len(due)
 
     def _watched(self) -> list[_Shown]:
-        now = self.clock()
-        return [shown for shown in self.shown.values() if shown.asked and now - shown.asked < WATCHED_SECONDS]
+        return [shown for shown in self.shown.values() if self.clock() < shown.until]
 
     def start(self) -> None:
         """Refresh again and again in a thread that ends with `stop` or with the program."""

@@ -118,6 +118,7 @@ def application(pages: Pages, address: Address, token: str | None) -> Guard:
         if page is None:
             return PlainTextResponse("There is no such study here.", 404)
         same = {"etag": page.tag, "cache-control": "private, no-cache", "vary": "accept-encoding"}
+        same |= {"x-look-again": f"{pages.again():.1f}"}
         if page.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=same)
         small = "gzip" in request.headers.get("accept-encoding", "")
