@@ -4,7 +4,7 @@ A pack trains on the same core as the server of the live view, and the clients a
 does is taken from the study: the most that a machine with that one core can lose. Spans with and without clients follow
 each other, in an order drawn anew for each pair; without clients the server stands still. Told is the share that the
 study loses of its steps in a second of the core's time, the study's and the server's together, so that what else runs
-there does not count; and by the clock.
+there does not count; by the clock; and the server's share of that core's time, which does not swing with the machine.
 
     python -m benchmarks.live_study [--pairs 10] [--span 60] [--clients 50] [--runs 1000]
 """
@@ -42,7 +42,7 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
     if len(cores) < 2:
         raise InputError("two cores are needed, one for the study and the server, one for the clients")
     order, added = random.Random(seed), 0
-    lost, by_clock, alone = [], [], []
+    lost, by_clock, alone, shares = [], [], [], []
     looking = threading.Event()
     with (
         served(runs) as (server, port, store), training() as (study, steps), clients_of(port, clients, looking) as tally
@@ -58,19 +58,24 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
                 (looking.set if watched else looking.clear)()
                 time.sleep(2.0)  # nobody waits for an answer of a server that stands still
                 os.kill(server, signal.SIGCONT if watched else signal.SIGSTOP)  # short spans would save it up for later
-                before, began, taken = steps(), time.monotonic(), cpu(study) + cpu(server)
+                before, began, busy = steps(), time.monotonic(), (cpu(study), cpu(server))
                 added += grow(store, runs + added, began + span)
                 done, seconds = steps() - before, time.monotonic() - began
-                rates[watched], clock[watched] = done / (cpu(study) + cpu(server) - taken), done / seconds
+                own, taken = cpu(study) - busy[0], cpu(server) - busy[1]
+                rates[watched], clock[watched] = done / (own + taken), done / seconds
+                if watched and pair >= 0:
+                    shares.append(taken / (own + taken))
             if pair >= 0:
                 lost.append(1 - rates[True] / rates[False])
                 by_clock.append(1 - clock[True] / clock[False])
                 alone.append(rates[False])
-                print(f"{pair + 1} of {pairs}: {100 * lost[-1]:.2f} % of {alone[-1]:.1f} steps/s", flush=True)
+                said = f"{100 * lost[-1]:.2f} % of {alone[-1]:.1f} steps/s; the server took {100 * shares[-1]:.2f} %"
+                print(f"{pair + 1} of {pairs}: {said}", flush=True)
         os.kill(server, signal.SIGCONT)
     return {
         "clients": clients, "runs_at_first": runs, "runs_added": added, "span_s": span, "seed": seed, "answers": tally,
         "share_of_throughput_lost": interval(lost), "by_pair": lost, "by_the_clock": interval(by_clock),
+        "servers_share_of_the_core": interval(shares),
         "steps_a_processor_second_alone": float(np.median(alone)),
     }  # fmt: skip
 
