@@ -221,11 +221,20 @@ def test_its_weights_are_trained_with_like_any_part(tmp_path: Path) -> None:
         ({"estimator": "guess"}, "'pes', 'es'"),
         ({"std": float("nan")}, "std=nan"),
         ({"hidden": 4096}, "hidden=4096"),
+        ({"validation": 1.0}, "validation=1.0"),
+        ({"validation": float("nan")}, "validation=nan"),
     ],
 )
 def test_a_question_without_sense_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         asked(**change)
+
+
+def test_too_few_examples_to_set_some_aside_are_refused() -> None:
+    made = task()
+    few = replace(made, recipe=made.recipe.but(data=wt.data.digits().limited(16)))
+    with pytest.raises(InputError, match="16 training examples, too few"):
+        asked(tasks=(few,), validation=0.01).run()
 
 
 def test_staggered_pairs_begin_at_different_steps() -> None:
@@ -257,6 +266,101 @@ def test_a_rescaled_meta_training_is_resumed_to_the_same_bits(tmp_path: Path) ->
     whole = scaled.run()
     scaled.run(tmp_path, stop_after=5)
     assert scaled.run(tmp_path) == whole
+
+
+# a validation batch's loss as meta-loss
+
+
+def told_of(inner_data: Any, share: float = 0.25) -> tuple[Told, list[torch.Tensor]]:
+    """Meta-losses of a truncation, and the weights that the particles then have."""
+    work = _Work(asked(validation=share), CPU)
+    unroll, state = work.unrolls[0], work.first()
+    inner_data(unroll.inner)
+    told = unroll.truncation(work._tree(state.theta[None].expand(6, -1)), state.particles[0], 0, 5)
+    return told, state.particles[0].params
+
+
+def test_no_example_for_validation_is_trained_on_or_judged() -> None:
+    inner = Inner(task(), CPU, 0.25)
+    sides = [{image.numpy().tobytes() for image in inputs} for inputs, _ in (inner.pool, inner.aside)]
+    judged = {image.tobytes() for images, _ in wt.data.digits().held_out(size=64, tokens=1 << 20) for image in images}
+    assert sides[0] and sides[1] and not sides[0] & sides[1] and not sides[1] & judged
+    assert len(inner.aside[0]) == pytest.approx(0.25 * (len(inner.pool[0]) + len(inner.aside[0])), rel=0.01)
+    drawn = [inner.batches([3], 0, 200), inner.validations([3], 0, 200)]
+    for (images, _), side in zip(drawn, sides, strict=True):
+        assert {image.numpy().tobytes() for image in images.flatten(0, 2)} <= side
+
+
+def test_equal_examples_are_on_one_side() -> None:
+    class Twice:
+        """Every image two times."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(wt.data.digits(), name)
+
+        def batch(self, **asked: Any) -> Any:
+            inputs, targets = wt.data.digits().batch(**asked)
+            return np.concatenate([inputs, inputs]), np.concatenate([targets, targets])
+
+    made = task()
+    inner = Inner(replace(made, recipe=made.recipe.but(data=Twice())), CPU, 0.3)
+    assert not {i.numpy().tobytes() for i in inner.pool[0]} & {i.numpy().tobytes() for i in inner.aside[0]}
+
+
+def test_validation_examples_make_the_meta_loss_and_never_the_particles_weights() -> None:
+    def wrong(which: str) -> Any:
+        def swap(inner: Inner) -> None:
+            inputs, targets = getattr(inner, which)
+            setattr(inner, which, (inputs, (targets + 1) % 10))
+
+        return swap
+
+    told, params = told_of(lambda inner: None)
+    other, same = told_of(wrong("aside"))
+    assert all(torch.equal(a, b) for a, b in zip(params, same, strict=True))
+    assert not torch.equal(told.plus, other.plus)
+    _, changed = told_of(wrong("pool"))
+    assert not all(torch.equal(a, b) for a, b in zip(params, changed, strict=True))
+
+
+def test_the_meta_loss_is_that_of_the_validation_batch_after_the_step() -> None:
+    work = _Work(asked(validation=0.25), CPU)
+    unroll, state = work.unrolls[0], work.first()
+    told = unroll.truncation(work._tree(state.theta[None].expand(6, -1)), state.particles[0], 0, 1)
+    inputs, targets = unroll.inner.validations(unroll.seeds, 0, 1)
+    params = [p[0::2] for p in state.particles[0].params]
+    _, losses = unroll.inner.gradient(params, inputs[0], targets[0], False)
+    assert torch.allclose(told.plus[0], losses, rtol=1e-5)
+
+
+def test_with_validation_other_weights_are_trained_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    held = asked(validation=0.25)
+    whole, plain = held.run(), asked().run()
+    held.run(tmp_path, stop_after=5)
+    assert held.run(tmp_path) == whole
+    assert whole is not None and plain is not None and whole.hash != plain.hash and held.key != asked().key
+    assert whole.card.made["validation"] == 0.25 and "validation" not in plain.card.made
+    with pytest.raises(InputError, match="another meta-training"):
+        asked(validation=0.5).run(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["rescaled", "local"])
+def test_validation_goes_with_rescaled_tasks_and_with_local_training(kind: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"tasks": (task(rescaled=100.0),)} if kind == "rescaled" else {
+        "tasks": (local_task(),), "local": Local(workers=2, steps=2)}  # fmt: skip
+    held = asked(validation=0.25, outer_steps=4, **more)
+    whole = held.run()
+    held.run(tmp_path, stop_after=2)
+    assert held.run(tmp_path) == whole and whole != asked(outer_steps=4, **more).run()
+
+
+def test_a_rescaled_task_is_judged_with_the_weights_its_network_has() -> None:
+    plain, scaled = (
+        _Work(asked(tasks=(task(rule=Standard(), rescaled=r),), validation=0.25), CPU).unrolls[0] for r in (1.0, 1000.0)
+    )
+    inputs, targets = plain.inner.validations(plain.seeds, 0, 1)
+    batch = inputs[0].repeat_interleave(2, 0), targets[0].repeat_interleave(2, 0)
+    assert torch.allclose(plain._judge(plain.first(), *batch), scaled._judge(scaled.first(), *batch), rtol=1e-4)
 
 
 # local training

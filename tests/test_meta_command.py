@@ -92,3 +92,25 @@ def test_what_it_cannot_do_is_said_in_a_sentence(file: str, tmp_path: Path, caps
         said = capsys.readouterr().err
         assert said.startswith("windtunnel: ") and "Traceback" not in said
     assert main(["report", file, "--store", str(tmp_path / "s")]) == 2
+
+
+def test_a_study_of_two_tasks_runs_from_its_file(tmp_path: Path, capsys: Any) -> None:
+    """studies/learned/two_tasks.py with fewer steps: digits and text meta-trained on at once, judged on both."""
+    text = (Path(__file__).parents[1] / "studies" / "learned" / "two_tasks.py").read_text()
+    for asked, fewer in {
+        "outer_steps=1000": "outer_steps=3", "pairs=4": "pairs=2, truncation=3", "low=100, high=500": "low=4, high=8",
+        "widths=(32, 64)": "widths=(32, 64), seeds=1", "steps=(200,)": "steps=(3,)",
+        "schedule=falling\n": "schedule=falling, rates=2, seeds=1\n",
+    }.items():  # fmt: skip
+        assert text.count(asked) == 1, asked
+        text = text.replace(asked, fewer)
+    place = tmp_path / "two_tasks_shorter.py"
+    place.write_text(text)
+    store = str(tmp_path / "store")
+    assert main(["run", str(place), "--store", store, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["card"]["made"]["tasks"] == ["digits", "text"] and said["card"]["made"]["validation"] == 0.2
+    rows = {(row["rule"], row["task"], row["width"]): row["test"] for row in said["matrix"]["rows"]}
+    assert len(rows) == 8 and all(0 < loss < 10 for loss in rows.values())
+    heads = {run.spec.rung.width: run.spec.rung.heads for run in wt.Store(store).runs() if run.spec.rung.heads > 1}
+    assert heads == {32: 2, 64: 4}  # heads keep their width

@@ -48,8 +48,8 @@ class Local:
 class LocalInner(Inner):
     """A task whose gradient is what a round of local training has to say; its batches are a round's."""
 
-    def __init__(self, task: Task, device: torch.device, local: Local) -> None:
-        super().__init__(task, device)
+    def __init__(self, task: Task, device: torch.device, local: Local, validation: float = 0.0) -> None:
+        super().__init__(task, device, validation)
         self.local, self.statistics = local, [dict[str, Tensor]() for _ in self.groups]
         self.examples = task.batch * local.workers * local.steps
         inner = table_of(task.recipe, task.rung, task.base)  # rates of the local optimizer's own geometry

@@ -62,7 +62,7 @@ class Matrix:
     def cells(self) -> list[tuple[Task, Rung]]:
         """Task and rung of every cell, the first of them home."""
         return [
-            (task, replace(task.rung, width=w, depth=d, tokens=s * task.tokens_per_step, batch=task.batch))
+            (task, replace(task.at_width(w), depth=d, tokens=s * task.tokens_per_step, batch=task.batch))
             for task in self.tasks for d in self.depths for s in self.steps for w in self.widths
         ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,6 +65,12 @@ class Task:
         """Examples a step."""
         return self.recipe.settled(self.rung).batch or 1
 
+    def at_width(self, width: int) -> Rung:
+        """The task's rung at another width; heads keep their width where they do between `rung` and `base`."""
+        rung, head = self.rung, self.rung.width // self.rung.heads
+        grow = rung.heads != self.base.heads
+        return rung.but(width=width, heads=max(1, width // head) if grow else rung.heads)
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens of a batch."""
@@ -77,10 +84,14 @@ class Task:
 
 @dataclass
 class Inner:
-    """A task built: groups of equal tensors, the gradient of a pack of particles, and examples to draw from."""
+    """A task built: groups of equal tensors, the gradient of a pack of particles, and examples to draw from.
+
+    `validation` is the share of its training examples that no particle is trained on.
+    """
 
     task: Task
     device: torch.device
+    validation: float = 0.0
     table: ScaleTable = field(init=False)
     groups: list[Group] = field(init=False)
 
@@ -92,23 +103,50 @@ class Inner:
         self.table.attach(self._model)
         self.groups = groups_of(self.table)
         self.examples = self.task.batch  # of a step
-        self._recorded: dict[tuple[int, ...], Any] = {}
+        self._recorded: dict[tuple[Any, ...], Any] = {}
 
     @cached_property
     def pool(self) -> tuple[Tensor, Tensor]:
-        """Training examples, all or POOL of them, on the device."""
+        """Examples that particles are trained on."""
+        return self._on_device(*self._sides[0])
+
+    @cached_property
+    def aside(self) -> tuple[Tensor, Tensor]:
+        """Examples for validation: none of them, nor one equal to it, is among the others."""
+        return self._on_device(*self._sides[1])
+
+    @cached_property
+    def _sides(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Training examples, all or POOL of them, and those of them that are set aside; the judge's are in neither."""
         shape = self.task.recipe.data.shape()
         there = max(1, int(shape.train_tokens // shape.tokens_per_example))
         inputs, targets = self.task.recipe.data.batch(seed=0, step=0, size=min(there, POOL))
+        apart = _set_aside(inputs, self.validation)
+        if self.validation and (apart.all() or not apart.any()):
+            raise InputError(
+                f"The task {self.task.name!r} has {len(inputs)} training examples, too few to set aside a share of "
+                f"{self.validation:g}; give more data, or validation=0 for the training loss as meta-loss."
+            )
+        return (inputs[~apart], targets[~apart]), (inputs[apart], targets[apart])
+
+    def _on_device(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
 
     def batches(self, seeds: Sequence[int], truncation: int, length: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a whole truncation, (length, seeds, batch, ...); a function of seeds and number."""
-        inputs, targets = self.pool
-        size = (length, self.examples)
-        drawn = [torch.randint(len(inputs), size, generator=generator_of("batches", s, truncation)) for s in seeds]
+        return self._drawn(self.pool, "batches", (length, self.examples), seeds, truncation)
+
+    def validations(self, seeds: Sequence[int], truncation: int, length: int) -> tuple[Tensor, Tensor]:
+        """The same of examples for validation."""
+        return self._drawn(self.aside, "validation", (length, self.task.batch), seeds, truncation)
+
+    def _drawn(
+        self, pool: tuple[Tensor, Tensor], what: str, size: tuple[int, int], seeds: Sequence[int], truncation: int
+    ) -> tuple[Tensor, Tensor]:
+        count = len(pool[0])
+        drawn = [torch.randint(count, size, generator=generator_of(what, s, truncation)) for s in seeds]
         chosen = torch.stack(drawn, dim=1).to(self.device)
-        return inputs[chosen], targets[chosen]
+        return pool[0][chosen], pool[1][chosen]
 
     def gradient(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
         """(gradients, losses of the particles); recorded as a flat graph the first time, and compiled where asked."""
@@ -116,6 +154,15 @@ class Inner:
         if shape not in self._recorded:
             self._recorded[shape] = self._record(params, inputs, targets, compile)
         with torch.no_grad():  # the backward pass is part of the graph
+            return self._recorded[shape](params, inputs, targets)
+
+    def loss(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Tensor:
+        """Losses of the particles on a batch; recorded and compiled as gradients are."""
+        shape = ("loss", *inputs.shape)
+        if shape not in self._recorded:
+            packed = gradient(self._model, self.groups, self.task.recipe.objective, packed=True)
+            self._recorded[shape] = recorded(lambda *told: packed(*told)[1], (params, inputs, targets), compile)
+        with torch.no_grad():
             return self._recorded[shape](params, inputs, targets)
 
     def _record(self, params: list[Tensor], inputs: Tensor, targets: Tensor, compile: bool) -> Any:
@@ -134,6 +181,15 @@ def recorded(function: Any, arguments: tuple[Any, ...], compile: bool) -> Any:
     with torch.enable_grad():
         graph = make_fx(function)(*arguments)
     return torch.compile(graph, dynamic=False) if compile else graph
+
+
+def _set_aside(inputs: np.ndarray, share: float) -> np.ndarray:
+    """Which examples are set aside: that share of the distinct ones, those with the smallest hashes."""
+    if not share:
+        return np.zeros(len(inputs), dtype=bool)
+    hashes = np.array([hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in inputs])
+    distinct = np.unique(hashes)
+    return np.isin(hashes, distinct[: round(len(distinct) * share)])
 
 
 def generator_of(*what: int | str) -> torch.Generator:

@@ -49,8 +49,13 @@ class MetaTraining:
     `step_size` is the size of a step of the untrained network: a quarter of the learning rate of the tasks' tuned Adam
     (measured). `pairs` antithetic pairs of each task, draws of `std`, truncations of `truncation` steps. The outer
     AdamW warms up to `lr` and falls by a cosine to `final_lr`; its gradient is clipped to norm `clip`. With `local` the
-    rule is an outer one, around the local steps of each task's own optimizer; a step is a round then. Raises InputError
-    for tasks of different parametrizations and for numbers without sense.
+    rule is an outer one, around the local steps of each task's own optimizer; a step is a round then.
+
+    The meta-loss of a step is that of its training batch, before it. With `validation`, a share of each task's training
+    examples, it is the loss after the step on a batch of that share, on which no particle is trained (2009.11243). The
+    judge's held-out examples are in neither.
+
+    Raises InputError for tasks of different parametrizations and for numbers without sense.
     """
 
     tasks: tuple[Task, ...]
@@ -70,6 +75,7 @@ class MetaTraining:
     warmup: int = 100
     weight_decay: float = 0.0
     clip: float = 1.0
+    validation: float = 0.0
     local: Local | None = None
     matrix: Matrix | None = None  # what the weights are judged on afterwards; the weights do not depend on it
     beside: Mapping[str, Rule] = field(default_factory=dict)  # further rules of the matrix
@@ -86,6 +92,11 @@ class MetaTraining:
         wrong = [f"{n}={v}" for n, v in counts.items() if v < 1]
         sizes = {"step_size": self.step_size, "std": self.std, "lr": self.lr, "clip": self.clip}
         wrong += [f"{n}={v}" for n, v in sizes.items() if not 0 < v < math.inf]
+        if not 0 <= self.validation < 1:
+            raise InputError(
+                f"validation={self.validation!r}: it is the share of the training examples whose loss is the "
+                f"meta-loss, from 0 (none: the training loss) to below 1."
+            )
         statistics = len(STATISTICS) if self.local is not None and self.local.statistics else 0
         if self.features.more != statistics:
             raise InputError(
@@ -98,6 +109,8 @@ class MetaTraining:
         """Plain data: everything that the result depends on."""
         apart = ("tasks", "features", "horizons", "local", "matrix", "beside")
         numbers = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in apart}
+        if not self.validation:
+            del numbers["validation"]  # as it was before there was any, so that keys stay
         tasks = [task.describe() for task in self.tasks]
         held = {**numbers, "features": asdict(self.features), "horizons": asdict(self.horizons), "tasks": tasks}
         if self.local is None:
@@ -192,7 +205,7 @@ class _Work:
         compile = asked.outer_steps * asked.truncation * len(asked.tasks) >= COMPILE_FROM
         self.unrolls = [
             Unroll(
-                _inner(task, device, asked.local), features=asked.features, step_size=asked.step_size,
+                _inner(asked, task, device), features=asked.features, step_size=asked.step_size,
                 magnitude=asked.magnitude, horizons=asked.horizons, pairs=asked.pairs, seed=asked.seed, compile=compile,
             )
             for task in asked.tasks
@@ -274,6 +287,7 @@ class _Work:
             "ranges": ranges_of(moments for particles in state.particles for moments in particles.moments),
             "last_meta_loss": sum(map(sum, tail)) / sum(map(len, tail)) if tail else None, "licence": "Apache-2.0",
             "estimator": asked.estimator, "std": asked.std, "pairs": asked.pairs, "truncation": asked.truncation,
+            **({"validation": asked.validation} if asked.validation else {}),
         }  # fmt: skip
         card = Card(
             rule="small_fc", features=asked.features, step_size=asked.step_size, magnitude=asked.magnitude,
@@ -321,8 +335,10 @@ class _Work:
         return state
 
 
-def _inner(task: Task, device: torch.device, local: Local | None) -> Inner:
-    return Inner(task, device) if local is None else LocalInner(task, device, local)
+def _inner(asked: MetaTraining, task: Task, device: torch.device) -> Inner:
+    if asked.local is None:
+        return Inner(task, device, asked.validation)
+    return LocalInner(task, device, asked.local, asked.validation)
 
 
 def _moments(leaves: Sequence[Tensor]) -> Moments:

@@ -79,7 +79,7 @@ class Particles:
 
 @dataclass(frozen=True)
 class Told:
-    """What a truncation showed: (length, pairs) losses of both members, capped, and where pairs began anew.
+    """What a truncation showed: (length, pairs) meta-losses of both members, capped, and where pairs began anew.
 
     `fresh[k, i]` says that at step k pair i was in a training that began within this truncation.
     """
@@ -115,8 +115,12 @@ class Unroll:
 
     @torch.no_grad()
     def truncation(self, theta: Theta, particles: Particles, number: int, length: int) -> Told:
-        """Train all particles for `length` steps, each by its own theta; `particles` is changed."""
+        """Train all particles for `length` steps, each by its own theta; `particles` is changed.
+
+        A step's meta-loss is that of its batch before it, or of a validation batch after it.
+        """
         inputs, targets = self.inner.batches(self.seeds, number, length)
+        judged = self.inner.validations(self.seeds, number, length) if self.inner.validation else None
         decays, nets = _decays(theta["decays"]), {n: v for n, v in theta.items() if n != "decays"}
         device, cap = self.inner.device, self.inner.task.cap
         losses, fresh = torch.empty(length, 2 * self.pairs, device=device), torch.zeros(length, self.pairs)
@@ -127,6 +131,8 @@ class Unroll:
             grads, losses[k] = self._look(particles, *batch)
             fresh[k] = torch.tensor(new, dtype=torch.float32)
             self._move(particles, grads, wide, decays)
+            if judged is not None:
+                losses[k] = self._judge(particles, *(t[k].repeat_interleave(2, 0) for t in judged))
             particles.steps = [s + 1 for s in particles.steps]
             ended = [i for i, (s, h) in enumerate(zip(particles.steps, particles.horizons, strict=True)) if s >= h]
             if ended:
@@ -139,12 +145,22 @@ class Unroll:
 
     def _look(self, particles: Particles, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients and losses; of a rescaled task, those of weights that the network multiplies by its factors."""
+        grads, losses = self.inner.gradient(self._held(particles), inputs, targets, self.compile)
         if self.inner.task.rescaled == 1:
-            return self.inner.gradient(particles.params, inputs, targets, self.compile)
+            return grads, losses
         factors = self._factors(list(enumerate(particles.lives)))
-        held = [p * f for p, f in zip(particles.params, factors, strict=True)]
-        grads, losses = self.inner.gradient(held, inputs, targets, self.compile)
         return [g * f for g, f in zip(grads, factors, strict=True)], losses
+
+    def _judge(self, particles: Particles, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Losses on a batch that nothing is trained on."""
+        return self.inner.loss(self._held(particles), inputs, targets, self.compile)
+
+    def _held(self, particles: Particles) -> list[Tensor]:
+        """Weights as the network has them: of a rescaled task, multiplied by its factors."""
+        if self.inner.task.rescaled == 1:
+            return particles.params
+        factors = self._factors(list(enumerate(particles.lives)))
+        return [p * f for p, f in zip(particles.params, factors, strict=True)]
 
     def _factors(self, lives: Sequence[tuple[int, int]]) -> list[Tensor]:
         """For each group (2 x lives, tensors, 1, ...): what the network multiplies weights by, of (pair, life)s."""
