@@ -89,6 +89,14 @@ def test_neighbours_in_the_corpus_are_not_neighbours_in_the_stream():
     assert abs(correlation) < 0.08  # 5 / sqrt(4096)
 
 
+def test_a_pass_that_is_kept_is_the_one_that_is_computed():
+    for count in (7, 64, order.KEPT_EXAMPLES):
+        drawn = np.concatenate([order.draw(count, seed=5, step=step, size=50) for step in range(5)])
+        passes, offsets = np.divmod(np.arange(250, dtype=np.uint64), np.uint64(count))
+        computed = [order.permuted(offsets[i : i + 1], count, key=(5, int(passes[i])))[0] for i in range(250)]
+        assert drawn.tolist() == computed
+
+
 def test_order_needs_memory_of_the_batch_only():
     drawn = order.draw(10**12, seed=0, step=10**6, size=64)
     assert len(set(drawn)) == 64 and drawn.max() > 10**11

@@ -25,6 +25,7 @@ VERSION = 1
 # Half-rounds of the Feistel network. 4 full rounds suffice for a pseudorandom permutation of a large domain (Luby and
 # Rackoff 1988); 12 half-rounds are a margin for the small domains here (guess; the tests look for bias at n = 5 to 7).
 _ROUNDS = 12
+KEPT_EXAMPLES, KEPT_PASSES = 1 << 13, 512  # passes that are kept whole: 32 MiB at most
 
 
 def draw(count: int, *, seed: int, step: int, size: int) -> np.ndarray:
@@ -38,8 +39,16 @@ def draw(count: int, *, seed: int, step: int, size: int) -> np.ndarray:
     indices = np.empty(size, dtype=np.int64)
     for number in np.unique(passes):
         inside = passes == number
-        indices[inside] = permuted(offsets[inside], count, key=(seed, int(number)))
+        key = (seed, int(number))
+        kept = count <= KEPT_EXAMPLES
+        indices[inside] = _whole(count, key)[offsets[inside]] if kept else permuted(offsets[inside], count, key=key)
     return indices
+
+
+@lru_cache(maxsize=KEPT_PASSES)
+def _whole(count: int, key: tuple[int, int]) -> np.ndarray:
+    """A pass over few examples: its permutation takes hardly longer to compute than a batch's share of it."""
+    return permuted(np.arange(count, dtype=np.uint64), count, key=key)
 
 
 def permuted(offsets: np.ndarray, count: int, *, key: tuple[int, int]) -> np.ndarray:
