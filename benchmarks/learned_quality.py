@@ -1,10 +1,12 @@
 """Learned optimizers meta-trained from scratch, beside tuned Adam at home, at other widths and over other horizons.
 
-Digits, 64-w-w-10 MLP, batch 64, meta-trained at width 32. Three arms: muP with constant rates (as published), muP with
-the schedule in the loop, and the standard parametrization with constant rates, whose failure at other widths is what
-muLO (2406.00153) claims. Beside each, Adam in the same parametrization and schedule, rate and beta2 tuned at width 32
-on the same objective with seeds of its own. `train ARM SEED` (a few minutes of one core each) keeps the weights,
-`told` evaluates all and writes the result.
+Digits, 64-w-w-10 MLP, batch 64, meta-trained at width 32. Four arms: muP with constant rates (as published), muP with
+the schedule in the loop, the same with a validation batch's loss as meta-loss, and the standard parametrization with
+constant rates, whose failure at other widths is what muLO (2406.00153) claims. Beside each, Adam in the same
+parametrization and schedule, rate and beta2 tuned at width 32 on the same objective with seeds of its own. `train ARM
+SEED` (a few minutes of one core each) keeps the weights, `told` evaluates all and writes the result; `validation` does
+so with the two arms that differ in their meta-loss alone. `quick` does all of it but that in three minutes with a tenth
+of the meta-training and one seed of it, prints the same table, and writes nothing.
 
 A newcomer would compare with one meta-training: these differ by seed as runs do, so there are three of each arm.
 """
@@ -12,9 +14,12 @@ A newcomer would compare with one meta-training: these differ by seed as runs do
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +44,39 @@ from windtunnel.runs import Run
 from windtunnel.scaling.rules.at_base import AtBase
 from windtunnel.scaling.rules.standard import Standard
 
-FOLDER = Path(os.environ.get("WINDTUNNEL_LEARNED", "runs/learned"))
-HOME, BATCH, STEPS, FAR = 32, 64, 200, 1000
-WIDTHS = (32, 128, 512)
-META_SEEDS = (0, 1, 2)
-SEEDS = {HOME: tuple(range(24))}
-FEW = tuple(range(4))
-TUNING = tuple(range(900, 908))
-RATES, BETAS = tuple(2.0**k for k in range(-9, 1)), (0.9, 0.99, 0.999)
-OUTER_STEPS = int(os.environ.get("WINDTUNNEL_OUTER_STEPS", "2500"))
-LAST = 10  # steps whose mean is the final training loss
+HOME, BATCH = 32, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much is spent, and where runs and weights are kept. Seeds of tuning are never those of judging."""
+
+    folder: Path
+    outer_steps: int
+    meta_seeds: int = 3
+    home: int = 24  # runs of each rule at home
+    elsewhere: int = 4  # and in every other cell
+    tuning: int = 8  # runs of each rate of Adam
+    rates: tuple[float, ...] = tuple(2.0**k for k in range(-9, 1))
+    betas: tuple[float, ...] = (0.9, 0.99, 0.999)
+    widths: tuple[int, ...] = (HOME, 128, 512)
+    steps: int = 200
+    far: int = 1000
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """Width and steps of what is judged."""
+        return [*((width, self.steps) for width in self.widths), (HOME, self.far)]
+
+    def seeds(self, width: int, steps: int) -> range:
+        """Of the runs in a cell."""
+        return range(self.home if (width, steps) == (HOME, self.steps) else self.elsewhere)
+
+
+WHOLE = Extent(
+    folder=Path(os.environ.get("WINDTUNNEL_LEARNED", "runs/learned")),
+    outer_steps=int(os.environ.get("WINDTUNNEL_OUTER_STEPS", "2500")),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +86,7 @@ class Arm:
     rule: Any
     schedule: Any
     step_size: float
+    validation: float = 0.0  # share of the training examples whose loss is the meta-loss
 
     @property
     def horizons(self) -> Horizons:
@@ -70,8 +99,10 @@ FLAT, FALLING = Constant(warmup=0.0), Cosine(warmup=0.0, floor=0.0)
 ARMS = {
     "mup": Arm(MUP, FLAT, 0.008),
     "mup cosine": Arm(MUP, FALLING, 0.008),
+    "mup cosine validation": Arm(MUP, FALLING, 0.008, validation=0.2),
     "standard": Arm(Standard(), FLAT, 0.008),
 }
+PUBLISHED = ("mup", "mup cosine", "standard")  # what the claims are about
 # Adam in each parametrization and schedule, tuned on mean or final loss: the learned arms' rivals.
 RIVALS = {f"{rule} {way}".strip(): Arm(r, s, 0.0) for rule, r in (("mup", MUP), ("standard", Standard()))
           for way, s in (("", FLAT), ("cosine", FALLING))}  # fmt: skip
@@ -86,29 +117,32 @@ def recipe(arm: Arm, optimizer: Any) -> Recipe:
     )  # fmt: skip
 
 
-def rung(width: int, steps: int = STEPS) -> wt.Rung:
+def rung(width: int, steps: int = 200) -> wt.Rung:
     """So many steps at a width."""
     return wt.Rung(width=width, depth=2, heads=1, tokens=steps * BATCH, batch=BATCH)
 
 
-def meta_trained(name: str, seed: int, steps: int = OUTER_STEPS) -> Weights:
+def meta_trained(name: str, seed: int, extent: Extent = WHOLE) -> Weights:
     """The weights of an arm, from their file or trained now."""
-    place = trained_file(name, seed, steps)
+    place = trained_file(name, seed, extent)
     if place.exists():
         return Weights.load(place)
     arm = ARMS[name]
     task = Task(name="digits", recipe=recipe(arm, AdamW(lr=1.0)), rung=rung(HOME), base=rung(2 * HOME))
-    asked = MetaTraining(tasks=(task,), step_size=arm.step_size, outer_steps=steps, horizons=arm.horizons, seed=seed)
-    weights = asked.run(FOLDER / f"{place.stem}-checkpoints", report=_told)
+    asked = MetaTraining(
+        tasks=(task,), step_size=arm.step_size, outer_steps=extent.outer_steps, horizons=arm.horizons, seed=seed,
+        validation=arm.validation, warmup=min(100, extent.outer_steps // 10),
+    )  # fmt: skip
+    weights = asked.run(extent.folder / f"{place.stem}-checkpoints", report=_told)
     assert weights is not None
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    extent.folder.mkdir(parents=True, exist_ok=True)
     weights.save(place)
     return weights
 
 
-def trained_file(name: str, seed: int, steps: int = OUTER_STEPS) -> Path:
+def trained_file(name: str, seed: int, extent: Extent = WHOLE) -> Path:
     """Where an arm's weights are kept."""
-    return FOLDER / f"{name.replace(' ', '-')}-{seed}-{steps}.safetensors"
+    return extent.folder / f"{name.replace(' ', '-')}-{seed}-{extent.outer_steps}.safetensors"
 
 
 def _told(now: Progress) -> None:
@@ -117,76 +151,146 @@ def _told(now: Progress) -> None:
 
 
 def trained(
-    arm: Arm, optimizer: Any, width: int, steps: int, seeds: Sequence[int], rates: Sequence[float]
+    arm: Arm, optimizer: Any, cell: tuple[int, int], seeds: Sequence[int], rates: Sequence[float], extent: Extent
 ) -> list[Run]:
-    """Ordinary runs, from the store or trained now, by rate and seed."""
+    """Ordinary runs of a cell (width, steps), from the store or trained now, by rate and seed."""
+    width, steps = cell
     made = recipe(arm, optimizer)
     judge = Judge(data=made.data, tokens=359, evaluations=1)
     asked = [(rate, seed) for rate in rates for seed in seeds]
     base = rung(HOME if width != HOME else 2 * HOME, steps)
     return runs_of(
-        str(FOLDER / "store"), made, rung(width, steps), judge, asked, base=base, study="learned", stored=False
+        str(extent.folder / "store"), made, rung(width, steps), judge, asked, base=base, study="learned", stored=False
     )
 
 
-def tuned_adam(arm: Arm, objective: str, steps: int = STEPS) -> tuple[float, float, float]:
+def tuned_adam(arm: Arm, objective: str, extent: Extent = WHOLE) -> tuple[float, float, float]:
     """(rate, beta2, objective) of Adam at home, the best of all by the mean over tuning seeds."""
-    best = (float("inf"), 0.0, 0.0)
-    for beta2 in BETAS:
-        runs = trained(arm, AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2), HOME, steps, TUNING, RATES)
-        for number, rate in enumerate(RATES):
-            value = float(np.mean(losses_of(runs[number * len(TUNING) : (number + 1) * len(TUNING)])[objective]))
+    best, seeds = (float("inf"), 0.0, 0.0), range(900, 900 + extent.tuning)
+    for beta2 in extent.betas:
+        part = AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2)
+        runs = trained(arm, part, (HOME, extent.steps), seeds, extent.rates, extent)
+        for number, rate in enumerate(extent.rates):
+            value = float(np.mean(losses_of(runs[number * len(seeds) : (number + 1) * len(seeds)])[objective]))
             best = min(best, (value, rate, beta2))
     return best[1], best[2], best[0]
 
 
-def evaluated(arm: Arm, optimizer: Any, rate: float | None) -> dict[str, Any]:
-    """Over widths at the home horizon, and at home at five times it."""
+def evaluated(arm: Arm, optimizer: Any, rate: float, extent: Extent) -> dict[str, Any]:
+    """Over widths at the home horizon, and at home over a far one."""
     found: dict[str, Any] = {}
-    for width, steps in [*((w, STEPS) for w in WIDTHS), (HOME, FAR)]:
-        seeds = SEEDS.get(width, FEW) if steps == STEPS else FEW
-        runs = trained(arm, optimizer, width, steps, seeds, [rate if rate is not None else 1.0])
-        found[f"width {width}, {steps} steps"] = {n: interval(v) for n, v in losses_of(runs).items()}
+    for cell in extent.cells:
+        runs = trained(arm, optimizer, cell, extent.seeds(*cell), [rate], extent)
+        found[_named(*cell)] = {n: interval(v) for n, v in losses_of(runs).items()}
     return found
 
 
-def told() -> dict[str, Any]:
-    """Everything, as plain data."""
-    result: dict[str, Any] = {"outer_steps": OUTER_STEPS, "arms": {}, "adam": {}}
-    for name, arm in RIVALS.items():
-        for objective in TUNED_ON[name]:
-            rate, beta2, _ = tuned_adam(arm, objective)
-            part = AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2)
-            said = {"lr": rate, "beta2": beta2, "tuned_on": objective} | evaluated(arm, part, rate)
-            result["adam"][f"{name}, tuned on {objective} loss"] = said
-            print(
-                name,
-                objective,
-                {cell: figure["mean"]["mean"] for cell, figure in said.items() if "width" in cell},
-                flush=True,
+def _named(width: int, steps: int) -> str:
+    return f"width {width}, {steps} steps"
+
+
+def told(extent: Extent = WHOLE, arms: Sequence[str] = tuple(ARMS)) -> dict[str, Any]:
+    """Everything of these arms whose weights are here, and of their rivals, as plain data."""
+    schedules = [ARMS[name].schedule for name in arms]
+    rivals = {name: arm for name, arm in RIVALS.items() if arm.schedule in schedules}
+    adam = {
+        f"{name}, tuned on {objective} loss": told_of_adam(arm, objective, extent)
+        for name, arm in rivals.items() for objective in TUNED_ON[name]
+    }  # fmt: skip
+    there = {n: [s for s in range(extent.meta_seeds) if trained_file(n, s, extent).exists()] for n in arms}
+    trained = {name: {str(seed): told_of(name, seed, extent) for seed in seeds} for name, seeds in there.items()}
+    return {"outer_steps": extent.outer_steps, "arms": trained, "adam": adam}
+
+
+def told_of(name: str, seed: int, extent: Extent) -> dict[str, Any]:
+    """One meta-training's weights in every cell."""
+    weights = meta_trained(name, seed, extent)
+    part = SmallFC(weights=weights, lr=wt.tuned(0.5, 2.0))
+    return {"hash": weights.hash, "made": dict(weights.card.made)} | evaluated(ARMS[name], part, 1.0, extent)
+
+
+def told_of_adam(arm: Arm, objective: str, extent: Extent) -> dict[str, Any]:
+    """Adam tuned at home on an objective, in every cell."""
+    rate, beta2, _ = tuned_adam(arm, objective, extent)
+    part = AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2)
+    return {"lr": rate, "beta2": beta2, "tuned_on": objective} | evaluated(arm, part, rate, extent)
+
+
+def validated(extent: Extent) -> dict[str, Any]:
+    """The two arms with the cosine: what a validation batch's loss as meta-loss changes, in pairs of meta-seeds."""
+    names = ("mup cosine", "mup cosine validation")
+    result = told(extent, names)
+    plain, other = (result["arms"][name] for name in names)
+    both = sorted(set(plain) & set(other))
+    result["changed"] = {
+        _named(*cell): {
+            what: interval(
+                [other[s][_named(*cell)][what]["mean"] - plain[s][_named(*cell)][what]["mean"] for s in both]
             )
-    for name, arm in ARMS.items():
-        result["arms"][name] = {}
-        for seed in META_SEEDS:
-            if not trained_file(name, seed).exists():
-                continue
-            weights = meta_trained(name, seed)
-            part = SmallFC(weights=weights, lr=wt.tuned(0.5, 2.0))
-            said = {"hash": weights.hash, "made": dict(weights.card.made)} | evaluated(arm, part, None)
-            result["arms"][name][str(seed)] = said
-            print(
-                name,
-                seed,
-                {cell: figure["mean"]["mean"] for cell, figure in said.items() if "width" in cell},
-                flush=True,
-            )
+            for what in ("mean", "final", "test")
+        }
+        for cell in extent.cells
+    }
     return result
 
 
+def table(result: Mapping[str, Any], extent: Extent = WHOLE) -> str:
+    """The result as lines: mean losses by width, then final, test and far losses at home."""
+    rules = {f"{name}, seed {seed}": said for name, by in result["arms"].items() for seed, said in by.items()}
+    rules |= {f"Adam, {name}": said for name, said in result["adam"].items()}
+    head = [f"mean, {width}" for width in extent.widths]
+    head += ["final", "test", f"mean, {extent.far}", f"final, {extent.far}", f"test, {extent.far}"]
+    home, far = _named(HOME, extent.steps), _named(HOME, extent.far)
+    lines = [f"{'nats':<44}" + "".join(f"{h:>13}" for h in head)]
+    for name, said in rules.items():
+        values = [said[_named(width, extent.steps)]["mean"]["mean"] for width in extent.widths]
+        values += [said[home][what]["mean"] for what in ("final", "test")]
+        values += [said[far][what]["mean"] for what in ("mean", "final", "test")]
+        lines.append(f"{name:<44}" + "".join(f"{value:>13.4f}" for value in values))
+    return "\n".join(lines)
+
+
+def claims(result: Mapping[str, Any], extent: Extent = WHOLE) -> str:
+    """Each claim with its figures, means over the seeds of meta-training, a line each."""
+    home, wide, far = _named(HOME, extent.steps), _named(extent.widths[-1], extent.steps), _named(HOME, extent.far)
+
+    def of(arm: str, cell: str, what: str) -> float:
+        return float(np.mean([said[cell][what]["mean"] for said in result["arms"][arm].values()]))
+
+    adam = {name: said[home] for name, said in result["adam"].items()}
+    rival, scheduled = adam["mup, tuned on mean loss"]["mean"], adam["mup cosine, tuned on final loss"]["final"]
+    mup, standard = (of(arm, wide, "mean") / of(arm, home, "mean") for arm in ("mup", "standard"))
+    ours, final, ends = of("mup", home, "mean"), of("mup cosine", home, "final"), of("mup cosine", far, "final")
+    found = [
+        (ours <= rival["mean"], f"(a) muLO at home {ours:.4f}, tuned Adam under muP {rival['mean']:.4f}"),
+        (mup <= 1.15, f"(b) muLO at width {extent.widths[-1]} is {mup:.2f} of home; at most 1.15"),
+        (standard >= 3, f"(c) without a width rule {standard:.2f} of home; at least 3"),
+        (
+            final <= scheduled["mean"] and ends <= final,
+            f"(d) with the cosine ends at {final:.4f}, tuned Adam at {scheduled['mean']:.4f}; "
+            f"over {extent.far} steps at {ends:.4f}",
+        ),
+    ]
+    return "\n".join(f"{'holds' if holds else 'does not hold':<15}{said}" for holds, said in found)
+
+
+# The same in three minutes of one core: how far a tenth of the meta-training goes was measured over six seeds.
+QUICK = {"outer_steps": 250, "meta_seeds": 1, "home": 8, "elsewhere": 2, "tuning": 2, "betas": (0.99,)}
+
+
+def quick(folder: Path, **changed: Any) -> tuple[dict[str, Any], Extent]:
+    """The quick version's result, from scratch, and its extent."""
+    extent = Extent(folder=folder, **(QUICK | changed))
+    for name in PUBLISHED:
+        for seed in range(extent.meta_seeds):
+            meta_trained(name, seed, extent)
+    return told(extent, PUBLISHED), extent
+
+
 def main() -> None:
-    """`adam` tunes, `train ARM SEED` meta-trains, `told` does what is left and writes the result."""
+    """`adam` tunes, `train ARM SEED` meta-trains, `told` and `validation` write their results, `quick` is apart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("act", choices=("adam", "train", "told"))
+    parser.add_argument("act", choices=("adam", "train", "told", "validation", "quick"))
     parser.add_argument("arm", nargs="?", choices=tuple(ARMS))
     parser.add_argument("seed", nargs="?", type=int, default=0)
     args = parser.parse_args()
@@ -196,8 +300,21 @@ def main() -> None:
             print(name, {o: tuned_adam(arm, o) for o in TUNED_ON[name]}, flush=True)
     elif args.act == "train":
         print(meta_trained(args.arm or "mup", args.seed))
+    elif args.act == "quick":
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            result, extent = quick(Path(folder))
+        print(f"{table(result, extent)}\n\n{claims(result, extent)}")
+        print(f"the quick version, {time.monotonic() - began:.0f} s: a tenth of the meta-training, one seed of it")
+    elif args.act == "validation":
+        extent = replace(WHOLE, widths=(HOME, 128))
+        result = validated(extent)
+        print(f"{table(result, extent)}\n{json.dumps(result['changed'], indent=1)}")
+        print(write("learned_validation", result))
     else:
-        print(write("learned_quality", told()))
+        result = told()
+        print(f"{table(result)}\n\n{claims(result)}")
+        print(write("learned_quality", result))
 
 
 if __name__ == "__main__":
