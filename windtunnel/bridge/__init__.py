@@ -16,6 +16,7 @@ _HOMES = {
     "following": ("Following",),
     "huggingface": ("FollowTrainer",),
     "lightning": ("FollowLightning",),
+    "local": ("LocalSteps",),
     "mirror": ("Mirror", "Tracker"),
     "optimizer": ("TorchOptimizer",),
     "pruning": ("ForecastPruner",),
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getatt
     from windtunnel.bridge.from_wandb import bring_wandb
     from windtunnel.bridge.huggingface import FollowTrainer
     from windtunnel.bridge.lightning import FollowLightning
+    from windtunnel.bridge.local import LocalSteps
     from windtunnel.bridge.mirror import Mirror, Tracker
     from windtunnel.bridge.optimizer import TorchOptimizer
     from windtunnel.bridge.pruning import ForecastPruner

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from windtunnel.bridge.rows import Tree, View, by_rows
+from windtunnel.bridge.rows import Tree, View, by_rows, sharded
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site, Tuned
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.initial import warn_of_other_values
-from windtunnel.scaling.table import geometry_of
+from windtunnel.scaling.table import check_rates, geometry_of
 from windtunnel.train.extras import told_to
 from windtunnel.train.pack import groups_of, is_rate, numbers_of, scaled
 
@@ -40,7 +40,7 @@ class TorchOptimizer(torch.optim.Optimizer):
     needs a closure; one that needs the loss (VeLO) `step(loss=...)` or a closure that returns it; one that needs the
     horizon `horizon`, the steps of the whole training. The weights that a part wants judged are there within
     `judged()`. Raises InputError for a model that is not the table's, a number left open, a horizon that is missing,
-    and tensors that FSDP1 has flattened.
+    a table of another rule than that of a learned part's training, and tensors that FSDP1 has flattened.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         _check_horizon(part, horizon)
         held = scales._matched(model)
         _check_shapes(held, scales)
+        check_rates(part, scales.table)
         if not pretrained:
             warn_of_other_values(held, scales.table)
         trained = [(g, [n for n in g.names if held[n].requires_grad]) for g in groups_of(scales.table)]
@@ -80,18 +81,22 @@ class TorchOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any] | None = None, *, loss: Any = None,
+        told: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Any:  # fmt: skip
         """Move every tensor that has a gradient; returns what the closure returned. Raises InputError.
 
         `loss`, a number, is that of the batch whose gradient this is, for a part that needs it; without it, it is what
-        the closure returns.
+        the closure returns. `told` are further tensors for the part's numbers, by the name of the parameter that they
+        are about (what workers say besides their mean).
         """
         returned = None if closure is None else _with_grad(closure)
-        told = self._horizon | _told(self.part, loss, returned)
+        shared, told = self._horizon | _told(self.part, loss, returned), told or {}
         self._remark()
         if hasattr(self.part, "look_ahead"):
-            self._look_ahead(closure, told)
-        for view, state, site, hp in self._joined(self._work(told)):
+            self._look_ahead(closure, shared, told)
+        for view, state, site, hp in self._joined(self._work(shared, told)):
             move, new = self.part.update(view.grad, state, view.param, hp, site)
             self.state[view.like].update(view.closed(new))
             view.move(move)
@@ -159,7 +164,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             self._said.add(said)
             warnings.warn(said, stacklevel=3)
 
-    def _work(self, told: Mapping[str, Any]) -> Work:
+    def _work(self, shared: Mapping[str, Any], told: Mapping[str, Mapping[str, Tensor]]) -> Work:
         """All tensors that have a gradient, opened; a new one's state begins here, at its values of now."""
         work = []
         for index, group in enumerate(self.param_groups):
@@ -170,8 +175,8 @@ class TorchOptimizer(torch.optim.Optimizer):
                 if param.grad.is_sparse:
                     raise InputError(f"{name} has a sparse gradient; build the embedding with sparse=False.")
                 hp = {**self._hp(index, param.device), **_tensors(own.get(name, {}), param.device)}
-                view = View(param, self._rows_alone(index, hp))
-                hp = hp | _placed(told, param.device)
+                view = View(param, sharded(param) and self._rows_alone(index, hp))
+                hp = hp | _placed(shared, param.device) | dict(told.get(name, {}))
                 if not self.state[param]:
                     self.state[param].update(view.closed(self.part.init(view.param, site)))
                 work.append((view, view.opened(self.state[param]), site, hp))
@@ -183,7 +188,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if self.state[param]:
-                    view = View(param, self._rows_alone(index, self._hp(index, param.device)))
+                    view = View(param, sharded(param) and self._rows_alone(index, self._hp(index, param.device)))
                     found.append((view, view.opened(self.state[param]), self.sites[index]))
         return found
 
@@ -213,14 +218,16 @@ class TorchOptimizer(torch.optim.Optimizer):
                     whole[name] = join(whole[name], wide) if name in whole else wide
         return [(view, state, site, {**hp, **whole}) for view, state, site, hp in work] if whole else work
 
-    def _look_ahead(self, closure: Callable[[], Any] | None, told: Mapping[str, Any]) -> None:
+    def _look_ahead(
+        self, closure: Callable[[], Any] | None, shared: Mapping[str, Any], told: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
         """Leave the gradient of the shifted weights in place of that of the weights."""
         if closure is None:
             raise InputError(
                 f"{type(self.part).__name__} takes a second gradient at other weights: call step(closure), where "
                 f"closure() clears the gradients, computes the loss of the same batch, calls backward and returns it."
             )
-        work = self._joined(self._work(told))
+        work = self._joined(self._work(shared, told))
         kept = [(view, view.kept()) for view, *_ in work]
         for view, state, site, hp in work:
             view.move(self.part.look_ahead(view.grad, state, view.param, hp, site))

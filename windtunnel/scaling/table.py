@@ -24,6 +24,8 @@ from windtunnel.runs import canonical
 from windtunnel.scaling.sites import readout_modules
 from windtunnel.scaling.wrapped import modules
 
+OF_MATRICES = ("embedding", "tied", "input", "hidden", "router", "expert_up", "expert_down", "readout")
+SAME = 1e-6  # relative: rates that differ by less are one
 _FACTORS = {str: (int, float)}
 _SITE = {"role": str, "shape": [int], "fan_in": int, "fan_out": int}
 _SHAPE = {"scales": {str: _FACTORS}, "forward": _FACTORS, "sites": {str: _SITE}, "caveats": [str]}
@@ -163,6 +165,26 @@ def check_suits(optimizer: Any, rule: Parametrization) -> None:
     """InputError where an optimizer that was made under one rule (a learned one) is given another."""
     if hasattr(optimizer, "suits"):
         optimizer.suits(rule)
+
+
+def check_rates(optimizer: Any, table: ScaleTable) -> None:
+    """InputError where an optimizer that brings a rule is given a table with the rates of another one.
+
+    A table does not say which rule made it; matrices' rates do, for a rule that is brought has its base width within.
+    """
+    rule: Any = getattr(optimizer, "parametrization", None)
+    if rule is None:
+        return
+    geometry = geometry_of(optimizer)
+    for name, site in table.sites.items():
+        if site.role not in OF_MATRICES:
+            continue
+        wanted, found = rule.scale(site, site, geometry(site)).lr, table.scales[name].lr
+        if abs(found - wanted) > SAME * wanted:
+            raise InputError(
+                f"{type(optimizer).__name__} was trained under {rule}, where {name} has {wanted:.3g} times the rate, "
+                f"and the scale table gives it {found:.3g}: make the table for it, adopt(..., optimizer=part)."
+            )
 
 
 @dataclass(frozen=True)

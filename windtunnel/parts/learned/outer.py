@@ -93,6 +93,10 @@ class LearnedOuter:
         """Whether it looks at the workers' statistics."""
         return bool(self.weights.card.outer.get("statistics"))
 
+    def remark(self, rounds: int) -> str:
+        """As SmallFC's, of outer steps."""
+        return SmallFC(weights=self.weights).remark(rounds)
+
     def suits(self, parametrization: Any) -> None:
         """Raise InputError for another parametrization than that of the weights' training."""
         self.weights.check(parametrization)
