@@ -2,6 +2,7 @@
 
     python -m benchmarks.engine rates   [--pairs 7]      # steady state, one core: as written, compiled, plain loop
     python -m benchmarks.engine members                  # throughput and memory by rows of a pack
+    python -m benchmarks.engine kept                     # a worker that keeps freed memory beside one that does not
     python -m benchmarks.engine start                    # from `run` to the first step, and what checkpoints cost
     python -m benchmarks.engine sweep   [--steps 3000]   # 32 members from start to end, every core, all four ways
 
@@ -27,7 +28,8 @@ import torch
 import torch.nn.functional as F
 
 import windtunnel as wt
-from benchmarks.common import RESULTS, write
+from benchmarks.common import RESULTS, interval, write
+from windtunnel.launch.here import KEEPS_MEMORY
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Recipe
@@ -163,8 +165,27 @@ def members() -> dict[str, Any]:
     return found
 
 
+def kept(pairs: int) -> dict[str, Any]:
+    """Processor seconds of a step in a process with a worker's setting of glibc over those in one without, in turns."""
+    found: dict[str, Any] = {}
+    for name, width in WIDTHS.items():
+        command = [sys.executable, "-m", "benchmarks.engine", "one", "--width", str(width), "--members", str(PACK)]
+        ratios, rose = [], []
+        for _ in range(pairs):
+            rows = []
+            for setting in (KEEPS_MEMORY, {}):
+                done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | setting)
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
+            ratios.append(rows[0]["processor_seconds"] / rows[1]["processor_seconds"])
+            rose.append(rows[0]["peak_mib"] - rows[1]["peak_mib"])
+        found[name] = {"processor_seconds_over_without": interval(ratios), "peak_mib_more": median(rose)}
+        said = found[name]["processor_seconds_over_without"]
+        print(f"{name}: {said['mean']:.3f} [{said['low']:.3f}, {said['high']:.3f}]", flush=True)
+    return found
+
+
 def one(width: int, count: int) -> None:
-    """For `members`: one pack, as written, its throughput and how far the process's memory rose."""
+    """For `members` and `kept`: one pack, as written, its throughput and how far the process's memory rose."""
     torch.set_num_threads(1)
     warm = Engine(pack_of(16, 1), CPU, True, False)
     warm.advance(warm.start())  # what torch itself loads is not the pack's
@@ -173,12 +194,14 @@ def one(width: int, count: int) -> None:
     engine = Engine(pack, CPU, True, False)
     state = engine.start()
     seconds = timed(lambda i: engine.advance(state), 2, 0)
-    seconds = timed(lambda i: engine.advance(state), max(3, round(2 / seconds)), 0)
+    steps, busy = max(3, round(2 / seconds)), time.process_time()
+    seconds = timed(lambda i: engine.advance(state), steps, 0)
+    busy = (time.process_time() - busy) / steps
     peak = _peak_kib() - before
     counted = pack_bytes(pack)
     print(json.dumps({
         "tokens_a_second": count * BATCH * CONTEXT / seconds, "peak_mib": peak / 1024,
-        "counted_mib": None if counted is None else counted / 2**20,
+        "counted_mib": None if counted is None else counted / 2**20, "processor_seconds": busy,
     }))  # fmt: skip
 
 
@@ -245,7 +268,7 @@ def sweep(names: list[str], steps: int) -> dict[str, Any]:
 def main() -> None:
     """Measure one part and write it beside the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("rates", "members", "start", "sweep", "one"))
+    parser.add_argument("part", choices=("rates", "members", "kept", "start", "sweep", "one"))
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--sizes", nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
@@ -256,16 +279,16 @@ def main() -> None:
         one(args.width, args.members)
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "rates": lambda: rates(args.pairs), "members": members, "start": start,
+        "rates": lambda: rates(args.pairs), "members": members, "start": start, "kept": lambda: kept(args.pairs),
         "sweep": lambda: sweep(args.sizes, args.steps),
     }  # fmt: skip
     path = RESULTS / "engine.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    kept.pop("machine", None)
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    before.pop("machine", None)
     load = os.getloadavg()[0]
     found = parts[args.part]()
-    kept[args.part] = kept.get(args.part, {}) | found | {"load_before": load}
-    print(write("engine", kept))
+    before[args.part] = before.get(args.part, {}) | found | {"load_before": load}
+    print(write("engine", before))
 
 
 if __name__ == "__main__":
