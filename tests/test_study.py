@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
+from tiny import sign_momentum
 
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.here import Here
 from windtunnel.report.page import render
+from windtunnel.scaling.rules.mup import MuP
 from windtunnel.store import forecast_hash
 from windtunnel.study.answer import _shape
 from windtunnel.study.living import Living, flying
@@ -209,6 +211,31 @@ def test_a_new_idea_asks_for_that_idea_alone(study, result):
     asked = untrained(replace(study, ideas=[*study.ideas, lion]), result.store)
     assert {stage for _, stage, _ in asked} == {"lion tune"}
     assert len(asked) == study.tuning.points
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """A rule under which the wider a network is, the less it moves."""
+
+    def scale(self, site, base, geometry):
+        grown = site.fan_in * site.fan_out / (base.fan_in * base.fan_out)
+        found = MuP().scale(site, base, geometry)
+        return replace(found, lr=found.lr / grown**4)
+
+
+def freezing(base):
+    """Wide networks need no training."""
+    return base.but(parametrization=Freezing())
+
+
+def test_an_idea_whose_loss_rises_with_size_has_no_forecast_and_the_others_go_on(study, copied):
+    both = replace(study, ideas=[freezing, sign_momentum]).run(copied, launcher=Noting())
+    assert set(both.forecasts) == {"base", "sign_momentum"} and both.scores["base"]
+    assert "rises with size" in both.unfitted["freezing"] and not both.reliable
+    assert any(line.startswith("freezing: no forecast. The loss rises") for line in both.lines())
+    assert both.verdicts["freezing"].verdict == "hurts"
+    assert both.to_json()["unfitted"] == dict(both.unfitted)
+    assert "freezing" in render(page_data(both))
 
 
 def test_a_lost_record_is_trained_again_to_the_same_numbers(study, result, copied):

@@ -41,6 +41,7 @@ class Result:
     tried: Mapping[str, tuple[Run, ...]]  # tuning and re-check
     fits: Mapping[str, Fit] = field(repr=False)
     coordinates: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    unfitted: Mapping[str, str] = field(default_factory=dict)  # recipe to why no law describes its ladder
 
     @property
     def reliable(self) -> bool:
@@ -88,6 +89,7 @@ class Result:
             "ladder_flops": self.ladder_flops(),
             "target_flops": self.study.target_flops(),
             "reliable": self.reliable,
+            "unfitted": dict(self.unfitted),
         }
 
     def report(self, path: str | os.PathLike[str], *, command: str = "", study_file: str | None = None) -> Path:
@@ -135,17 +137,26 @@ def answered(stages: Stages) -> Result:
         tried={n: tuple(stages.runs(_tried(stages, n, s))) for n, s in states.items()},
         fits={n: f for n in tuned if (f := fitted(stages, n, tuned[n])) is not None},
         coordinates={n: c for n, s in tuned.items() if (c := _coordinates(stages, n, s)) is not None},
+        unfitted=dict(stages.unfitted),
     )
 
 
 def fitted(stages: Stages, name: str, state: TuningState, draws: int = 200) -> Fit | None:
-    """The laws fitted to a recipe's finished ladder runs, None while fewer than three rungs have one."""
+    """The laws fitted to a recipe's finished ladder runs, None while fewer than three rungs have one.
+
+    Also None where no law can describe them, as a loss that rises with size: `stages.unfitted` says why, and the other
+    recipes of the study go on.
+    """
     runs = [r for r in stages.runs(stages.ladder(name, state.values)) if r.finished]
     if len({run.spec.rung for run in runs}) < 3:
         return None
     key = (tuple(run.key for run in runs), draws)
     if key not in stages.fits:
-        stages.fits[key] = fit(runs, draws=draws)
+        stages.unfitted.pop(name, None)
+        try:
+            stages.fits[key] = fit(runs, draws=draws)
+        except InputError as error:
+            stages.fits[key], stages.unfitted[name] = None, str(error)
     return stages.fits[key]
 
 

@@ -107,7 +107,7 @@ def _foretell(stages: Stages, name: str, watch: Watch) -> bool:
     """Seal a recipe's forecast in the store; False if it cannot be made."""
     stored = seal(stages, name)
     if stored is None:
-        watch.say(f"{name}: no forecast; too few rungs have a finished run")
+        watch.say(f"{name}: no forecast; {stages.unfitted.get(name, 'too few rungs have a finished run')}")
         return False
     watch.say(f"{name}: forecast for {stages.study.target} written {stored['created']}, hash {stored['hash'][:12]}")
     for line in str(Forecast.from_json(stored)).splitlines():

@@ -76,6 +76,7 @@ class Stages:
         self._settled: dict[Any, Rung] = {}
         self._asked: dict[Any, list[dict[str, float]]] = {}  # by a search, given what it had heard
         self.fits: dict[Any, Any] = {}  # of runs, by their keys: the same fit serves forecast, answer and page
+        self.unfitted: dict[str, str] = {}  # recipe to why no law describes its ladder
 
     # what is asked
 

@@ -17,6 +17,7 @@ PLURAL = {"helps": "help", "hurts": "hurt", "fades": "fade"}
 def answer_lines(result: Result) -> list[str]:
     """Forecasts, truth and cost: three lines, more with more ideas."""
     forecasts = [_forecast_line(result, name) for name in result.forecasts]
+    forecasts += [f"{name}: no forecast. {why}" for name, why in result.unfitted.items()]
     return [*forecasts, *_verdict_lines(result), *optimism_lines(result), cost_line(result)]
 
 
