@@ -13,31 +13,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are n
 from benchmarks import learned_quality as quality
 from benchmarks.common import RESULTS
 
-ENDS = 15  # outer steps at either end, over which a meta-loss is averaged
+ENDS = 25  # outer steps at either end, over which a meta-loss is averaged
 
 
-def test_the_quality_benchmark_in_small_learns_in_every_arm_and_tells_all_rules(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-    """Half a minute. The width claims are not made of so short a meta-training: over two seeds the standard arm was
-    worse at home than at width 512. That meta-losses fall was found in all of six seeds and three arms."""
-    losses: list[list[float]] = []
-
-    def heard(now: Any) -> None:
-        losses.extend([[]] if now.step == 1 else [])
-        losses[-1].append(now.loss)
-
-    monkeypatch.setattr(quality, "_told", heard)
+def test_the_quality_benchmark_in_small_tells_all_rules_and_writes_nothing(tmp_path: Path) -> None:
+    """What so short a meta-training does is not asserted: after 60 outer steps two seeds of six had not begun to learn,
+    and the standard arm's loss at width 512 was below that at home."""
     before = sorted((place.name, place.stat().st_mtime_ns) for place in RESULTS.iterdir())
-    few: dict[str, Any] = {"outer_steps": 60, "home": 2, "elsewhere": 1, "tuning": 1, "steps": 12, "far": 24}
+    few: dict[str, Any] = {"outer_steps": 6, "home": 2, "elsewhere": 1, "tuning": 1, "steps": 12, "far": 24}
     result, extent = quality.quick(tmp_path, rates=(2**-6, 2**-5), widths=(32, 64), **few)
-    assert len(losses) == 3
-    assert all(np.mean(each[-ENDS:]) < 0.95 * np.mean(each[:ENDS]) for each in losses)
     lines = quality.table(result, extent).splitlines()
     assert len(lines) == 1 + 3 + 6 and not any("nan" in line for line in lines)
     claims = quality.claims(result, extent).splitlines()
     assert [claim[claim.index("(") :][:3] for claim in claims] == ["(a)", "(b)", "(c)", "(d)"]
     assert sorted((place.name, place.stat().st_mtime_ns) for place in RESULTS.iterdir()) == before
+
+
+def test_in_the_quick_versions_outer_steps_the_meta_loss_falls(tmp_path: Path, monkeypatch: Any) -> None:
+    """Some 20 seconds. Of six seeds four had fallen after 60 steps, and the other two fell to 0.25 and 0.79 by 250."""
+    losses: list[float] = []
+    monkeypatch.setattr(quality, "_told", lambda now: losses.append(now.loss))
+    quality.meta_trained("mup", 0, quality.Extent(folder=tmp_path, **quality.QUICK))
+    assert np.mean(losses[-ENDS:]) < 0.9 * np.mean(losses[:ENDS])
 
 
 def test_a_claim_is_said_to_hold_where_its_figures_do_and_only_there() -> None:
