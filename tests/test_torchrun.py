@@ -23,6 +23,8 @@ import windtunnel as wt
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.torchrun import Torchrun, _serve
 from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import bundled
 from windtunnel.parts.models import Transformer
 from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
 from windtunnel.recipe import Site
@@ -38,6 +40,8 @@ from windtunnel.train.sharded_update import acts_by_entry
 
 RUNG = wt.Rung(width=16, depth=2, heads=2, tokens=8 * tiny.CONTEXT * tiny.BATCH, batch=tiny.BATCH)
 BASE = wt.Rung(width=8, depth=1, heads=2, tokens=RUNG.tokens, batch=tiny.BATCH)
+LEARNED = SmallFC(weights=bundled("mulo-digits"))
+RESUMED = ("AdamW", "Shampoo", "SmallFC")
 STOPPED = 5  # steps after which a checkpoint is written, of 8
 
 
@@ -80,6 +84,7 @@ def asked(corpus):
         "five examples": one(corpus, rung=RUNG.but(batch=5), batch=FixedBatch(examples=5)),
         "diverging": one(corpus, SGD(lr=1e30)),
         "images": images(),
+        "SmallFC": one(corpus, LEARNED, parametrization=LEARNED.parametrization),
     }
 
 
@@ -96,7 +101,7 @@ def in_two(ranks: Ranks, asked, folder, launched):
     found["bfloat16"] = train_sharded(asked["images"], ranks, How(precision="bfloat16"))
     found["in pieces"] = train_sharded(asked["AdamW"], ranks, How(pieces=2))
     found["first values"] = first_values(ranks, asked["AdamW"])
-    for name in ("AdamW", "Shampoo"):
+    for name in RESUMED:
         stop(ranks, asked[name], folder / name)
         shutil.copytree(folder / name, folder / f"{name}-kept", dirs_exist_ok=True) if ranks.rank == 0 else None
         ranks.told()
@@ -142,9 +147,7 @@ def launch(ranks: Ranks, packs, store: Path) -> None:
 
 def resume(ranks: Ranks, asked, folder: Path):
     """The checkpoints of two processes, read by these."""
-    return {
-        name: train_sharded(asked[name], ranks, How(), folder=folder / f"{name}-kept") for name in ("AdamW", "Shampoo")
-    }
+    return {name: train_sharded(asked[name], ranks, How(), folder=folder / f"{name}-kept") for name in RESUMED}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +188,7 @@ def same(run: Run, other: Run, tolerance: float = 1e-5) -> None:
     assert run.metrics == pytest.approx(other.metrics, abs=2e-2)  # a near tie may fall the other way
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "tied", "five examples", "diverging", "images"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "tied", "five examples", "diverging", "images", "SmallFC"])
 def test_two_processes_train_what_one_does(name, two, alone):
     same(two[0][name], alone[name])
 
@@ -215,7 +218,7 @@ def test_first_values_are_the_engines_to_the_bit(two, asked):
     assert two[0]["first values"] == whole
 
 
-@pytest.mark.parametrize("name", ["AdamW", "Shampoo"])
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_stopped(name, two):
     assert tiny.numbers(two[0][f"{name} resumed"]) == tiny.numbers(two[0][name])
 

@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from windtunnel.bridge.rows import Tree, View, by_rows, sharded
+from windtunnel.bridge.rows import Tree, View, by_rows, view_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site, Tuned
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.initial import warn_of_other_values
 from windtunnel.scaling.table import check_rates, geometry_of
+from windtunnel.train.divided import together
 from windtunnel.train.extras import told_to
 from windtunnel.train.pack import groups_of, is_rate, numbers_of, scaled
 
-Work = list[tuple[View, Tree, Site, Tree]]  # a tensor that has a gradient, its state, its site, its numbers
+Work = Iterator[tuple[View, Tree, Site, Tree]]  # a tensor that has a gradient, its state, its site, its numbers
 
 
 class TorchOptimizer(torch.optim.Optimizer):
@@ -96,11 +97,21 @@ class TorchOptimizer(torch.optim.Optimizer):
         self._remark()
         if hasattr(self.part, "look_ahead"):
             self._look_ahead(closure, shared, told)
+        shares = []
         for view, state, site, hp in self._joined(self._work(shared, told)):
-            move, new = self.part.update(view.grad, state, view.param, hp, site)
-            self.state[view.like].update(view.closed(new))
-            view.move(move)
+            if view.divided is not None:
+                shares.append((view, view.divided.rule.update(view.grad, state, view.param, hp), view.divided.share))
+            else:
+                self._take(view, *self.part.update(view.grad, state, view.param, hp, site))
+        found = together([(update, share) for _, update, share in shares])
+        for (view, *_), (move, new) in zip(shares, found, strict=True):
+            self._take(view, move, new)
         return returned
+
+    def _take(self, view: View, move: Tensor, new: Tree) -> None:
+        """A step and the state after it."""
+        self.state[view.like].update(view.closed(new))
+        view.move(move)
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -165,22 +176,28 @@ class TorchOptimizer(torch.optim.Optimizer):
             warnings.warn(said, stacklevel=3)
 
     def _work(self, shared: Mapping[str, Any], told: Mapping[str, Mapping[str, Tensor]]) -> Work:
-        """All tensors that have a gradient, opened; a new one's state begins here, at its values of now."""
-        work = []
+        """All tensors that have a gradient, each opened when its turn comes; a new one's state begins then, at its
+        values of now."""
+        self._check_gradients()
         for index, group in enumerate(self.param_groups):
             site, own = self.sites[index], self.numbers
             for name, param in zip(group["param_names"], group["params"], strict=True):
                 if param.grad is None:
                     continue
-                if param.grad.is_sparse:
-                    raise InputError(f"{name} has a sparse gradient; build the embedding with sparse=False.")
                 hp = {**self._hp(index, param.device), **_tensors(own.get(name, {}), param.device)}
-                view = View(param, sharded(param) and self._rows_alone(index, hp))
+                view = view_of(param, self.part, site, lambda index=index, hp=hp: self._rows_alone(index, hp))
                 hp = hp | _placed(shared, param.device) | dict(told.get(name, {}))
                 if not self.state[param]:
-                    self.state[param].update(view.closed(self.part.init(view.param, site)))
-                work.append((view, view.opened(self.state[param]), site, hp))
-        return work
+                    rule = view.divided.rule if view.divided is not None else None
+                    first = self.part.init(view.param, site) if rule is None else rule.init(view.param)
+                    self.state[param].update(view.closed(first))
+                yield view, view.opened(self.state[param]), site, hp
+
+    def _check_gradients(self) -> None:
+        for group in self.param_groups:
+            for name, param in zip(group["param_names"], group["params"], strict=True):
+                if param.grad is not None and param.grad.is_sparse:
+                    raise InputError(f"{name} has a sparse gradient; build the embedding with sparse=False.")
 
     def _held(self) -> list[tuple[View, Tree, Site]]:
         """All tensors that have a state, opened."""
@@ -188,8 +205,9 @@ class TorchOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if self.state[param]:
-                    view = View(param, sharded(param) and self._rows_alone(index, self._hp(index, param.device)))
-                    found.append((view, view.opened(self.state[param]), self.sites[index]))
+                    hp, site = self._hp(index, param.device), self.sites[index]
+                    view = view_of(param, self.part, site, lambda index=index, hp=hp: self._rows_alone(index, hp))
+                    found.append((view, view.opened(self.state[param]), site))
         return found
 
     def _hp(self, index: int, device: torch.device) -> Tree:
@@ -208,15 +226,17 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     def _joined(self, work: Work) -> Work:
         """With what the part sums, or seeks the largest of, over the whole network among the numbers."""
-        whole: dict[str, Tensor] = {}
+        if not hasattr(self.part, "totals") and not hasattr(self.part, "maxima"):
+            return work
+        held, whole = list(work), dict[str, Tensor]()
         for method, join in (("totals", torch.add), ("maxima", torch.maximum)):
             if not hasattr(self.part, method):
                 continue
-            for view, state, site, hp in work:
+            for view, state, site, hp in held:
                 for name, value in getattr(self.part, method)(view.grad, state, view.param, hp, site).items():
                     wide = value.to(hp["lr"].dtype)
                     whole[name] = join(whole[name], wide) if name in whole else wide
-        return [(view, state, site, {**hp, **whole}) for view, state, site, hp in work] if whole else work
+        return ((view, state, site, {**hp, **whole}) for view, state, site, hp in held)
 
     def _look_ahead(
         self, closure: Callable[[], Any] | None, shared: Mapping[str, Any], told: Mapping[str, Mapping[str, Tensor]]
@@ -227,7 +247,7 @@ class TorchOptimizer(torch.optim.Optimizer):
                 f"{type(self.part).__name__} takes a second gradient at other weights: call step(closure), where "
                 f"closure() clears the gradients, computes the loss of the same batch, calls backward and returns it."
             )
-        work = self._joined(self._work(shared, told))
+        work = list(self._joined(self._work(shared, told)))
         kept = [(view, view.kept()) for view, *_ in work]
         for view, state, site, hp in work:
             view.move(self.part.look_ahead(view.grad, state, view.param, hp, site))

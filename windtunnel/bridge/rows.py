@@ -1,13 +1,14 @@
 """One tensor of a model as an optimizer part sees it: whole and in float32, also where each process holds some rows.
 
 A DTensor (FSDP2, tensor parallelism) is updated row by row where the part treats every entry by itself, which is tried
-out, and gathered where it looks at more (Muon, Shampoo, LAMB). A newcomer would keep the state in bfloat16 as the
-weights are: a count of steps then stops at 256, and moments lose what a step adds to them.
+out; in parts, with sums over the processes, where the rule says how (`divided`: SmallFC); and gathered where it looks
+at more (Muon, Shampoo, LAMB). A newcomer would keep the state in bfloat16 as the weights are: a count of steps then
+stops at 256, and moments lose what a step adds to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from windtunnel.recipe import Site
 from windtunnel.scaling.initial import part_of
+from windtunnel.train.divided import Divided, divided_of, whole_here
 from windtunnel.train.sharded_update import acts_by_entry
 
 Tree = dict[str, Any]
@@ -32,14 +34,24 @@ def by_rows(part: Any, site: Site, hp: Mapping[str, Tensor]) -> bool:
     return not joined and acts_by_entry(part, site, hp)
 
 
-class View:
-    """A parameter, its gradient and its state, opened for a part's functions. `alone` as `by_rows` says.
+def view_of(param: Any, part: Any, site: Site, by_rows: Callable[[], bool]) -> View:
+    """A parameter opened for a part: whole, this process's rows alone, or its share of the whole."""
+    if not sharded(param):
+        return View(param, alone=False)
+    if divided := divided_of(part, site, param):
+        return View(param, alone=True, divided=divided)
+    return View(param, alone=whole_here(param) or by_rows())
 
-    `param`, `grad` and `state` are plain tensors: the rows of this process, or the whole.
+
+class View:
+    """A parameter, its gradient and its state, opened for a part's functions.
+
+    `alone`: this process works on what it has of a DTensor, else on the whole. `divided`: it does so together with the
+    others. `param`, `grad` and `state` are plain tensors.
     """
 
-    def __init__(self, param: Any, alone: bool) -> None:
-        self.like, self.alone = param, alone
+    def __init__(self, param: Any, alone: bool, divided: Divided | None = None) -> None:
+        self.like, self.alone, self.divided = param, alone, divided
         self.param: Tensor = self._opened(param.detach())
 
     @property
@@ -53,6 +65,8 @@ class View:
 
     def closed(self, state: Mapping[str, Tensor]) -> Tree:
         """The state as it is kept: leaves of the parameter's shape are sharded as it is, so checkpoints can be."""
+        if self.divided is not None:
+            return {name: self.divided.closed(name, leaf, self.like) for name, leaf in state.items()}
         return {name: self._closed(leaf) for name, leaf in state.items()}
 
     def move(self, step: Tensor) -> None:

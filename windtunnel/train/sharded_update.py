@@ -1,9 +1,10 @@
 """An optimizer written for one whole tensor, applied to a tensor of which every process holds some rows.
 
-One that treats every entry by itself works on the rows alone; for one that looks at the whole matrix or its norm
-(Muon, Shampoo, LAMB, LARS) the tensor is gathered, updated, and each process keeps its rows. Which it is, is tried out:
-`geometry` says how a step grows with the tensor, not what the code looks at, and a rule that is called entrywise may
-still clip by a norm. Sharding such a rule by its word would train another optimizer without an error.
+One that treats every entry by itself works on the rows alone; one that says how (`divided`: a learned optimizer) on
+the rows with sums over the processes; for one that looks at the whole matrix or its norm (Muon, Shampoo, LAMB, LARS)
+the tensor is gathered, updated, and each process keeps its rows. Whether entries count alone is tried out: `geometry`
+says how a step grows with the tensor, not what the code looks at, and a rule that is called entrywise may still clip by
+a norm. Sharding such a rule by its word would train another optimizer without an error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from windtunnel.recipe import Site
 from windtunnel.scaling.initial import part_of
 from windtunnel.scaling.table import geometry_of
+from windtunnel.train.divided import divided_of, together
 from windtunnel.train.pack import Group
 
 Tree = dict[str, Tensor]
@@ -33,7 +35,11 @@ class ShardedUpdate:
         self.params: dict[str, Any] = dict(model.named_parameters())
         self.sites = {name: group.site for group in groups for name in group.names}
         self.group = {name: i for i, group in enumerate(groups) for name in group.names}
-        by_group = [acts_by_entry(optimizer, group.site, hp) for group, hp in zip(groups, hps, strict=True)]
+        self.divided = {n: divided_of(optimizer, self.sites[n], param) for n, param in self.params.items()}
+        by_group = [
+            all(self.divided[name] is None for name in group.names) and acts_by_entry(optimizer, group.site, hp)
+            for group, hp in zip(groups, hps, strict=True)
+        ]
         self.by_entry = {name: by_group[i] for name, i in self.group.items()}
         self.in_rows: dict[str, set[str]] = {}  # leaves of a state that are sharded as the parameter is
         self.states = {name: self._first(name) for name in self.params}
@@ -41,11 +47,21 @@ class ShardedUpdate:
     @torch.no_grad()
     def step(self, hps: Sequence[Tree]) -> None:
         """Move every parameter by its gradient; `hps` are scheduled numbers by group."""
+        shares: dict[str, tuple[Any, Any]] = {}
         for name, param in self.params.items():
             if param.grad is None:
                 raise RuntimeError(f"Parameter {name} got no gradient: the forward pass does not use it.")
-            move = self._by_rows if self.by_entry[name] else self._gathered
-            move(name, param, hps[self.group[name]])
+            hp, divided = hps[self.group[name]], self.divided[name]
+            if divided is not None:
+                local = [t.to_local() for t in (param.grad, param)]
+                shares[name] = divided.rule.update(local[0], self.states[name], local[1], hp), divided.share
+            elif self.by_entry[name]:
+                self._by_rows(name, param, hp)
+            else:
+                self._gathered(name, param, hp)
+        for name, (move, state) in zip(shares, together(list(shares.values())), strict=True):
+            self.states[name] = state
+            self.params[name].to_local().add_(move)
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and states as sharded or whole tensors, by the names a checkpoint gives them."""
@@ -63,7 +79,10 @@ class ShardedUpdate:
                 state[leaf] = value.to_local() if leaf in self.in_rows[name] else value
 
     def _first(self, name: str) -> Tree:
-        param = self.params[name]
+        param, divided = self.params[name], self.divided[name]
+        if divided is not None:
+            self.in_rows[name] = set(divided.rule.axes)
+            return divided.rule.init(param.detach().to_local())
         if not self.by_entry[name]:
             # values do not matter for the shapes, but a part may read them
             return self._divided(name, self.optimizer.init(param.detach().full_tensor(), self.sites[name]))
@@ -97,7 +116,9 @@ class ShardedUpdate:
 
         if leaf not in self.in_rows[name]:
             return value
-        like = self.params[name]
+        like, divided = self.params[name], self.divided[name]
+        if divided is not None:
+            return divided.closed(leaf, value, like)
         return DTensor.from_local(
             value, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )

@@ -72,7 +72,7 @@ class Celo2:
         card = self.weights.card
         seen, layout = self._opened(param, site)
         said, moments = network.moved(
-            self.weights.network(param.device), card.features, card.magnitude, matrices(grad, site), seen,
+            self.weights.network(param.device, param.dtype), card.features, card.magnitude, matrices(grad, site), seen,
             _moments(state, site), decays_of(card.decays, param), layout, param.new_zeros(len(seen)),
         )  # fmt: skip
         step = unmatrices(self._sized(said), param, site) * card.step_size

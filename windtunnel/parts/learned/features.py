@@ -189,27 +189,52 @@ class Statistics:
 
 def statistics(features: Features, moments: Moments, layout: Layout) -> Statistics:
     """From the accumulators after `advanced`."""
-    scale = None
-    over_a, over_b = moments.over_a, moments.over_b
-    if features.scale_free:
-        scale = torch.rsqrt(moments.square.mean(WHOLE, keepdim=True).clamp(min=1e-36))
-        over_a, over_b = over_a * (scale * scale), over_b * (scale * scale)
+    scale = scale_of(moments.square.mean(WHOLE, keepdim=True)) if features.scale_free else None
+    over_a, over_b = scaled(moments, scale)
     if not layout.factored:
-        grad, mean = torch.rsqrt((over_a + 1e-9).clamp(min=1e-9)), torch.rsqrt(over_a + features.vector_eps)
-        factors = Factors(None, grad.unsqueeze(-2), mean.unsqueeze(-2))
-        return Statistics(factors, None, _shared(over_a, features), scale)
-    row, column = (over_b, over_a) if layout.row_is_a else (over_a, over_b)
-    of_row = torch.rsqrt((row / (row.mean(-1, keepdim=True) + 1e-9)).clamp(min=1e-9))
-    of_column = torch.rsqrt(column.clamp(min=1e-9))
-    of_a, of_b = (of_row, of_column) if layout.row_is_a else (of_column, of_row)
-    along = of_b.unsqueeze(-2)
-    factors = Factors(of_a.unsqueeze(-1), along, along)
+        return Statistics(factors_of(features, over_a, over_b, layout), None, _shared(over_a, features), scale)
+    row = over_b if layout.row_is_a else over_a
+    factors = factors_of(features, over_a, over_b, layout, row.mean(-1, keepdim=True))
     return Statistics(factors, _shared(over_b, features), _shared(over_a, features), scale)
 
 
+def scale_of(mean_square: Tensor) -> Tensor:
+    """What gradients are multiplied by, of the tensor's mean second moment."""
+    return torch.rsqrt(mean_square.clamp(min=1e-36))
+
+
+def scaled(moments: Moments, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The factored statistics (over a, over b) of scaled gradients."""
+    if scale is None:
+        return moments.over_a, moments.over_b
+    return moments.over_a * (scale * scale), moments.over_b * (scale * scale)
+
+
+def factors_of(
+    features: Features, over_a: Tensor, over_b: Tensor, layout: Layout, row_mean: Tensor | None = None
+) -> Factors:
+    """One over the roots of the scaled statistics; `row_mean` (batch, 3, others, 1) is the row statistic's over its
+    rows."""
+    if not layout.factored:
+        grad, mean = torch.rsqrt((over_a + 1e-9).clamp(min=1e-9)), torch.rsqrt(over_a + features.vector_eps)
+        return Factors(None, grad.unsqueeze(-2), mean.unsqueeze(-2))
+    assert row_mean is not None
+    row, column = (over_b, over_a) if layout.row_is_a else (over_a, over_b)
+    of_row = torch.rsqrt((row / (row_mean + 1e-9)).clamp(min=1e-9))
+    of_column = torch.rsqrt(column.clamp(min=1e-9))
+    of_a, of_b = (of_row, of_column) if layout.row_is_a else (of_column, of_row)
+    along = of_b.unsqueeze(-2)
+    return Factors(of_a.unsqueeze(-1), along, along)
+
+
+def with_roots(statistic: Tensor) -> Tensor:
+    """A scaled factored statistic and one over its root: (batch, 6, others, side)."""
+    return torch.cat([statistic, torch.rsqrt(statistic + 1e-8)], dim=1)
+
+
 def _shared(statistic: Tensor, features: Features) -> Tensor:
-    """A factored statistic and one over its root, normalised: (batch, 6, others, side)."""
-    both = torch.cat([statistic, torch.rsqrt(statistic + 1e-8)], dim=1)
+    """Both, normalised."""
+    both = with_roots(statistic)
     mean = (both * both).mean((-2, -1), keepdim=True)
     return both * torch.rsqrt(mean + features.normaliser_eps)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -50,11 +50,12 @@ def moved(
     factored ones in a row of 7; each with a leading axis of 1 or the batch. `steps` (batch,) came before. `more` are
     the further features, each like `grad`; the caller makes them free of scale where the others are.
     """
-    if not more and native.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
+    plain = not more and param.dtype == grad.dtype and net["w2"].shape[-1] >= 2
+    if plain and native.suits(grad, net["w1"].shape[-1]):
         return _native(net, features, magnitude, grad, param, moments, decays, layout, steps)
     moments = advanced(decays, grad, moments, layout)
     gpu = _on_gpu(grad)
-    if not more and gpu is not None and gpu.suits(grad, net["w1"].shape[-1]) and net["w2"].shape[-1] >= 2:
+    if plain and gpu is not None and gpu.suits(grad, net["w1"].shape[-1]):
         return _checked(gpu, net, features, magnitude, grad, param, moments, layout, steps), moments
     return _as_written(net, features, magnitude, grad, param, moments, layout, steps, more), moments
 
@@ -63,8 +64,9 @@ def _as_written(
     net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
     layout: Layout, steps: Tensor, more: tuple[Tensor, ...] = (),
 ) -> Tensor:  # fmt: skip
-    said = outputs(net, features, grad, param, moments, layout, steps, more)
-    return said[:, 0] * torch.exp(magnitude * said[:, 1])
+    found = statistics(features, moments, layout)
+    mean = dense_sums(features, grad, param, moments, layout, found, more) / float(max(1, prod(layout.shape)))
+    return moved_by(net, features, magnitude, grad, param, moments, layout, steps, found, mean, more)
 
 
 def _checked(gpu: Any, *given: Any) -> Tensor:
@@ -113,16 +115,30 @@ def _native(
     return found, now
 
 
-def outputs(
-    net: Mapping[str, Tensor], features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout,
-    steps: Tensor, more: tuple[Tensor, ...] = (),
+def dense_sums(
+    features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout, found: Statistics,
+    more: tuple[Tensor, ...] = (),
 ) -> Tensor:  # fmt: skip
-    """(batch, outputs, others, a, b): what the network says of every entry, accumulators having moved."""
-    found = statistics(features, moments, layout)
+    """(batch, dense): the sums of the squares of the dense features."""
+    blocks = (block_of(grad, param, moments, found, rows, more) for rows in _rows(layout))
+    return torch.stack([sums_of_squares(block, features) for block in blocks]).sum(0)
+
+
+def moved_by(
+    net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
+    layout: Layout, steps: Tensor, found: Statistics, mean: Tensor, more: tuple[Tensor, ...] = (),
+) -> Tensor:  # fmt: skip
+    """d x exp(magnitude x m) of every entry, accumulators having moved.
+
+    `found` are the statistics of the whole tensor and `mean`, (batch, dense), the dense features' mean squares, which
+    go into the first layer's weights.
+    """
     shared = _shared(net, features, layout, found, steps)
-    blocks = [(rows, lambda r=rows: block_of(grad, param, moments, found, r, more)) for rows in _rows(layout)]
-    dense = _normalised(net, features, layout, [made for _, made in blocks])
-    parts = [_block(net, features, dense, shared, made(), rows) for rows, made in blocks]
+    dense = net["w0"][:, list(features.dense)] * torch.rsqrt(mean + features.normaliser_eps)[..., None]
+    parts = []
+    for rows in _rows(layout):
+        said = _block(net, features, dense, shared, block_of(grad, param, moments, found, rows, more), rows)
+        parts.append(said[:, 0] * torch.exp(magnitude * said[:, 1]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
@@ -157,15 +173,6 @@ def _shared(net: Mapping[str, Tensor], features: Features, layout: Layout, found
     of_a, of_b = (of_row, of_column) if layout.row_is_a else (of_column, of_row)
     assert found.rows is not None
     return _Shared(bias, _mixed(of_a, found.rows), _mixed(of_b, found.columns))
-
-
-def _normalised(
-    net: Mapping[str, Tensor], features: Features, layout: Layout, blocks: Sequence[Callable[[], Block]]
-) -> Tensor:
-    """The first layer's weights of dense features, over their root mean squares: (batch, dense, hidden)."""
-    parts = [sums_of_squares(made(), features) for made in blocks]
-    mean = torch.stack(parts).sum(0) / float(max(1, prod(layout.shape)))
-    return net["w0"][:, list(features.dense)] * torch.rsqrt(mean + features.normaliser_eps)[..., None]
 
 
 def _mixed(weights: Tensor, shared: Tensor) -> Tensor:

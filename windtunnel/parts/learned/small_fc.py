@@ -85,6 +85,16 @@ class SmallFC:
         move, new = stepped(self.weights, grad, state, param)
         return hp["lr"] * (move - hp["weight_decay"] * param), new
 
+    def divided(self, site: Site, dim: int) -> Any:
+        """The rule for a part of axis `dim` of a tensor: two sums over the processes a step, nothing gathered.
+
+        None where a part of that axis is no stretch of the factored statistics: a small axis behind another small one.
+        """
+        from windtunnel.parts.learned.divided import DividedFC  # it is made of what stands here
+
+        order = layout_of(site.shape, self.weights.card.features.square_axes).order
+        return None if 0 < order.index(dim) < len(order) - 2 else DividedFC(weights=self.weights, site=site, dim=dim)
+
 
 def stepped(
     weights: Weights, grad: Tensor, state: Mapping[str, Tensor], param: Tensor,
@@ -96,8 +106,8 @@ def stepped(
     grads, params = seen(grad[None], layout), seen(param[None], layout)
     steps = state["steps"].clamp(max=max(card.horizon - 1, 0))[None]
     said, moments = network.moved(
-        weights.network(param.device), card.features, card.magnitude, grads, params, moments_of(state, layout),
-        decays_of(card.decays, param), layout, steps, more(grads, layout),
+        weights.network(param.device, param.dtype), card.features, card.magnitude, grads, params,
+        moments_of(state, layout), decays_of(card.decays, param), layout, steps, more(grads, layout),
     )  # fmt: skip
     move = unseen(said, layout, param.shape)[0] * -card.step_size
     return move, leaves_of(moments, layout, param) | {"steps": state["steps"] + 1}

@@ -135,9 +135,9 @@ class Weights:
             raise InputError(f"{named} were changed after they were written: their hash differs; {FROM_PATH}")
         return found
 
-    def network(self, device: torch.device) -> dict[str, Tensor]:
+    def network(self, device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """The small network on a device, with the leading axis that `network.moved` takes."""
-        return {name: value.to(device)[None] for name, value in self.tensors.items()}
+        return {name: value.to(device, dtype)[None] for name, value in self.tensors.items()}
 
     def parametrization(self) -> Parametrization:
         """The width rule under which they were trained, for a recipe or `wt.adopt(rule=...)`."""

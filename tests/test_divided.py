@@ -1,0 +1,307 @@
+"""A learned optimizer on parts of tensors is the one on whole tensors: the mathematics here, then real processes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import spread
+import torch
+import torch.distributed as dist
+from test_adopt import TARGET, Plain, train
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import windtunnel as wt
+from windtunnel.bridge import TorchOptimizer
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import Weights, bundled
+from windtunnel.recipe import Site
+from windtunnel.train.ranks import Ranks
+
+SHAPES = ((), (7,), (5, 9), (9, 5), (6, 6), (4, 3, 5, 2), (2, 8, 6), (3, 2, 5, 5))
+HP = {"lr": torch.tensor(0.7, dtype=torch.float64), "weight_decay": torch.tensor(0.1, dtype=torch.float64)}
+
+
+def parts_of(weights: Weights) -> list[SmallFC]:
+    """The published form and the one that is free of scale, with the axes of JAX and of torch."""
+    found = []
+    for scale_free in (False, True):
+        for square_axes in ("io", "oi"):
+            features = replace(weights.card.features, scale_free=scale_free, square_axes=square_axes)
+            card = replace(weights.card, features=features)
+            found.append(SmallFC(weights=Weights.of(card, weights.tensors), weight_decay=0.1))
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_parts_of_a_tensor_move_as_the_whole_in_double_precision(shape: tuple[int, ...], world: int) -> None:
+    """Every axis cut, parts of unequal length and empty ones: one exact rule, whatever the cut."""
+    for part in parts_of(bundled("small-fc-digits")):
+        for dim in range(len(shape)):
+            if part.divided(site_of(shape), dim) is None:
+                assert dim and len(shape) > 3  # behind another axis that is not one of the two largest
+                continue
+            whole, pieces, state, states = walked(part, shape, dim, world, torch.float64, steps=4)
+            torch.testing.assert_close(torch.cat(pieces, dim), whole, rtol=1e-11, atol=1e-13)
+            axes = part.divided(site_of(shape), dim).axes
+            for leaf, value in state.items():
+                if leaf in axes:
+                    axis, length = axes[leaf]
+                    assert value.shape[axis] == length
+                    joined = torch.cat([each[leaf] for each in states], axis)
+                    torch.testing.assert_close(joined, value, rtol=1e-11, atol=1e-30)
+                else:
+                    for each in states:
+                        torch.testing.assert_close(each[leaf], value, rtol=1e-11, atol=1e-30)
+
+
+def site_of(shape: tuple[int, ...]) -> Site:
+    return Site(role="hidden", shape=shape, fan_in=shape[-1] if shape else 1, fan_out=1)
+
+
+def walked(part: Any, shape: tuple[int, ...], dim: int, world: int, dtype: torch.dtype, steps: int) -> tuple:
+    """A tensor moved whole, and cut as torch cuts it; (whole, pieces, state, states) at the end."""
+    draw, site, divided = torch.Generator().manual_seed(3), site_of(shape), part.divided(site_of(shape), dim)
+    whole = torch.randn(shape, generator=draw, dtype=dtype)
+    pieces = cut(whole, dim, world)
+    state, states = part.init(whole, site), [divided.init(piece) for piece in pieces]
+    for step in range(steps):
+        grad = torch.randn(shape, generator=draw, dtype=dtype) * 10.0 ** (step - 2)
+        if len(shape) > 1:
+            grad[-1] = 0.0  # a row that is not looked up
+        move, state = part.update(grad, state, whole, HP, site)
+        grads = cut(grad, dim, world)
+        moves, states = in_steps([divided.update(g, s, p, HP) for g, s, p in zip(grads, states, pieces, strict=True)])
+        whole = whole + move
+        pieces = [piece + m for piece, m in zip(pieces, moves, strict=True)]
+    return whole, pieces, state, states
+
+
+def cut(tensor: Tensor, dim: int, world: int) -> list[Tensor]:
+    """As torch.chunk, and empty parts for those who get none."""
+    found = [piece.clone() for piece in tensor.chunk(world, dim)]
+    return found + [tensor.narrow(dim, 0, 0).clone() for _ in range(world - len(found))]
+
+
+def in_steps(updates: list[Any]) -> tuple[list[Tensor], list[Any]]:
+    """The processes' generators, their sums made by hand."""
+    given: list[Any] = [None] * len(updates)
+    for _ in range(2):
+        asked = [update.send(sums) for update, sums in zip(updates, given, strict=True)]
+        given = [[torch.stack(same).sum(0) for same in zip(*asked, strict=True)]] * len(updates)
+    done = []
+    for update, sums in zip(updates, given, strict=True):
+        with pytest.raises(StopIteration) as ended:
+            update.send(sums)
+        done.append(ended.value.value)
+    return [move for move, _ in done], [state for _, state in done]
+
+
+# in real processes
+
+STEPS = 20
+OPTIMIZERS = {name: SmallFC(weights=bundled(name), weight_decay=0.01) for name in ("mulo-digits", "small-fc-digits")}
+
+
+class Decoder(Plain):
+    """With a matrix of one row and a vector of one entry, of which some processes have nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.few = nn.Linear(width, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) * (1 + self.few.weight.mean() + self.few.bias)
+
+
+def with_mesh(part: SmallFC, mesh: Any) -> tuple[nn.Module, TorchOptimizer]:
+    """A decoder of two blocks, whole or sharded, and its optimizer."""
+    from torch.distributed.fsdp import fully_shard
+
+    scales = wt.adopt(Decoder, base=32, target=TARGET, optimizer=part, roles={"few.weight": "hidden"})
+    model: Any = Decoder(TARGET)
+    scales.initialize(model, seed=0)
+    scales.attach(model)
+    if mesh is not None:
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    return model, TorchOptimizer(part, model, scales)
+
+
+def values(model: nn.Module) -> dict[str, Tensor]:
+    """All weights, whole."""
+    return {n: (p.full_tensor() if isinstance(p, DTensor) else p).detach() for n, p in model.named_parameters()}
+
+
+class Largest(TorchDispatchMode):
+    """The most entries that a tensor had which was made meanwhile."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(found) if isinstance(t, Tensor) and not isinstance(t, DTensor)]
+        self.entries = max([self.entries, *(t.numel() for t in made if t.device.type != "meta")])
+        return found
+
+
+class Wide(nn.Module):
+    """One large matrix, larger than a block of features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inside, self.out = nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inside(x))
+
+
+def sharded(ranks: Ranks) -> dict[str, Any]:
+    """What the processes find, each for itself."""
+    found: dict[str, Any] = {"largest": largest(ranks)}
+    for name, part in OPTIMIZERS.items():
+        model, optimizer = with_mesh(part, ranks.mesh)
+        train(model, optimizer, steps=1)
+        with CommDebugMode() as seen:
+            optimizer.step()
+        counted = {str(kind).rpartition(".")[2]: count for kind, count in seen.get_comm_counts().items()}
+        model, optimizer = with_mesh(part, ranks.mesh)
+        steps_with_drawn_gradients(model, optimizer)
+        held = sum(leaf_bytes(leaf) for state in optimizer.state.values() for leaf in state.values())
+        found[name] = {
+            "weights": values(model), "comms": counted, "held": held, "again": again(part, ranks, model, optimizer),
+        }  # fmt: skip
+    found["by columns"] = by_columns(ranks)
+    return found
+
+
+def leaf_bytes(leaf: Any) -> int:
+    return (leaf.to_local() if isinstance(leaf, DTensor) else leaf).nbytes
+
+
+def largest(ranks: Ranks) -> tuple[int, int, int]:
+    """Entries of the largest tensor that a step made, of this process's rows, and of the matrix."""
+    from torch.distributed.fsdp import fully_shard
+
+    part = OPTIMIZERS["small-fc-digits"]
+    scales = wt.adopt(Wide, base=8, target=704, optimizer=part)
+    model = Wide(704)
+    scales.initialize(model, seed=0)
+    fully_shard(model, mesh=ranks.mesh)
+    optimizer = TorchOptimizer(part, model, scales)
+    model(torch.ones(2, 704)).sum().backward()
+    model.reshard()
+    with Largest() as seen:
+        optimizer.step()
+    weight: Any = model.inside.weight
+    return seen.entries, weight.to_local().numel(), weight.numel()
+
+
+def again(part: SmallFC, ranks: Ranks, model: nn.Module, optimizer: TorchOptimizer) -> bool:
+    """Whether another optimizer goes on from the whole state as torch saves it, as this one does."""
+    from torch.distributed.checkpoint import state_dict as saving
+
+    whole = saving.StateDictOptions(full_state_dict=True)
+    kept = [copy.deepcopy(saving.get_state_dict(model, optimizer, options=whole))]
+    dist.broadcast_object_list(kept)
+    through = train(model, optimizer)
+    other, fresh = with_mesh(part, ranks.mesh)
+    saving.set_state_dict(other, fresh, model_state_dict=kept[0][0], optim_state_dict=kept[0][1], options=whole)
+    return torch.equal(train(other, fresh), through)
+
+
+def by_columns(ranks: Ranks) -> dict[str, Tensor]:
+    """Tensors cut along their second axis, and one that is whole everywhere, as tensor parallelism has them."""
+    part = OPTIMIZERS["small-fc-digits"]
+    scales, model = wt.adopt(Wide, base=8, target=24, optimizer=part), Wide(24)
+    scales.initialize(model, seed=0)
+    for module in (model.inside, model.out):
+        weight = module.weight.detach()
+        module.weight = nn.Parameter(distribute_tensor(weight, ranks.mesh, [Shard(1)], src_data_rank=None))
+        module.bias = nn.Parameter(distribute_tensor(module.bias.detach(), ranks.mesh, src_data_rank=None))
+    optimizer = TorchOptimizer(part, model, scales)
+    steps_with_drawn_gradients(model, optimizer)
+    return values(model)
+
+
+def steps_with_drawn_gradients(model: nn.Module, optimizer: TorchOptimizer) -> None:
+    """The gradients of a training would carry last bits from step to step: to 1e-3 in 20 steps, in one process."""
+    for step in range(STEPS):
+        draw = torch.Generator().manual_seed(step)
+        for param in model.parameters():
+            grad = torch.randn(param.shape, generator=draw)
+            cut_alike = isinstance(param, DTensor)
+            param.grad = (
+                distribute_tensor(grad, param.device_mesh, param.placements, src_data_rank=None) if cut_alike else grad
+            )
+        optimizer.step()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request: Any, tmp_path_factory: Any) -> list[dict[str, Any]]:
+    return spread.over(request.param, sharded, tmp_path_factory.mktemp(f"over{request.param}"))
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Tensor]]:
+    torch.set_num_threads(1)
+    found = {}
+    for name, part in OPTIMIZERS.items():
+        model, optimizer = with_mesh(part, None)
+        steps_with_drawn_gradients(model, optimizer)
+        found[name] = values(model)
+    part = OPTIMIZERS["small-fc-digits"]
+    scales, model = wt.adopt(Wide, base=8, target=24, optimizer=part), Wide(24)
+    scales.initialize(model, seed=0)
+    steps_with_drawn_gradients(model, TorchOptimizer(part, model, scales))
+    return found | {"by columns": values(model)}
+
+
+def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """The largest distance of a tensor from the wanted one, over its norm."""
+    return max(float((found[n] - w).norm() / w.norm()) for n, w in wanted.items())
+
+
+@pytest.mark.slow
+def test_sharded_over_processes_it_trains_as_over_one(together, alone) -> None:
+    """Slow: starts two and three processes. 20 steps, uneven shards, and tensors that some processes have none of."""
+    for name in OPTIMIZERS:
+        for gave in together:
+            assert apart(gave[name]["weights"], alone[name]) < 1e-6, name
+    assert apart(together[0]["by columns"], alone["by columns"]) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_step_is_two_all_reduces_for_all_tensors_and_gathers_nothing(together) -> None:
+    """Slow: see above."""
+    for gave in together:
+        for name in OPTIMIZERS:
+            assert gave[name]["comms"] == {"allreduce_": 2}, gave[name]["comms"]
+        made, rows, whole = gave["largest"]
+        assert made <= rows < whole
+
+
+@pytest.mark.slow
+def test_each_process_keeps_its_share_of_the_state(together) -> None:
+    """Slow: see above. All but the factored statistics over rows, which every process has."""
+    for name, part in OPTIMIZERS.items():
+        model, optimizer = with_mesh(part, None)
+        train(model, optimizer, steps=1)
+        whole = sum(leaf_bytes(leaf) for state in optimizer.state.values() for leaf in state.values())
+        alike = sum(leaf_bytes(state["over_a"]) + 4 for state in optimizer.state.values())
+        for gave in together:
+            assert gave[name]["held"] <= 1.1 * whole / len(together) + alike < 0.8 * whole
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_the_whole_state_to_the_same_bits(together) -> None:
+    """Slow: see above. Through torch's distributed checkpoint, whole and cut again."""
+    assert all(gave[name]["again"] for gave in together for name in OPTIMIZERS)
