@@ -7,15 +7,20 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from test_divided import walked
 
 from windtunnel.parts.learned import native, network
 from windtunnel.parts.learned.features import Features, first_moments, layout_of
 from windtunnel.parts.learned.network import moved
+from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.weights import bundled
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +40,39 @@ def test_the_kernels_steps_are_torchs(interpreted: dict[str, Any]) -> None:
     assert {name: apart for name, apart in interpreted["apart"].items() if not apart <= 1e-5} == {}
 
 
+def test_the_kernels_move_parts_of_a_tensor_as_the_whole(interpreted: dict[str, Any]) -> None:
+    assert interpreted["in parts"] and {n: a for n, a in interpreted["in parts"].items() if not a <= 1e-5} == {}
+
+
 def test_it_was_the_kernels_that_were_asked(interpreted: dict[str, Any]) -> None:
     assert interpreted["calls"] == len(interpreted["apart"]) >= 10
+
+
+def test_a_part_of_a_tensor_is_moved_by_kernels_that_agree_and_by_torch_where_they_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels made up for this, beside two processes' parts of a matrix: the same numbers by whoever makes them."""
+    asked = []
+
+    def made_up(error: float) -> Any:
+        def step(*given: Any) -> Any:
+            return network._as_written(*given) * (1 + error)
+
+        def by(name: str) -> Any:
+            return lambda *given: asked.append(name) or getattr(network, name)(*given)
+
+        told = {"step": step, "dense_sums": by("dense_sums"), "moved_by": by("moved_by")}
+        return SimpleNamespace(suits=lambda values, hidden: values.numel() > 0, **told)
+
+    for error, said in ((1e-7, 3 * 2), (0.1, 0)):
+        monkeypatch.setattr(network, "_TRUSTED", {})
+        monkeypatch.setattr(network, "_on_gpu", lambda values, error=error: made_up(error))
+        monkeypatch.setattr(native, "suits", lambda values, hidden: False)
+        asked.clear()
+        with pytest.warns(UserWarning, match="differ from torch") if error > 1e-3 else nullcontext():
+            whole, pieces, _, _ = walked(SmallFC(weights=bundled("mulo-digits")), (3, 8), 0, 4, torch.float32, steps=1)
+        torch.testing.assert_close(torch.cat(pieces), whole, rtol=1e-5, atol=1e-6)
+        assert len(asked) == said  # a part each of three processes; the fourth has none
 
 
 def test_kernels_that_fail_or_differ_are_left_alone_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,18 @@ def test_a_schedule_moves_the_outer_rate_and_is_kept() -> None:
     assert {group["lr"] for group in again.outer.param_groups} == {0.4}
 
 
+def test_weights_that_are_changed_between_rounds_are_told_of_once() -> None:
+    model, workers = odd(SlowMo(lr=0.8), steps=2)
+    for step in range(4):
+        one_step(model, workers, step)
+    with torch.no_grad():
+        model.head.bias += 1
+    with pytest.warns(UserWarning, match="weights were changed since the last round"):
+        one_step(model, workers, 4)
+    for step in range(5, 8):
+        one_step(model, workers, step)
+
+
 # workers that fail
 
 

@@ -66,6 +66,8 @@ class LocalSteps:
             self._kind = torch.promote_types(self._kind, start.dtype)
         self._buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
         self._model, self._sites = model, scales.table.sites
+        self._watched = True
+        local.register_step_pre_hook(self._watch)
         local.register_step_post_hook(self._note)
         self._agree()
 
@@ -124,6 +126,19 @@ class LocalSteps:
     @property
     def _identity(self) -> str:
         return str(getattr(self.outer.part, "identity", type(self.outer.part).__name__))
+
+    def _watch(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Before a round's first local step: whether the weights are those that it begins with; said once."""
+        if self.taken or not self._watched:
+            return
+        same = [(start.to(param.dtype) == param).all() for start, param in self._pairs()]
+        if not bool(torch.stack(same).all()):
+            self._watched = False
+            warnings.warn(
+                "The weights were changed since the last round, or since LocalSteps was made; the change counts as a "
+                "part of this worker's way. Make it after weights are loaded, or load its own state with them.",
+                stacklevel=4,
+            )
 
     def _note(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """After a local step: the tensors that had a gradient."""

@@ -88,7 +88,9 @@ class DividedFC:
         bare = Statistics(factors, None, over_a, scale)
         sides = [with_roots(over_a), *([with_roots(over_b)] if layout.factored else [])]
         apart = [axis in (OTHERS, side) for side in (B, A)][: len(sides)]  # whether processes have parts of a side
-        dense = network.dense_sums(features, grads, params, moments, layout, bare)
+        net = self.weights.network(param.device, param.dtype)
+        summed, moved_by = network.in_parts(net, features, grads, params)
+        dense = summed(features, grads, params, moments, layout, bare)
         sums = [(both * both).sum((-2, -1), keepdim=True) for both in sides]
         dense, *joined = yield [dense, *(total for total, there in zip(sums, apart, strict=True) if there)]
 
@@ -99,8 +101,8 @@ class DividedFC:
             normal.append(both * torch.rsqrt(mean + features.normaliser_eps))
         found = Statistics(factors, normal[1] if layout.factored else None, normal[0], scale)
         steps = state["steps"].clamp(max=max(card.horizon - 1, 0))[None]
-        net, mean = self.weights.network(param.device, param.dtype), dense / float(max(1, prod(whole)))
-        said = network.moved_by(net, features, card.magnitude, grads, params, moments, layout, steps, found, mean)
+        mean = dense / float(max(1, prod(whole)))
+        said = moved_by(net, features, card.magnitude, grads, params, moments, layout, steps, found, mean)
         move = unseen(said, layout, param.shape)[0] * -card.step_size
         new = leaves_of(moments, layout, param) | {"steps": state["steps"] + 1}
         return hp["lr"] * (move - hp["weight_decay"] * param), new

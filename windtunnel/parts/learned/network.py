@@ -28,6 +28,8 @@ from windtunnel.parts.learned.features import (
     advanced,
     block_of,
     dense_features,
+    first_moments,
+    layout_of,
     mapped,
     statistics,
     sums_of_squares,
@@ -113,6 +115,23 @@ def _native(
     wide = native.padded(net)
     found = native.step(wide, features, magnitude, grad, param, old, now, layout, decays.float().contiguous(), at, ones)
     return found, now
+
+
+def in_parts(net: Mapping[str, Tensor], features: Features, grad: Tensor, param: Tensor) -> tuple[Any, Any]:
+    """Who sums and who moves where processes share a tensor: `dense_sums` and `moved_by`, or the GPU's kernels.
+
+    Kernels of a size that was not used yet are first tried beside torch on a small tensor.
+    """
+    gpu, hidden = _on_gpu(grad), net["w1"].shape[-1]
+    plain = param.dtype == grad.dtype and net["w2"].shape[-1] >= 2
+    if gpu is None or not plain or not gpu.suits(grad, hidden):
+        return dense_sums, moved_by
+    if (features, hidden) not in _TRUSTED:
+        layout = layout_of((4, 5))
+        small = torch.linspace(-1, 1, 20, dtype=grad.dtype, device=grad.device).view(1, *layout.shape)
+        moments = advanced(small.new_full((1, 7), 0.5), small, first_moments(small, layout), layout)
+        _checked(gpu, net, features, 0.001, small, small, moments, layout, small.new_ones(1))
+    return (gpu.dense_sums, gpu.moved_by) if _TRUSTED[features, hidden] else (dense_sums, moved_by)
 
 
 def dense_sums(

@@ -41,17 +41,55 @@ def step(
 ) -> Tensor:  # fmt: skip
     """d x exp(magnitude x m) of every entry, (batch, others, a, b), accumulators having moved."""
     found = statistics(features, moments, layout)
+    given = _given(grad, param, moments, found)
+    mean = _summed(given, features, layout) / float(max(1, prod(layout.shape)))
+    return _moved(given, net, features, magnitude, layout, steps, found, mean)
+
+
+def dense_sums(
+    features: Features, grad: Tensor, param: Tensor, moments: Moments, layout: Layout, found: Statistics
+) -> Tensor:
+    """As network.py's."""
+    return _summed(_given(grad, param, moments, found), features, layout)
+
+
+def moved_by(
+    net: Mapping[str, Tensor], features: Features, magnitude: float, grad: Tensor, param: Tensor, moments: Moments,
+    layout: Layout, steps: Tensor, found: Statistics, mean: Tensor,
+) -> Tensor:  # fmt: skip
+    """As network.py's."""
+    return _moved(_given(grad, param, moments, found), net, features, magnitude, layout, steps, found, mean)
+
+
+def _given(grad: Tensor, param: Tensor, moments: Moments, found: Statistics) -> tuple[Tensor, ...]:
+    """What both kernels read: entries, factors and the scale."""
     entries = [t.contiguous() for t in (grad, param, *moments.means, moments.square)]
-    batch, (others, a, b) = len(grad), layout.shape
-    one = grad.new_ones(batch)
-    scale = one if found.scale is None else found.scale.reshape(batch).contiguous()
+    one = grad.new_ones(len(grad))
+    scale = one if found.scale is None else found.scale.reshape(len(grad)).contiguous()
     factors = [one if t is None else t.contiguous() for t in (found.factors.a, found.factors.b_of_grad)]
-    given = (*entries, *factors, found.factors.b_of_mean.contiguous(), scale)
-    sizes = (others * a, a, b, features.second_eps)
+    return (*entries, *factors, found.factors.b_of_mean.contiguous(), scale)
+
+
+def _kind(features: Features, layout: Layout) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    others, a, b = layout.shape
     kind: dict[str, Any] = {"CLIPPED": int(features.clipped), "FACTORED": layout.factored}
-    sums, kernels = grad.new_empty(batch, others * a, SUMS), _kernels()
-    kernels[0][(others * a, batch)](*given, sums, *sizes, **kind, ROOM=SUMS, BLOCK=SUM_BLOCK)
-    mean = sums.double().sum(1).float()[:, : len(features.dense)] / float(max(1, prod(layout.shape)))
+    return (others * a, a, b, features.second_eps), kind
+
+
+def _summed(given: tuple[Tensor, ...], features: Features, layout: Layout) -> Tensor:
+    sizes, kind = _kind(features, layout)
+    rows, batch = sizes[0], len(given[0])
+    sums = given[0].new_empty(batch, rows, SUMS)
+    _kernels()[0][(rows, batch)](*given, sums, *sizes, **kind, ROOM=SUMS, BLOCK=SUM_BLOCK)
+    return sums.double().sum(1).float()[:, : len(features.dense)]
+
+
+def _moved(
+    given: tuple[Tensor, ...], net: Mapping[str, Tensor], features: Features, magnitude: float, layout: Layout,
+    steps: Tensor, found: Statistics, mean: Tensor,
+) -> Tensor:  # fmt: skip
+    sizes, kind = _kind(features, layout)
+    rows_in_all, batch = sizes[0], len(given[0])
     dense = net["w0"][:, list(features.dense)] * torch.rsqrt(mean + features.normaliser_eps)[..., None]
     hidden = max(LEAST_HIDDEN, triton.next_power_of_2(net["w1"].shape[-1]))
     rows, along, weights = _shared(net, features, layout, found, steps)
@@ -59,8 +97,8 @@ def step(
     more = hidden - net["w1"].shape[-1]
     layers = [pad(net["w1"], (0, more, 0, more)), _wide(net["b1"], hidden), _wide(net["w2"].mT, hidden), net["b2"]]
     layers = [t.expand(batch, *t.shape[1:]).contiguous() for t in layers]
-    out = torch.empty_like(entries[0])
-    kernels[1][(others * a * triton.cdiv(b, BLOCK), batch)](
+    out = torch.empty_like(given[0])
+    _kernels()[1][(rows_in_all * triton.cdiv(layout.shape[2], BLOCK), batch)](
         *given, along.contiguous(), *of_tensors, *layers, out, *sizes, magnitude, net["w2"].shape[-1], **kind,
         HIDDEN=hidden, BLOCK=BLOCK,
     )  # fmt: skip
