@@ -219,6 +219,14 @@ def test_another_model_new_tensors_and_a_missing_closure_are_refused():
         optimizer.step()
 
 
+@pytest.mark.parametrize("name", ["mulo-digits", "small-fc-digits"])
+def test_a_learned_part_is_refused_a_table_with_another_rules_rates(name):
+    scales, model = adopted(AdamW(lr=1e-2)), Plain(TARGET)
+    scales.initialize(model, seed=0)
+    with pytest.raises(InputError, match=r"SmallFC was trained under .* make the table for it"):
+        TorchOptimizer(SmallFC(weights=bundled(name)), model, scales)
+
+
 # sharded
 
 
