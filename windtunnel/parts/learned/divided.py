@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from windtunnel.recipe import Site
 
 OTHERS, A, B = WHOLE  # the axes of a tensor as the rule sees it
 Sums = Generator[list[Tensor], list[Tensor], tuple[Tensor, dict[str, Tensor]]]
+Sum = Generator[list[Tensor], list[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -69,43 +71,50 @@ class DividedFC:
     def update(self, grad: Tensor, state: Mapping[str, Tensor], param: Tensor, hp: Mapping[str, Tensor]) -> Sums:
         """The step to add to this part and the new state; what it yields must be summed over the processes."""
         card, layout = self.weights.card, self._layout(param.shape)
-        features, axis, whole = card.features, self._axis, self._whole.shape
         grads, params = seen(grad[None], layout), seen(param[None], layout)
-        moments, squares = _advanced(decays_of(card.decays, param), grads, moments_of(state, layout), layout, axis)
-        row = moments.over_b if layout.row_is_a else moments.over_a
-        rows_apart = layout.factored and axis == (A if layout.row_is_a else B)
-        asked = [moments.square.sum(WHOLE, keepdim=True), *squares, *([row.sum(-1, keepdim=True)] * rows_apart)]
-        mean_square, *sums = yield asked
-        if squares:
-            moments = _completed(decays_of(card.decays, param), moments, sums.pop(0) / whole[axis], axis)
-            row = moments.over_b if layout.row_is_a else moments.over_a
-        row_mean = sums.pop(0) / whole[axis] if rows_apart else row.mean(-1, keepdim=True)
+        net, decays = self.weights.network(param.device, param.dtype), decays_of(card.decays, param)
+        dense_sums, moved_by = network.in_parts(net, card.features, grads, params)
+        moments, mean_square, row_mean = yield from self._moments(decays, grads, moments_of(state, layout), layout)
 
-        scale = scale_of(mean_square / prod(whole)) if features.scale_free else None
+        scale = scale_of(mean_square) if card.features.scale_free else None
         over_a, over_b = scaled(moments, scale)
         row_mean = row_mean if scale is None else row_mean * (scale * scale)
-        factors = factors_of(features, over_a, over_b, layout, row_mean)
+        factors = factors_of(card.features, over_a, over_b, layout, row_mean)
         bare = Statistics(factors, None, over_a, scale)
-        sides = [with_roots(over_a), *([with_roots(over_b)] if layout.factored else [])]
-        apart = [axis in (OTHERS, side) for side in (B, A)][: len(sides)]  # whether processes have parts of a side
-        net = self.weights.network(param.device, param.dtype)
-        summed, moved_by = network.in_parts(net, features, grads, params)
-        dense = summed(features, grads, params, moments, layout, bare)
-        sums = [(both * both).sum((-2, -1), keepdim=True) for both in sides]
-        dense, *joined = yield [dense, *(total for total, there in zip(sums, apart, strict=True) if there)]
+        dense = dense_sums(card.features, grads, params, moments, layout, bare)
+        mean, columns, *rows = yield from self._sizes(dense, over_a, over_b)
 
-        lengths = [whole[0] * whole[side] for side in (B, A)]
-        normal = []
-        for both, total, there, length in zip(sides, sums, apart, lengths, strict=False):
-            mean = (joined.pop(0) if there else total) / length
-            normal.append(both * torch.rsqrt(mean + features.normaliser_eps))
-        found = Statistics(factors, normal[1] if layout.factored else None, normal[0], scale)
+        found = Statistics(factors, rows[0] if rows else None, columns, scale)
         steps = state["steps"].clamp(max=max(card.horizon - 1, 0))[None]
-        mean = dense / float(max(1, prod(whole)))
-        said = moved_by(net, features, card.magnitude, grads, params, moments, layout, steps, found, mean)
+        said = moved_by(net, card.features, card.magnitude, grads, params, moments, layout, steps, found, mean)
         move = unseen(said, layout, param.shape)[0] * -card.step_size
         new = leaves_of(moments, layout, param) | {"steps": state["steps"] + 1}
         return hp["lr"] * (move - hp["weight_decay"] * param), new
+
+    def _moments(self, decays: Tensor, grads: Tensor, moments: Moments, layout: Layout) -> Sum:
+        """The first sum: accumulators after this gradient, their mean square, the row statistic's mean over rows."""
+        axis, whole = self._axis, self._whole.shape
+        moments, squares = _advanced(decays, grads, moments, layout, axis)
+        rows_apart = layout.factored and axis == (A if layout.row_is_a else B)
+        rows = [_row(moments, layout).sum(-1, keepdim=True)] if rows_apart else []
+        square, *sums = yield [moments.square.sum(WHOLE, keepdim=True), *squares, *rows]
+        if squares:
+            moments = _completed(decays, moments, sums.pop(0) / whole[axis], axis)
+        row_mean = sums.pop(0) / whole[axis] if rows_apart else _row(moments, layout).mean(-1, keepdim=True)
+        return moments, square / prod(whole), row_mean
+
+    def _sizes(self, dense: Tensor, *statistics: Tensor) -> Sum:
+        """The second sum: the dense features' mean squares, and the statistics (over a, over b) normalised."""
+        whole, eps = self._whole, self.weights.card.features.normaliser_eps
+        sides = (B, A) if whole.factored else (B,)
+        both = [with_roots(statistic) for statistic, _ in zip(statistics, sides, strict=False)]
+        sums = {side: (each * each).sum((-2, -1), keepdim=True) for side, each in zip(sides, both, strict=True)}
+        apart = [side for side in sides if self._axis in (OTHERS, side)]  # of which processes have parts
+        dense, *joined = yield [dense, *(sums[side] for side in apart)]
+        sums |= dict(zip(apart, joined, strict=True))
+        means = [sums[side] / (whole.shape[0] * whole.shape[side]) for side in sides]
+        normal = [each * torch.rsqrt(mean + eps) for each, mean in zip(both, means, strict=True)]
+        return dense / float(max(1, prod(whole.shape))), *normal
 
     @property
     def _whole(self) -> Layout:
@@ -124,6 +133,11 @@ class DividedFC:
             return Layout(whole.order, (1, 1, prod(shape)), False, False)
         *others, a, b = (shape[i] for i in whole.order)
         return Layout(whole.order, (prod(others), a, b), True, whole.row_is_a)
+
+
+def _row(moments: Moments, layout: Layout) -> Tensor:
+    """The row statistic."""
+    return moments.over_b if layout.row_is_a else moments.over_a
 
 
 def _advanced(
