@@ -320,7 +320,7 @@ def test_the_number_of_processes_changes_no_digit(tmp_path, capsys, monkeypatch)
     path = _plain(tmp_path, [row for name in names for row in _ladder(name)])
     alone = _objects(_main(capsys, path, "--json")[1])
     monkeypatch.setattr(progress, "ENOUGH", 2)
-    monkeypatch.setattr(progress, "_cores", lambda: 2)
+    monkeypatch.setattr(progress, "cores", lambda: 2)
     spread = _objects(_main(capsys, path, "--json")[1])
     alone["diagnostics"].pop("seconds"), spread["diagnostics"].pop("seconds")
     assert spread == alone
@@ -333,7 +333,7 @@ def test_a_series_that_cannot_be_fitted_is_refused_alike_whatever_it_is_worked_o
     for together, enough in ((1, 24), (32, 24), (2, 2)):
         monkeypatch.setattr(progress, "TOGETHER", together)
         monkeypatch.setattr(progress, "ENOUGH", enough)
-        monkeypatch.setattr(progress, "_cores", lambda: 2)
+        monkeypatch.setattr(progress, "cores", lambda: 2)
         code, out, error = _main(capsys, path, "--json")
         answer = _objects(out)
         answer["diagnostics"].pop("seconds")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -93,16 +92,16 @@ def _descends(pid: int, launcher, parents: dict[int, int]) -> bool:
 
 
 def test_workers_killed_again_and_again_lose_nothing_and_change_no_bit(launcher, corpus, tmp_path):
-    store, draw, killed, finished = wt.Store(tmp_path / "store"), random.Random(0), [], []
+    store, killed, finished = wt.Store(tmp_path / "store"), [], []
     (pack,) = packs(corpus)
 
-    def kill_sometimes(progress):
-        if len(killed) < 3 and draw.random() < 0.7:
+    def kill_at_once(progress):
+        if len(killed) < 3:
             for pid in workers(launcher)[:1]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 
-    launcher([pack], store, kill_sometimes, lambda pack: finished.append(pack.key))
+    launcher([pack], store, kill_at_once, lambda pack: finished.append(pack.key))
     assert killed and finished == [pack.key]
     alone = [tiny.alone(pack, member) for member in range(len(pack.specs))]
     assert [tiny.numbers(store.get(run.key)) for run in alone] == [tiny.numbers(run) for run in alone]
