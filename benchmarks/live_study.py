@@ -45,7 +45,8 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
     lost, by_clock, alone, shares = [], [], [], []
     looking = threading.Event()
     with (
-        served(runs) as (server, port, store), training() as (study, steps), clients_of(port, clients, looking) as tally
+        served(runs) as (server, port, store), training() as (study, steps),
+        clients_of(port, clients, looking) as tally, going_on(server),
     ):  # fmt: skip
         for process in (server, study):
             for thread in Path(f"/proc/{process}/task").iterdir():
@@ -71,13 +72,21 @@ def measured(pairs: int, span: float, clients: int, runs: int, *, seed: int) -> 
                 alone.append(rates[False])
                 said = f"{100 * lost[-1]:.2f} % of {alone[-1]:.1f} steps/s; the server took {100 * shares[-1]:.2f} %"
                 print(f"{pair + 1} of {pairs}: {said}", flush=True)
-        os.kill(server, signal.SIGCONT)
     return {
         "clients": clients, "runs_at_first": runs, "runs_added": added, "span_s": span, "seed": seed, "answers": tally,
         "share_of_throughput_lost": interval(lost), "by_pair": lost, "by_the_clock": interval(by_clock),
         "servers_share_of_the_core": interval(shares),
         "steps_a_processor_second_alone": float(np.median(alone)),
     }  # fmt: skip
+
+
+@contextmanager
+def going_on(process: int) -> Iterator[None]:
+    """At the end, however it comes, the process goes on if it was stopped: it is to be asked to leave."""
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def clients_of(port: int, clients: int, looking: threading.Event) -> Iterator[di
     """That many clients, who look at the store's study while `looking` is set; their tally of answers."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as link:
         page = _get(link, "/", "")[1].split(b'href="study/')[1].split(b'"', 1)[0].decode()
-    tally, ended = {"200": 0, "304": 0, "slowest": 0.0}, threading.Event()
+    tally, ended = {"200": 0, "304": 0, "slowest": 0.0, "lost": 0}, threading.Event()
     threads = [
         threading.Thread(target=_client, args=(port, f"/study/{page}", EVERY * n / clients, looking, ended, tally))
         for n in range(clients)
@@ -75,6 +75,8 @@ def clients_of(port: int, clients: int, looking: threading.Event) -> Iterator[di
         ended.set()
         for thread in threads:
             thread.join()
+    if tally["lost"]:
+        raise ConnectionError(f"{tally['lost']} of {clients} clients had no answer; the figures would be of fewer")
 
 
 def grow(store: Store, first: int, until: float) -> int:
@@ -117,14 +119,16 @@ def _client(
     """As a browser: one connection, kept open while the server keeps it."""
     tag, waits, link = "", first, http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while not ended.wait(waits):
-        started = time.monotonic()
+        started, waits = time.monotonic(), EVERY
         if looking.is_set():
-            status, _, tag, again = _get(link, path, tag)
-            tally[str(status)] += 1
+            try:
+                status, _, tag, again = _get(link, path, tag)
+                tally[str(status)] += 1
+            except (OSError, KeyError):
+                tally["lost"] += 1
+                return
             tally["slowest"] = max(tally["slowest"], time.monotonic() - started)
             waits = again + random.random()
-        else:
-            waits = EVERY
     link.close()
 
 

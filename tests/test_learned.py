@@ -459,6 +459,8 @@ def test_what_is_outside_of_the_training_is_said_before_and_during() -> None:
     weights = weights_of({"rule": "mup", "width": 32}, made=made)
     tables = {w: adopt(model_of, base=16, target=w, optimizer=SmallFC(weights=weights)).table for w in (64, 1024)}
     assert strange(weights, tables[64], steps=500) == []
+    untold = replace(weights, card=replace(weights.card, made={}))
+    assert "does not tell the widths" in strange(untold, tables[1024])[0]
     assert "1024 wide" in strange(weights, tables[1024])[0]
     assert "5,000 steps" in strange(weights, tables[64], steps=5000)[0]
     unruled = weights_of(made=made)

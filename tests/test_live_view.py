@@ -247,6 +247,17 @@ def test_ten_studies_that_are_looked_at_take_together_what_one_takes_and_take_tu
     assert max(data.asked for data in asked) - min(data.asked for data in asked) <= 1
 
 
+def test_who_opens_a_page_that_was_never_built_does_not_wait_for_what_another_one_took(store: Store):
+    clock = Clock()
+    long, short = Source("long", Counted(clock, 5.0)), Source("short", Counted(clock))
+    pages = Pages(store, lambda: [long, short], clock, clock)
+    pages.page(long.id)
+    pages.refresh()
+    pages.page(short.id)
+    assert pages.again(long.id) > 100 and pages.again(short.id) == ASK_SECONDS
+    assert pages.refresh() == 1 and pages.again(short.id) == pages.again(long.id)
+
+
 def test_a_damaged_record_is_said_in_the_page_and_does_not_end_the_server(store: Store):
     def damaged() -> dict[str, Any]:
         raise InputError("run.json is <b>damaged</b>")
@@ -257,6 +268,34 @@ def test_a_damaged_record_is_said_in_the_page_and_does_not_end_the_server(store:
     assert pages.refresh() == 1
     page = pages.page(id)
     assert page is not None and b"run.json is &lt;b&gt;damaged&lt;/b&gt;" in page.text
+
+
+def test_a_store_whose_studies_cannot_be_read_keeps_the_pages_it_has_and_says_so_within_its_share(store: Store):
+    clock, damaged = Clock(), [False]
+    data = Counted(clock)
+
+    def sources() -> list[Source]:
+        clock.now += 5.0
+        if damaged[0]:
+            raise InputError("run.json is <b>damaged</b>")
+        return [Source("counted", data)]
+
+    pages = Pages(store, sources, clock, clock)
+    (id,) = pages.shown
+    pages.page(id)
+    pages.refresh()
+    damaged[0] = True
+    store.add(labelled(90, "first flight"))
+    pages.page(id)
+    clock.now += pages.again(id)
+    assert pages.refresh() == 1 and data.asked == 2
+    assert b"run.json is &lt;b&gt;damaged&lt;/b&gt;" in pages.index().text and b">counted<" in pages.index().text
+    assert pages.again() >= 5.0 / SHARE
+    damaged[0] = False
+    store.add(labelled(91, "first flight"))
+    clock.now += pages.again()
+    pages.refresh()
+    assert b"damaged" not in pages.index().text
 
 
 def test_a_study_that_begins_later_joins_the_list(store: Store):

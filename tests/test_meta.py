@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.meta.local import Local, LocalInner, bytes_per_round, simulated
+from windtunnel.meta.matrix import Matrix, Rule
 from windtunnel.meta.task import Inner, Task
 from windtunnel.meta.training import MetaTraining, _after, _Work
 from windtunnel.meta.unroll import Horizons, Told, Unroll
@@ -435,3 +436,18 @@ def test_the_residual_form_with_a_silent_network_is_averaging() -> None:
     one = simulated(local_task(), local, LearnedOuter(weights=silent), **held)
     other = simulated(local_task(), local, SlowMo(lr=1.0, momentum=0.0), **held)
     assert torch.allclose(one, other, rtol=1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistaken(AdamW):
+    """A rule of a user's with an error in its code."""
+
+    def update(self, grad, state, param, hp, site):
+        raise RuntimeError("my own mistake")
+
+
+def test_a_mistake_in_a_rule_of_a_matrix_is_said_in_its_own_words(tmp_path: Path) -> None:
+    home = task()
+    rule = Rule(optimizer=Mistaken(lr=0.1), parametrization=home.recipe.parametrization, schedule=home.recipe.schedule)
+    with pytest.raises(InputError, match="my own mistake"):
+        Matrix(tasks=(home,), widths=(8,), steps=(3,), seeds=1).run(wt.Store(tmp_path), {"mine": rule})

@@ -236,6 +236,8 @@ def test_an_idea_whose_loss_rises_with_size_has_no_forecast_and_the_others_go_on
     assert both.verdicts["freezing"].verdict == "hurts"
     assert both.to_json()["unfitted"] == dict(both.unfitted)
     assert "freezing" in render(page_data(both))
+    alone = replace(both, forecasts={}, unfitted={"base": both.unfitted["freezing"]})
+    assert three_lines(alone)[0].startswith("No forecast. The loss rises")
 
 
 def test_a_lost_record_is_trained_again_to_the_same_numbers(study, result, copied):
@@ -377,7 +379,7 @@ def test_many_ideas_are_told_in_one_line_and_a_caveat_once():
     }
     result = SimpleNamespace(
         study=SimpleNamespace(target_flops=lambda: None, target="target"), forecasts={}, verdicts=said, scores={},
-        ladder={}, ladder_flops=lambda: 1e9, targets={},
+        ladder={}, unfitted={}, ladder_flops=lambda: 1e9, targets={},
     )  # fmt: skip
     line = three_lines(result)[1]  # type: ignore[arg-type]
     assert "3 hurt (idea1, idea3, idea5)" in line and "4 cannot tell (idea0" in line

@@ -20,7 +20,7 @@ from windtunnel.ladder import Rung
 from windtunnel.launch.one import execute
 from windtunnel.meta.task import Task
 from windtunnel.recipe import Judge, Tuned
-from windtunnel.runs import Run, RunSpec
+from windtunnel.runs import Outcome, Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.train.pack import Pack, numbers_of
 
@@ -124,9 +124,14 @@ class Filled:
 
 
 def losses_of(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """By run: its mean training loss, that of its last steps, and its judged loss; infinite where it diverged."""
+    """By run: its mean training loss, that of its last steps, and its judged loss; infinite where it diverged.
+
+    Raises InputError for a run that crashed.
+    """
     found: dict[str, list[float]] = {"mean": [], "final": [], "test": []}
     for run in runs:
+        if run.outcome is Outcome.CRASHED:
+            raise InputError(f"The run {run.key[:12]} crashed, so there is no loss to tell: {run.message}")
         losses = np.asarray(run.curve["train_loss"], dtype=float)
         whole = run.loss is not None and bool(np.isfinite(losses).all())
         values = (losses.mean(), losses[-LAST:].mean(), run.loss) if whole else (np.inf,) * 3

@@ -60,6 +60,7 @@
       }
       say(`Live: looks for news every ${Math.round(every)} s; last change ${last.toLocaleTimeString()}.`);
     } catch {
+      every = EVERY;
       say(`Not live: the server does not answer. This is from ${last.toLocaleTimeString()}.`);
     }
     busy = false;

@@ -61,9 +61,12 @@ def render(data: Mapping[str, Any], *, live: bool = False, records: str | None =
     return environment().get_template("page.html.jinja").render(shown)
 
 
-def listing(where: str, studies: Sequence[Mapping[str, Any]]) -> str:
-    """The live page that lists studies: name, id, and where known the number of runs and the answer's first line."""
-    return _live({"title": where, "studies": studies})
+def listing(where: str, studies: Sequence[Mapping[str, Any]], error: str = "") -> str:
+    """The live page that lists studies: name, id, and where known the number of runs and the answer's first line.
+
+    `error` says why there may be others.
+    """
+    return _live({"title": where, "studies": studies, "error": error})
 
 
 def waiting(name: str, error: str = "") -> str:

@@ -76,7 +76,7 @@ class Pages:
     ) -> None:
         self.store, self.sources, self.clock, self.spent = store, sources, clock, spent
         self.shown: dict[str, _Shown] = {}
-        self._stop, self._next = threading.Event(), 0.0
+        self._stop, self._next, self._said = threading.Event(), 0.0, ""
         self._look_for_studies(state_of(store))
 
     def index(self) -> Page:
@@ -88,11 +88,14 @@ class Pages:
         shown = self.shown.get(id)
         if shown is None:
             return None
-        shown.until = self.clock() + self.again() + WATCHED_SECONDS
+        shown.until = self.clock() + self.again(id) + WATCHED_SECONDS
         return shown.page
 
-    def again(self) -> float:
-        """Seconds after which a page can be another one."""
+    def again(self, id: str = "") -> float:
+        """Seconds after which this page, or the list, can be another one."""
+        shown = self.shown.get(id)
+        if shown is not None and not shown.state:
+            return ASK_SECONDS  # its first is not rationed
         return max(ASK_SECONDS, self._next - self.clock() + LOOK_SECONDS)
 
     def record(self, key: str) -> dict[str, Any] | None:
@@ -104,7 +107,16 @@ class Pages:
         waiting = [shown for shown in self._watched() if not shown.state]
         if not waiting and self.clock() < self._next:
             return 0
-        started, state = self.spent(), state_of(self.store)
+        started = self.spent()
+        try:
+            due = self._refreshed(waiting)
+        finally:
+            self._next = self.clock() + (self.spent() - started) / SHARE
+        return len(due)
+
+    def _refreshed(self, waiting: list[_Shown]) -> list[_Shown]:
+        """Those whose page was built."""
+        state = state_of(self.store)
         if state != self._state:
             self._look_for_studies(state)
         changed = [shown for shown in self._watched() if shown.state != state]
@@ -113,8 +125,7 @@ class Pages:
             self._build(shown, state)
         if due:
             self._list = self._listed()
-        self._next = self.clock() + (self.spent() - started) / SHARE
-        return len(due)
+        return due
 
     def _watched(self) -> list[_Shown]:
         return [shown for shown in self.shown.values() if self.clock() < shown.until]
@@ -133,7 +144,13 @@ class Pages:
                 self.refresh()
 
     def _look_for_studies(self, state: str) -> None:
-        for source in self.sources():
+        try:
+            sources = self.sources()
+        except InputError as error:  # a damaged record: what is known stays, and the list says what is wrong
+            self._said, sources = str(error), ()
+        else:
+            self._said = ""
+        for source in sources:
             if source.id not in self.shown:
                 self.shown |= {source.id: _Shown(source, _page(waiting(source.name)))}
         self._list, self._state = self._listed(), state
@@ -149,7 +166,7 @@ class Pages:
 
     def _listed(self) -> Page:
         rows = [{"name": s.source.name, "id": i} | s.facts for i, s in self.shown.items()]
-        return _page(listing(self.store.where, rows))
+        return _page(listing(self.store.where, rows, self._said))
 
 
 def state_of(store: Store) -> str:

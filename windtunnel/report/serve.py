@@ -114,11 +114,11 @@ def application(pages: Pages, address: Address, token: str | None) -> Guard:
     except ModuleNotFoundError:
         raise InputError(NEEDS) from None
 
-    def sent(request: Any, page: Page | None) -> Any:
+    def sent(request: Any, page: Page | None, again: float) -> Any:
         if page is None:
             return PlainTextResponse("There is no such study here.", 404)
         same = {"etag": page.tag, "cache-control": "private, no-cache", "vary": "accept-encoding"}
-        same |= {"x-look-again": f"{pages.again():.1f}"}
+        same |= {"x-look-again": f"{again:.1f}"}
         if page.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=same)
         small = "gzip" in request.headers.get("accept-encoding", "")
@@ -126,10 +126,11 @@ def application(pages: Pages, address: Address, token: str | None) -> Guard:
         return Response(page.small if small else page.text, headers=more, media_type="text/html")
 
     async def index(request: Any) -> Any:
-        return sent(request, pages.index())
+        return sent(request, pages.index(), pages.again())
 
     async def study(request: Any) -> Any:
-        return sent(request, pages.page(request.path_params["id"]))
+        id = request.path_params["id"]
+        return sent(request, pages.page(id), pages.again(id))
 
     async def record(request: Any) -> Any:
         try:

@@ -152,16 +152,20 @@ def fitted(stages: Stages, name: str, state: TuningState, draws: int = 200) -> F
         return None
     key = (tuple(run.key for run in runs), draws)
     if key not in stages.fits:
-        stages.unfitted.pop(name, None)
         try:
             stages.fits[key] = fit(runs, draws=draws)
         except InputError as error:
-            stages.fits[key], stages.unfitted[name] = None, str(error)
-    return stages.fits[key]
+            stages.fits[key] = str(error)
+    found, why = stages.fits[key], stages.unfitted
+    if isinstance(found, str):
+        why[name] = found
+        return None
+    why.pop(name, None)
+    return found
 
 
 def seal(stages: Stages, name: str) -> dict[str, Any] | None:
-    """Write a recipe's forecast into the store, once; what is stored, or None while there are too few runs."""
+    """Write a recipe's forecast into the store, once; what is stored, or None where there is no fit."""
     forecast = forecast_of(stages, name)
     if forecast is None:
         return None

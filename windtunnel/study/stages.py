@@ -75,7 +75,8 @@ class Stages:
         self._specs: dict[Any, RunSpec] = {}
         self._settled: dict[Any, Rung] = {}
         self._asked: dict[Any, list[dict[str, float]]] = {}  # by a search, given what it had heard
-        self.fits: dict[Any, Any] = {}  # of runs, by their keys: the same fit serves forecast, answer and page
+        # of runs, by their keys, or why there is none: the same fit serves forecast, answer and page
+        self.fits: dict[Any, Any] = {}
         self.unfitted: dict[str, str] = {}  # recipe to why no law describes its ladder
 
     # what is asked

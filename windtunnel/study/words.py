@@ -39,9 +39,9 @@ def optimism_lines(result: Result) -> list[str]:
 
 def three_lines(result: Result) -> list[str]:
     """Exactly three: the base's forecast with its truth, the ideas, the price."""
-    base = (
-        _forecast_line(result, "base") if "base" in result.forecasts else "No forecast yet: the ladder is not trained."
-    )
+    missing = result.unfitted.get("base")
+    none = f"No forecast. {missing}" if missing else "No forecast yet: the ladder is not trained."
+    base = _forecast_line(result, "base") if "base" in result.forecasts else none
     several = len(result.verdicts) > MANY
     ideas = _tally(result) if several else " ".join(_verdict_lines(result)) or "No idea is judged yet."
     return [base, ideas, cost_line(result)]

@@ -25,7 +25,9 @@ VERSION = 1
 # Half-rounds of the Feistel network. 4 full rounds suffice for a pseudorandom permutation of a large domain (Luby and
 # Rackoff 1988); 12 half-rounds are a margin for the small domains here (guess; the tests look for bias at n = 5 to 7).
 _ROUNDS = 12
-KEPT_EXAMPLES, KEPT_PASSES = 1 << 13, 512  # passes that are kept whole: 32 MiB at most
+# Passes over so few examples are kept whole, up to so many: 64 MiB at most. With more seeds than passes kept, each draw
+# computes a whole pass, 2 to 3 times a batch's share (measured at 600 seeds and 512 passes kept).
+KEPT_EXAMPLES, KEPT_PASSES = 1 << 11, 4096
 
 
 def draw(count: int, *, seed: int, step: int, size: int) -> np.ndarray:
@@ -48,7 +50,9 @@ def draw(count: int, *, seed: int, step: int, size: int) -> np.ndarray:
 @lru_cache(maxsize=KEPT_PASSES)
 def _whole(count: int, key: tuple[int, int]) -> np.ndarray:
     """A pass over few examples: its permutation takes hardly longer to compute than a batch's share of it."""
-    return permuted(np.arange(count, dtype=np.uint64), count, key=key)
+    found = permuted(np.arange(count, dtype=np.uint64), count, key=key)
+    found.setflags(write=False)  # everyone who draws from this pass has the same array
+    return found
 
 
 def permuted(offsets: np.ndarray, count: int, *, key: tuple[int, int]) -> np.ndarray:

@@ -49,6 +49,8 @@ def strange(
     """
     card, said = weights.card, list[str]()
     widths, depths = (card.made.get(name, []) for name in ("widths", "depths"))
+    if not (widths and depths):
+        said.append("The card of these weights does not tell the widths and depths of their training.")
     hidden = [site.fan_in for site in table.sites.values() if site.role == "hidden"]
     width = max(hidden, default=max((site.fan_in for site in table.sites.values()), default=0))
     if widths and card.parametrization.get("rule") == "standard" and width > max(widths):
