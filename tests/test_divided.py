@@ -14,7 +14,7 @@ import torch.distributed as dist
 from test_adopt import TARGET, Plain, train
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,9 +23,11 @@ import windtunnel as wt
 from windtunnel.bridge import TorchOptimizer
 from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Weights, bundled
-from windtunnel.parts.optimizers import Muon
+from windtunnel.parts.optimizers import AdamW, Muon
 from windtunnel.recipe import Site
+from windtunnel.train.pack import groups_of, numbers_of, scaled
 from windtunnel.train.ranks import Ranks
+from windtunnel.train.sharded_update import ShardedUpdate
 
 SHAPES = ((), (7,), (5, 9), (9, 5), (6, 6), (4, 3, 5, 2), (2, 8, 6), (3, 2, 5, 5))
 HP = {"lr": torch.tensor(0.7, dtype=torch.float64), "weight_decay": torch.tensor(0.1, dtype=torch.float64)}
@@ -242,6 +244,67 @@ def otherwise(ranks: Ranks, of_matrices: Any, of_vectors: Any) -> dict[str, Tens
     optimizer = TorchOptimizer(part, model, scales)
     steps_with_drawn_gradients(model, optimizer)
     return values(model)
+
+
+SUMMED = {
+    (name, cut): part
+    for name, part in {"small-fc-digits": OPTIMIZERS["small-fc-digits"], "AdamW": AdamW(lr=1e-2)}.items()
+    for cut in (Replicate(), Shard(0))
+}
+
+
+def wide(part: Any) -> tuple[nn.Module, Any]:
+    scales, model = wt.adopt(Wide, base=8, target=24, optimizer=part), Wide(24)
+    scales.initialize(model, seed=0)
+    return model, scales
+
+
+def with_sums_to_be_made(ranks: Ranks, part: Any, cut: Any, engine: bool) -> dict[str, Tensor]:
+    """The weights after steps with gradients that are sums over the processes, each of which has its own share."""
+    mesh = init_device_mesh("cpu", (ranks.world, 1))
+    model, scales = wide(part)
+    for module in (model.inside, model.out):
+        for name, param in list(module.named_parameters()):
+            placed = distribute_tensor(param.detach(), mesh, (Replicate(), cut), src_data_rank=None)
+            setattr(module, name, nn.Parameter(placed))
+    groups, numbers = groups_of(scales.table), numbers_of(part)
+    hps = [{n: torch.tensor(v).double() for n, v in scaled(numbers, group.scale).items()} for group in groups]
+    engines = ShardedUpdate(model, groups, part, hps) if engine else None
+    optimizer = TorchOptimizer(part, model, scales)
+    for step in range(STEPS):
+        draw = torch.Generator().manual_seed(step)
+        for param in model.parameters():
+            grad = torch.randn(param.shape, generator=draw)
+            shares = torch.randn(ranks.world, *param.shape, generator=draw)
+            own = (shares - shares.mean(0) + grad / ranks.world)[ranks.rank]
+            param.grad = DTensor.from_local(own, mesh, (Partial(), cut), run_check=False)
+        optimizer.step() if engines is None else engines.step(hps)
+    return {n: p.to_local().detach() for n, p in model.named_parameters()}
+
+
+def summed(ranks: Ranks) -> list[dict[str, Tensor]]:
+    return [with_sums_to_be_made(ranks, p, cut, e) for (_, cut), p in SUMMED.items() for e in (False, True)]
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_still_to_be_summed_over_the_processes_is_summed(tmp_path) -> None:
+    """Slow: starts two processes. So comes that of a weight that all have under tensor parallelism (a norm's)."""
+    torch.set_num_threads(1)
+    first, second = spread.over(2, summed, tmp_path)
+    wanted = []
+    for part in SUMMED.values():
+        model, scales = wide(part)
+        optimizer = TorchOptimizer(part, model, scales)
+        for step in range(STEPS):
+            draw = torch.Generator().manual_seed(step)
+            for param in model.parameters():
+                param.grad = torch.randn(param.shape, generator=draw)
+                torch.randn(2, *param.shape, generator=draw)
+            optimizer.step()
+        wanted += [values(model)] * 2
+    for one, other, want in zip(first, second, wanted, strict=True):
+        assert all(torch.equal(one[n], other[n]) for n in want)
+        assert apart(one, want) < 1e-5
 
 
 def gathered(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:

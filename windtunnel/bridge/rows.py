@@ -16,7 +16,7 @@ from torch import Tensor
 
 from windtunnel.recipe import Site
 from windtunnel.scaling.initial import part_of
-from windtunnel.train.divided import Divided, divided_of, whole_here
+from windtunnel.train.divided import Divided, divided_of, gradient_here, whole_here
 from windtunnel.train.sharded_update import acts_by_entry
 
 Tree = dict[str, Any]
@@ -56,8 +56,9 @@ class View:
 
     @property
     def grad(self) -> Tensor:
-        """The gradient, opened in the same way."""
-        return self._opened(self.like.grad.detach())
+        """The gradient, opened in the same way, however it is placed."""
+        alone = self.alone and sharded(self.like)
+        return self._opened(gradient_here(self.like) if alone else self.like.grad.detach())
 
     def opened(self, state: Mapping[str, Any]) -> Tree:
         """The state's leaves, those that are sharded as the parameter is opened in the same way."""

@@ -60,6 +60,17 @@ def whole_here(param: Any) -> bool:
     return all(placement.is_replicate() for placement in param.placements)
 
 
+def gradient_here(param: Any) -> Tensor:
+    """What this process has of a DTensor's gradient, placed as the DTensor is.
+
+    Of a weight that all have, each may have its own share of the sum (tensor parallelism: a norm over a cut sequence).
+    """
+    grad = param.grad.detach()
+    if tuple(grad.placements) != tuple(param.placements):
+        grad = grad.redistribute(placements=param.placements)
+    return grad.to_local()
+
+
 def divided_of(part: Any, site: Site, param: Any) -> Divided | None:
     """How a part updates a DTensor in parts; None where it does not, or the tensor is cut in another way than by one
     axis."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from windtunnel.recipe import Site
 from windtunnel.scaling.initial import part_of
 from windtunnel.scaling.table import geometry_of
-from windtunnel.train.divided import divided_of, together
+from windtunnel.train.divided import divided_of, gradient_here, together
 from windtunnel.train.pack import Group
 
 Tree = dict[str, Tensor]
@@ -53,8 +53,8 @@ class ShardedUpdate:
                 raise RuntimeError(f"Parameter {name} got no gradient: the forward pass does not use it.")
             hp, divided = hps[self.group[name]], self.divided[name]
             if divided is not None:
-                local = [t.to_local() for t in (param.grad, param)]
-                shares[name] = divided.rule.update(local[0], self.states[name], local[1], hp), divided.share
+                grad, rows = gradient_here(param), param.to_local()
+                shares[name] = divided.rule.update(grad, self.states[name], rows, hp), divided.share
             elif self.by_entry[name]:
                 self._by_rows(name, param, hp)
             else:
@@ -91,7 +91,7 @@ class ShardedUpdate:
         return state
 
     def _by_rows(self, name: str, param: Any, hp: Tree) -> None:
-        rows, grad = param.to_local(), param.grad.to_local()
+        rows, grad = param.to_local(), gradient_here(param)
         move, self.states[name] = self.optimizer.update(grad, self.states[name], rows, hp, self.sites[name])
         rows.add_(move)
 
