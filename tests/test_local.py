@@ -480,6 +480,25 @@ def test_a_state_of_other_weights_another_rule_or_another_model_is_refused(rules
         workers.load_state_dict({n: t for n, t in state.items() if n != "state.kernel.weight.over_a"})
     with pytest.raises(InputError, match="another model: used"):
         workers.load_state_dict({n: t for n, t in state.items() if n != "used"})
+    for wrong in ("rates", "used", "taken"):
+        with pytest.raises(InputError, match=f"another model: {wrong}"):
+            workers.load_state_dict(state | {wrong: state[wrong].new_zeros(50)})
+
+
+def test_a_state_that_is_refused_changes_nothing(rules: dict[str, Any]) -> None:
+    """What is wrong stands last: all that comes before it could have been loaded."""
+    model, workers = odd(rules["residual"])
+    for step in range(6):
+        one_step(model, workers, step)
+    kept, weights = ({n: t.clone() for n, t in from_.state_dict().items()} for from_ in (workers, model))
+    other = {n: t if n == "identity" else torch.zeros_like(t) for n, t in kept.items()}
+    last = [n for n in kept if n.startswith("state.")][-1]
+    for wrong in (last, "rates", "used", "rounds"):
+        with pytest.raises(InputError):
+            workers.load_state_dict(other | {wrong: torch.zeros(99)})
+        now = workers.state_dict()
+        assert list(now) == list(kept) and all(torch.equal(now[n], kept[n]) for n in kept)
+        assert all(torch.equal(t, weights[n]) for n, t in model.state_dict().items())
 
 
 def test_weights_past_their_horizon_are_told_of(rules: dict[str, Any]) -> None:

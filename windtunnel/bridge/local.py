@@ -109,7 +109,7 @@ class LocalSteps:
         At a round's start the model gets its weights from here. Raises InputError for the state of another rule or
         model, and where the workers' states differ.
         """
-        _check_state(state_dict, self._identity, self._starts)
+        self._check_state(state_dict)
         for name, start in self._starts.items():
             start.copy_(state_dict[f"start.{name}"])
             self._load_outer(name, start, state_dict)
@@ -209,15 +209,35 @@ class LocalSteps:
 
     def _load_outer(self, name: str, start: Tensor, state_dict: Mapping[str, Tensor]) -> None:
         """Into a state as the rule begins it, so that it lies in memory as one that was never saved."""
-        own = {n.removeprefix(f"state.{name}."): t for n, t in state_dict.items() if n.startswith(f"state.{name}.")}
+        own = _leaves(state_dict, name)
         self.outer.state.pop(start, None)
-        if not own:
-            return
-        first = self.outer.part.init(start.detach(), self._sites[name])
-        shapes = {n: tuple(t.shape) for n, t in first.items()}
-        if shapes != {n: tuple(t.shape) for n, t in own.items()}:
-            raise InputError(f"The state of {name} is not one of {self._identity} for a tensor of this shape.")
-        self.outer.state[start].update({leaf: value.copy_(own[leaf]) for leaf, value in first.items()})
+        if own:
+            first = self.outer.part.init(start.detach(), self._sites[name])
+            self.outer.state[start].update({leaf: value.copy_(own[leaf]) for leaf, value in first.items()})
+
+    def _check_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Raise InputError for a state that cannot be loaded whole."""
+        if "identity" not in state_dict:
+            raise InputError("This is not the state of LocalSteps; give what its state_dict returned.")
+        saved = bytes(state_dict["identity"].tolist()).decode("utf-8", "replace")
+        if saved != self._identity:
+            raise InputError(
+                f"The state is of {saved}, and the outer rule is {self._identity}; make it with the weights that the "
+                f"state was made with."
+            )
+        wanted = {f"start.{name}": tuple(start.shape) for name, start in self._starts.items()}
+        wanted |= {"rates": (len(self.outer.param_groups),), "used": (len(wanted),)} | dict.fromkeys(COUNTS, ())
+        found = _shapes({n: t for n, t in state_dict.items() if n.startswith("start.") or n in wanted})
+        wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)]
+        if wrong:
+            raise InputError(
+                f"The state is of another model: {', '.join(wrong[:3])}; give that of this model, with the same "
+                f"tensors frozen and the same scale table."
+            )
+        for name, start in self._starts.items():
+            own = _leaves(state_dict, name)
+            if own and _shapes(own) != _shapes(self.outer.part.init(start.detach(), self._sites[name])):
+                raise InputError(f"The state of {name} is not one of {self._identity} for a tensor of this shape.")
 
     def _agree(self) -> None:
         """Raise InputError where the workers would not begin, or go on, alike."""
@@ -284,24 +304,14 @@ def _check_whole(held: Mapping[str, Any]) -> None:
         )
 
 
-def _check_state(state: Mapping[str, Tensor], identity: str, starts: Mapping[str, Tensor]) -> None:
-    if "identity" not in state:
-        raise InputError("This is not the state of LocalSteps; give what its state_dict returned.")
-    saved = bytes(state["identity"].tolist()).decode("utf-8", "replace")
-    if saved != identity:
-        raise InputError(
-            f"The state is of {saved}, and the outer rule is {identity}; make it with the weights that the state was "
-            f"made with."
-        )
-    wanted = {f"start.{name}": tuple(start.shape) for name, start in starts.items()}
-    found = {name: tuple(value.shape) for name, value in state.items() if name.startswith("start.")}
-    needed = {*COUNTS, "rates", "used"}
-    if wanted != found or not needed <= set(state):
-        wrong = sorted({n for n in {*wanted, *found} if wanted.get(n) != found.get(n)} | (needed - set(state)))
-        raise InputError(
-            f"The state is of another model: {', '.join(wrong[:3])}; give that of this model, with the same tensors "
-            f"frozen."
-        )
+def _leaves(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The outer rule's state of one tensor, as it is kept."""
+    begins = f"state.{name}."
+    return {key.removeprefix(begins): value for key, value in state_dict.items() if key.startswith(begins)}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
 def _as_bytes(text: str) -> Tensor:
