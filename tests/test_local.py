@@ -403,9 +403,12 @@ def disagreeing(ranks: Ranks, rules: dict[str, Any]) -> list[str]:
     refused(lambda: built(16, 1e-6 * own))
     refused(lambda: built(16, steps=3 if own else 2))
     refused(lambda: ready(rules["SlowMo"] if own else rules["averaging"]))
-    _, workers = ready(outer)
+    model, workers = ready(outer)
     state = workers.state_dict()
     refused(lambda: workers.load_state_dict(state | {"taken": torch.tensor(int(own))}))
+    refused(lambda: workers.load_state_dict(dict(model.state_dict()) if own else state))
+    refused(lambda: workers.load_state_dict(state | ({"identity": "SlowMo"} if own else {})))  # pyright: ignore
+    refused(lambda: ready(rules["SlowMo"], steps=0 if own else 2))
     alike = built(16)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -419,13 +422,16 @@ def test_workers_that_do_not_begin_alike_are_told_so_on_all_of_them(rules, tmp_p
     """Slow: starts two processes."""
     told = spread.over(2, disagreeing, tmp_path, rules)
     assert told[0] == told[1]
-    *refused, warned = told[0]
+    *refused, loaded, broken, made, warned = told[0]
     assert [text.partition(" in ")[2].partition(" (")[0] for text in refused] == [
         "their tensors", "the values they begin with", "the steps of a round", "the outer rule",
         "the steps taken in this round",
     ]  # fmt: skip
     assert all(text.startswith("Workers 1 of 2 differ from worker 0") for text in refused)
     assert "('kernel.weight', (16, 1, 3, 3), 'torch.float32') there" in refused[0]
+    alone = "Worker 1 of 2 cannot go on, and so none does: "
+    assert loaded.startswith(f"{alone}This is not the state of LocalSteps")
+    assert broken.startswith(f"{alone}AttributeError") and made.startswith(f"{alone}steps is 0")
     assert "Training changes buffers (norm.running_mean, norm.running_var), and workers keep their own" in warned
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from windtunnel.bridge.optimizer import TorchOptimizer
 from windtunnel.bridge.rows import LOW, sharded
-from windtunnel.bridge.workers import Heard, check_agreement, workers_of
+from windtunnel.bridge.workers import Heard, check_agreement, refused_on_all, workers_of
 from windtunnel.errors import InputError
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.wrapped import parameters
@@ -50,14 +50,15 @@ class LocalSteps:
         self, outer: Any, model: nn.Module, scales: Adopted, local: torch.optim.Optimizer, *, steps: int,
         carried: bool = True, group: Any = None,
     ):  # fmt: skip
-        _check(outer, local, steps)
-        named = parameters(model)
         self.workers, self.steps, self.carried, self.local = workers_of(group), steps, carried, local
-        self._held = {name: param for name, param in named.items() if param.requires_grad}
-        _check_whole(self._held)
-        starts = {name: _start(param) if param.requires_grad else param for name, param in named.items()}
-        self._starts = {name: starts[name] for name in self._held}
-        self.outer = TorchOptimizer(outer, _Named(starts), _as_it_is(outer, scales), pretrained=True)
+        with refused_on_all(self.workers):
+            _check(outer, local, steps)
+            named = parameters(model)
+            self._held = {name: param for name, param in named.items() if param.requires_grad}
+            _check_whole(self._held)
+            starts = {name: _start(param) if param.requires_grad else param for name, param in named.items()}
+            self._starts = {name: starts[name] for name in self._held}
+            self.outer = TorchOptimizer(outer, _Named(starts), _as_it_is(outer, scales), pretrained=True)
         self.taken, self.rounds, self.left_out = 0, 0, 0
         self._used: set[str] = set()
         self._statistics = bool(getattr(outer, "statistics", False))
@@ -107,9 +108,10 @@ class LocalSteps:
         """Go on from what `state_dict` gave, on all workers at once; their number may be another.
 
         At a round's start the model gets its weights from here. Raises InputError for the state of another rule or
-        model, and where the workers' states differ.
+        model, on all workers where one has it, and where the workers' states differ.
         """
-        self._check_state(state_dict)
+        with refused_on_all(self.workers):
+            self._check_state(state_dict)
         for name, start in self._starts.items():
             start.copy_(state_dict[f"start.{name}"])
             self._load_outer(name, start, state_dict)

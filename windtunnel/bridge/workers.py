@@ -7,7 +7,8 @@ begin than to carry a small tensor.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,24 @@ def workers_of(group: Any) -> Workers:
     if rank < 0:
         raise InputError("This process is not in the group of workers it was given; give the group it trains with.")
     return Workers(rank, dist.get_world_size(group), group)
+
+
+@contextmanager
+def refused_on_all(workers: Workers) -> Iterator[None]:
+    """Raise InputError on every worker for what is raised on one of them within it; the others would wait for it."""
+    if workers.count == 1:
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    said = "" if own is None else str(own) if isinstance(own, InputError) else f"{type(own).__name__}: {own}"
+    heard = [(rank, text) for rank, text in enumerate(workers.told(said)) if text]
+    if heard:
+        rank, text = heard[0]
+        raise InputError(f"Worker {rank} of {workers.count} cannot go on, and so none does: {text}") from own
 
 
 def check_agreement(workers: Workers, said: Mapping[str, Any]) -> None:
