@@ -116,6 +116,7 @@ class LocalSteps:
             start.copy_(state_dict[f"start.{name}"])
             self._load_outer(name, start, state_dict)
         self.taken, self.rounds = (int(state_dict[name]) for name in COUNTS)
+        self.outer._taken = self.rounds
         self._used = {name for name, used in zip(self._starts, state_dict["used"].tolist(), strict=True) if used}
         for group, rate in zip(self.outer.param_groups, state_dict["rates"].tolist(), strict=True):
             group["lr"] = rate
