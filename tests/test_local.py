@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import linecache
 import os
 import subprocess
 import sys
 import warnings
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -296,10 +298,23 @@ def test_weights_that_are_changed_between_rounds_are_told_of_once() -> None:
         one_step(model, workers, step)
     with torch.no_grad():
         model.head.bias += 1
-    with pytest.warns(UserWarning, match="weights were changed since the last round"):
+    with pytest.warns(UserWarning, match="weights were changed since the last round") as said:
         one_step(model, workers, 4)
+    assert "workers.local.step()" in linecache.getline(said[0].filename, said[0].lineno)
     for step in range(5, 8):
         one_step(model, workers, step)
+
+
+def test_another_one_around_the_same_optimizer_takes_the_place_of_the_first() -> None:
+    """A notebook's cell run again: `filterwarnings` makes an error of what the first one would say."""
+    outer = SlowMo(lr=0.8)
+    model, workers = odd(outer, steps=1)
+    one_step(model, workers, 0)
+    first, local = weakref.ref(workers), workers.local
+    workers = LocalSteps(outer, model, workers_scales(outer), local, steps=1)
+    assert first() is None and len(local._optimizer_step_post_hooks) == 1
+    one_step(model, workers, 1)
+    one_step(model, workers, 2)
 
 
 # workers that fail
@@ -454,6 +469,8 @@ def test_bad_input_is_refused_in_a_sentence(rules: dict[str, Any], monkeypatch: 
         LocalSteps(rules["residual"], model, workers_scales(rules["residual"]), "SGD", steps=2)  # pyright: ignore
     with pytest.raises(InputError, match=r"was trained under .* make the table for it"):
         LocalSteps(rules["residual"], model, wt.adopt(Odd, base=4, target=16, optimizer=AdamW), workers.local, steps=2)
+    with pytest.raises(InputError, match="moves no tensor of this model"):
+        LocalSteps(rules["residual"], model, workers_scales(rules["residual"]), odd(SlowMo(lr=1.0))[1].local, steps=2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match=r"one of 2 .*init_process_group"):
         odd(SlowMo(lr=1.0))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,7 @@ class LocalSteps:
             named = parameters(model)
             self._held = {name: param for name, param in named.items() if param.requires_grad}
             _check_whole(self._held)
+            _check_moved(self._held, local)
             starts = {name: _start(param) if param.requires_grad else param for name, param in named.items()}
             self._starts = {name: starts[name] for name in self._held}
             self.outer = TorchOptimizer(outer, _Named(starts), _as_it_is(outer, scales), pretrained=True)
@@ -68,8 +70,10 @@ class LocalSteps:
         self._buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
         self._model, self._sites = model, scales.table.sites
         self._watched = True
-        local.register_step_pre_hook(self._watch)
-        local.register_step_post_hook(self._note)
+        for hooked, told in (
+            (local.register_step_pre_hook, self._watch), (local.register_step_post_hook, self._note),
+        ):  # fmt: skip
+            weakref.finalize(self, hooked(_while_it_lives(told)).remove)
         self._agree()
 
     @property
@@ -305,6 +309,26 @@ def _check_whole(held: Mapping[str, Any]) -> None:
             f"{parts[0]} is sharded (DTensor): a worker here holds the whole model. Shard within no worker, or give "
             f"each worker one process."
         )
+
+
+def _check_moved(held: Mapping[str, Tensor], local: torch.optim.Optimizer) -> None:
+    ours = {id(param) for param in held.values()}
+    if not any(id(param) in ours for group in local.param_groups for param in group["params"]):
+        raise InputError(
+            "local moves no tensor of this model that is trained; make it of this model's parameters, after the model "
+            "is made or moved for the last time."
+        )
+
+
+def _while_it_lives(method: Callable[..., None]) -> Callable[..., None]:
+    """A hook that does not keep what it tells: an optimizer may outlive the LocalSteps made around it."""
+    found = weakref.WeakMethod(method)
+
+    def hook(*args: Any) -> None:
+        if told := found():
+            told(*args)
+
+    return hook
 
 
 def _leaves(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
