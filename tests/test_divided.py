@@ -21,10 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 import windtunnel as wt
 from windtunnel.bridge import TorchOptimizer
+from windtunnel.parts.learned.divided import DividedFC
 from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Weights, bundled
 from windtunnel.parts.optimizers import AdamW, Muon
 from windtunnel.recipe import Site
+from windtunnel.train.divided import Share
+from windtunnel.train.divided import together as each_as_it_ends
 from windtunnel.train.pack import groups_of, numbers_of, scaled
 from windtunnel.train.ranks import Ranks
 from windtunnel.train.sharded_update import ShardedUpdate
@@ -109,6 +112,44 @@ def in_steps(updates: list[Any]) -> tuple[list[Tensor], list[Any]]:
     return [move for move, _ in done], [state for _, state in done]
 
 
+class Summed:
+    """torch.distributed of two processes that have the same."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def all_reduce(self, row: Tensor, group: Any) -> None:
+        self.order.append("sum")
+        row.mul_(2)
+
+
+def test_a_step_is_there_for_one_tensor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tensors that sum once, twice or never; each ends in turn, before the sums of those that go on."""
+    seen, made = Summed(), list[Any]()
+    monkeypatch.setattr(dist, "all_reduce", seen.all_reduce)
+
+    def update(sums: int) -> Any:
+        total = 1.0
+        for _ in range(sums):
+            (given,) = yield [torch.tensor([total])]
+            total = float(given)
+        alive = [ref for ref in made if ref() is not None]
+        assert not alive
+        move = torch.full((5,), total)
+        made.append(weakref.ref(move))
+        return move, {}
+
+    share = Share(0, 0, object(), 2)
+    wanted = {0: 2, 1: 1, 2: 0, 3: 1, 4: 2, 5: 0}
+    found = {}
+    for index, result in each_as_it_ends([(update(sums), share) for sums in wanted.values()]):
+        found[index] = float(result[0][0])
+        seen.order.append(str(index))
+        del result
+    assert found == {index: 2.0**sums for index, sums in wanted.items()}
+    assert seen.order == ["2", "5", "sum", "1", "3", "sum", "0", "4"]
+
+
 # in real processes
 
 STEPS = 20
@@ -186,6 +227,7 @@ def sharded(ranks: Ranks) -> dict[str, Any]:
         }  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch:
         found["gathered"] = gathered(ranks, monkeypatch)
+        found["moves"] = moves(ranks, monkeypatch)
     return found | {name: otherwise(ranks, *cuts) for name, cuts in CUTS.items()}
 
 
@@ -327,6 +369,30 @@ def gathered(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     return most, len(made)
 
 
+def moves(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
+    """The most steps of tensors there were at once as one was made, with either engine, and how many there are."""
+    part, most = OPTIMIZERS["small-fc-digits"], [0]
+    model, optimizer = with_mesh(part, ranks.mesh)
+    scales = wt.adopt(Decoder, base=32, target=TARGET, optimizer=part, roles={"few.weight": "hidden"})
+    groups = groups_of(scales.table)
+    hps = [{n: v.double() for n, v in HP.items()} for _ in groups]
+    engine = ShardedUpdate(model, groups, part, hps)
+    train(model, optimizer, steps=1)
+    own, made = DividedFC.update, list[Any]()
+
+    def seen(self: Any, *given: Any) -> Any:
+        move, state = yield from own(self, *given)
+        most[-1] = max(most[-1], 1 + sum(ref() is not None for ref in made))
+        made.append(weakref.ref(move))
+        return move, state
+
+    monkeypatch.setattr(DividedFC, "update", seen)
+    optimizer.step()
+    most.append(0)
+    engine.step(hps)
+    return most[0], most[1], len(made) // 2
+
+
 def steps_with_drawn_gradients(model: nn.Module, optimizer: TorchOptimizer) -> None:
     """The gradients of a training would carry last bits from step to step: to 1e-3 in 20 steps, in one process."""
     for step in range(STEPS):
@@ -391,6 +457,14 @@ def test_a_part_that_needs_whole_tensors_has_those_of_a_few_at_once(together) ->
     for gave in together:
         most, made = gave["gathered"]
         assert most <= 6 < made / 3
+
+
+@pytest.mark.slow
+def test_steps_of_tensors_are_made_and_taken_one_by_one(together) -> None:
+    """Slow: see above. In an optimizer of torch's kind and in the engine."""
+    for gave in together:
+        in_optimizer, in_engine, tensors = gave["moves"]
+        assert in_optimizer == in_engine == 1 < tensors
 
 
 @pytest.mark.slow

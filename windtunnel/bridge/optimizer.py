@@ -97,15 +97,16 @@ class TorchOptimizer(torch.optim.Optimizer):
         self._remark()
         if hasattr(self.part, "look_ahead"):
             self._look_ahead(closure, shared, told)
-        shares = []
+        views, shares = list[View](), list[Any]()
         for view, state, site, hp in self._joined(self._work(shared, told)):
             if view.divided is not None:
-                shares.append((view, view.divided.rule.update(view.grad, state, view.param, hp), view.divided.share))
+                views.append(view)
+                shares.append((view.divided.rule.update(view.grad, state, view.param, hp), view.divided.share))
             else:
                 self._take(view, *self.part.update(view.grad, state, view.param, hp, site))
-        found = together([(update, share) for _, update, share in shares])
-        for (view, *_), (move, new) in zip(shares, found, strict=True):
-            self._take(view, move, new)
+        for index, found in together(shares):
+            self._take(views[index], *found)
+            del found
         return returned
 
     def _take(self, view: View, move: Tensor, new: Tree) -> None:

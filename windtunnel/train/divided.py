@@ -9,7 +9,7 @@ by tensor: a model has hundreds.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,12 @@ def divided_of(part: Any, site: Site, param: Any) -> Divided | None:
     return Divided(rule, Share(dim, over, mesh.get_group(over), world))
 
 
-def together(updates: Sequence[tuple[Sums, Share]]) -> list[tuple[Tensor, Tree]]:
-    """What the updates return, in order, having summed for all of them at once as often as they ask."""
-    found: dict[int, tuple[Tensor, Tree]] = {}
+def together(updates: Sequence[tuple[Sums, Share]]) -> Iterator[tuple[int, tuple[Tensor, Tree]]]:
+    """Each update's place and what it returns, as it ends, having summed for all at once as often as they ask.
+
+    Use what comes and drop it, so that the steps of a whole model are never there at once. Updates end in the same
+    order on all processes; go through all of them, for sums of later ones may follow.
+    """
     given: dict[int, list[Tensor] | None] = dict.fromkeys(range(len(updates)))
     while given:
         asked: dict[int, list[Tensor]] = {}
@@ -98,9 +101,8 @@ def together(updates: Sequence[tuple[Sums, Share]]) -> list[tuple[Tensor, Tree]]
             try:
                 asked[index] = updates[index][0].send(sums)  # pyright: ignore[reportArgumentType]  None begins it
             except StopIteration as done:
-                found[index] = done.value
+                yield index, done.value
         given = dict(_summed({index: (tensors, updates[index][1]) for index, tensors in asked.items()}))
-    return [found[index] for index in range(len(updates))]
 
 
 def _summed(asked: Mapping[int, tuple[list[Tensor], Share]]) -> dict[int, list[Tensor]]:

@@ -59,9 +59,11 @@ class ShardedUpdate:
                 self._by_rows(name, param, hp)
             else:
                 self._gathered(name, param, hp)
-        for name, (move, state) in zip(shares, together(list(shares.values())), strict=True):
-            self.states[name] = state
-            self.params[name].to_local().add_(move)
+        names = list(shares)
+        for index, (move, state) in together(list(shares.values())):
+            self.states[names[index]] = state
+            self.params[names[index]].to_local().add_(move)
+            del move
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and states as sharded or whole tensors, by the names a checkpoint gives them."""
