@@ -28,7 +28,7 @@ import torch
 
 import windtunnel as wt
 from benchmarks.common import interval, write
-from benchmarks.learned_quality import trained_file
+from benchmarks.learned_quality import SHORTER, trained_file
 from studies.learned import generalisation as asked
 from windtunnel.forecasts import Forecast, Verdict, compare, fit, score
 from windtunnel.launch.here import Here
@@ -158,7 +158,10 @@ def rules() -> dict[str, asked.Rule]:
 def weights_of(name: str) -> Weights:
     """A learned rule's weights."""
     which = LEARNED[name]
-    return bundled(which) if isinstance(which, str) else Weights.load(trained_file(*which))
+    if isinstance(which, str):
+        return bundled(which)
+    arm, seed = which
+    return Weights.load(trained_file(arm, seed, SHORTER))
 
 
 def study_of(cell: Cell) -> wt.Study:

@@ -1,12 +1,14 @@
 """Learned optimizers meta-trained from scratch, beside tuned Adam at home, at other widths and over other horizons.
 
-Digits, 64-w-w-10 MLP, batch 64, meta-trained at width 32. Four arms: muP with constant rates (as published), muP with
-the schedule in the loop, the same with a validation batch's loss as meta-loss, and the standard parametrization with
-constant rates, whose failure at other widths is what muLO (2406.00153) claims. Beside each, Adam in the same
-parametrization and schedule, rate and beta2 tuned at width 32 on the same objective with seeds of its own. `train ARM
-SEED` (a few minutes of one core each) keeps the weights, `told` evaluates all and writes the result; `validation` does
-so with the two arms that differ in their meta-loss alone. `quick` does all of it but that in three minutes with a tenth
-of the meta-training and one seed of it, prints the same table, and writes nothing.
+Digits, 64-w-w-10 MLP, batch 64, meta-trained at width 32. Five arms: muP with constant rates (as published), muP with
+the schedule in the loop, the same with a validation batch's loss as meta-loss, the same with Celo2, whose network
+learns directions of hidden matrices alone, and the standard parametrization with constant rates, whose failure at
+other widths is what muLO (2406.00153) claims. Beside each, Adam in the same parametrization and schedule, rate and
+beta2 tuned at width 32 on the same objective with seeds of its own. `whole` trains and evaluates the three published
+arms on all cores, in less than twenty minutes of two, and writes the result with the time it took; what its folder
+has is not made again. `validation` and `directions` do so with one of the other two beside the cosine's. `quick` does
+what `whole` does in three minutes of one core with a tenth of the meta-training and one seed of it, prints the same
+table, and writes nothing.
 
 A newcomer would compare with one meta-training: these differ by seed as runs do, so there are three of each arm.
 """
@@ -18,22 +20,26 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import multiprocessing
 
 import windtunnel as wt
 from benchmarks.common import interval, runs_of, write
 from windtunnel.meta.matrix import losses_of
+from windtunnel.meta.rules import Direction, part_of
 from windtunnel.meta.task import Task
 from windtunnel.meta.training import MetaTraining, Progress
 from windtunnel.meta.unroll import Horizons
 from windtunnel.parts.batch import FixedBatch
-from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.features import Features
 from windtunnel.parts.learned.weights import Weights
 from windtunnel.parts.models import MLP
 from windtunnel.parts.objectives import CrossEntropy
@@ -45,6 +51,7 @@ from windtunnel.scaling.rules.at_base import AtBase
 from windtunnel.scaling.rules.standard import Standard
 
 HOME, BATCH = 32, 64
+CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +82,10 @@ class Extent:
 
 WHOLE = Extent(
     folder=Path(os.environ.get("WINDTUNNEL_LEARNED", "runs/learned")),
-    outer_steps=int(os.environ.get("WINDTUNNEL_OUTER_STEPS", "2500")),
+    outer_steps=int(os.environ.get("WINDTUNNEL_OUTER_STEPS", "4000")),
 )
+SHORTER = replace(WHOLE, outer_steps=2500, widths=(HOME, 128))  # of the validation arm, and of rules that are judged
+# elsewhere (learned_generalisation.py): 800,000 inner steps
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class Arm:
     schedule: Any
     step_size: float
     validation: float = 0.0  # share of the training examples whose loss is the meta-loss
+    direction: Direction | None = None  # of Celo2; `step_size` is then the rate at which it trains
 
     @property
     def horizons(self) -> Horizons:
@@ -95,12 +105,14 @@ class Arm:
 
 
 MUP = AtBase(width=HOME, zero_readout=True)
+DIRECTIONAL = Features(scale_free=True, square_axes="oi", clipped=True, times=())  # what Celo2 looks at
 FLAT, FALLING = Constant(warmup=0.0), Cosine(warmup=0.0, floor=0.0)
 ARMS = {
     "mup": Arm(MUP, FLAT, 0.008),
     "mup cosine": Arm(MUP, FALLING, 0.008),
     "mup cosine validation": Arm(MUP, FALLING, 0.008, validation=0.2),
     "standard": Arm(Standard(), FLAT, 0.008),
+    "celo2 cosine": Arm(MUP, FALLING, 0.008, direction=Direction(others_rate=4.0)),  # others at tuned Adam's own rate
 }
 PUBLISHED = ("mup", "mup cosine", "standard")  # what the claims are about
 # Adam in each parametrization and schedule, tuned on mean or final loss: the learned arms' rivals.
@@ -131,9 +143,10 @@ def meta_trained(name: str, seed: int, extent: Extent = WHOLE) -> Weights:
     task = Task(name="digits", recipe=recipe(arm, AdamW(lr=1.0)), rung=rung(HOME), base=rung(2 * HOME))
     asked = MetaTraining(
         tasks=(task,), step_size=arm.step_size, outer_steps=extent.outer_steps, horizons=arm.horizons, seed=seed,
-        validation=arm.validation, warmup=min(100, extent.outer_steps // 10),
+        validation=arm.validation, warmup=min(100, extent.outer_steps // 10), direction=arm.direction,
+        features=Features(scale_free=True, square_axes="oi") if arm.direction is None else DIRECTIONAL,
     )  # fmt: skip
-    weights = asked.run(extent.folder / f"{place.stem}-checkpoints", report=_told)
+    weights = asked.run(extent.folder / f"{place.stem}-checkpoints", report=partial(_told, f"{name}, seed {seed}"))
     assert weights is not None
     extent.folder.mkdir(parents=True, exist_ok=True)
     weights.save(place)
@@ -145,9 +158,9 @@ def trained_file(name: str, seed: int, extent: Extent = WHOLE) -> Path:
     return extent.folder / f"{name.replace(' ', '-')}-{seed}-{extent.outer_steps}.safetensors"
 
 
-def _told(now: Progress) -> None:
-    if now.step % 100 == 0:
-        print(f"{now.step} of {now.steps}, meta-loss {now.loss:.4f}, {now.inner_steps / now.seconds:.0f}/s", flush=True)
+def _told(who: str, now: Progress) -> None:
+    if now.step % 500 == 0:
+        print(f"{who}: {now.step} of {now.steps}, meta-loss {now.loss:.4f}, {now.inner_steps / now.seconds:.0f}/s")
 
 
 def trained(
@@ -189,43 +202,56 @@ def _named(width: int, steps: int) -> str:
     return f"width {width}, {steps} steps"
 
 
-def told(extent: Extent = WHOLE, arms: Sequence[str] = tuple(ARMS)) -> dict[str, Any]:
-    """Everything of these arms whose weights are here, and of their rivals, as plain data."""
+def told(extent: Extent = WHOLE, arms: Sequence[str] = PUBLISHED, processes: int = 1) -> dict[str, Any]:
+    """Everything of these arms and of their rivals, trained where it lacks, as plain data."""
     schedules = [ARMS[name].schedule for name in arms]
-    rivals = {name: arm for name, arm in RIVALS.items() if arm.schedule in schedules}
-    adam = {
-        f"{name}, tuned on {objective} loss": told_of_adam(arm, objective, extent)
-        for name, arm in rivals.items() for objective in TUNED_ON[name]
-    }  # fmt: skip
-    there = {n: [s for s in range(extent.meta_seeds) if trained_file(n, s, extent).exists()] for n in arms}
-    trained = {name: {str(seed): told_of(name, seed, extent) for seed in seeds} for name, seeds in there.items()}
-    return {"outer_steps": extent.outer_steps, "arms": trained, "adam": adam}
+    learned = [(name, seed) for seed in range(extent.meta_seeds) for name in arms]
+    rivals = [name for name, arm in RIVALS.items() if arm.schedule in schedules]
+    asked = [partial(told_of, *one, extent) for one in learned] + [partial(told_of_adam, one, extent) for one in rivals]
+    said = dict(zip([*learned, *rivals], _each(asked, processes), strict=True))
+    return {
+        "outer_steps": extent.outer_steps,
+        "arms": {name: {str(seed): said[name, seed] for seed in range(extent.meta_seeds)} for name in arms},
+        "adam": {f"{name}, tuned on {on} loss": found for name in rivals for on, found in said[name].items()},
+    }
+
+
+def _each(asked: Sequence[Callable[[], dict[str, Any]]], processes: int) -> list[dict[str, Any]]:
+    """What each call finds, in order; the calls on so many processes of one thread."""
+    if processes < 2:
+        return [call() for call in asked]
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawned, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return [found.result() for found in [pool.submit(call) for call in asked]]
 
 
 def told_of(name: str, seed: int, extent: Extent) -> dict[str, Any]:
     """One meta-training's weights in every cell."""
     weights = meta_trained(name, seed, extent)
-    part = SmallFC(weights=weights, lr=wt.tuned(0.5, 2.0))
-    return {"hash": weights.hash, "made": dict(weights.card.made)} | evaluated(ARMS[name], part, 1.0, extent)
+    part: Any = part_of(weights, ARMS[name].step_size, ARMS[name].direction)
+    part, rate = replace(part, lr=wt.tuned(part.lr / 2, 2 * part.lr)), part.lr
+    return {"hash": weights.hash, "made": dict(weights.card.made)} | evaluated(ARMS[name], part, rate, extent)
 
 
-def told_of_adam(arm: Arm, objective: str, extent: Extent) -> dict[str, Any]:
-    """Adam tuned at home on an objective, in every cell."""
-    rate, beta2, _ = tuned_adam(arm, objective, extent)
-    part = AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2)
-    return {"lr": rate, "beta2": beta2, "tuned_on": objective} | evaluated(arm, part, rate, extent)
+def told_of_adam(name: str, extent: Extent) -> dict[str, dict[str, Any]]:
+    """Adam tuned at home on each objective of a rival, in every cell."""
+    found: dict[str, dict[str, Any]] = {}
+    for objective in TUNED_ON[name]:
+        rate, beta2, _ = tuned_adam(RIVALS[name], objective, extent)
+        part = AdamW(lr=wt.tuned(1e-4, 2.0), beta2=beta2)
+        chosen = {"lr": rate, "beta2": beta2, "tuned_on": objective}
+        found[objective] = chosen | evaluated(RIVALS[name], part, rate, extent)
+    return found
 
 
-def validated(extent: Extent) -> dict[str, Any]:
-    """The two arms with the cosine: what a validation batch's loss as meta-loss changes, in pairs of meta-seeds."""
-    names = ("mup cosine", "mup cosine validation")
-    result = told(extent, names)
-    plain, other = (result["arms"][name] for name in names)
-    both = sorted(set(plain) & set(other))
+def beside(other: str, extent: Extent) -> dict[str, Any]:
+    """An arm and the one with the cosine: what the other changes, in pairs of meta-seeds."""
+    result = told(extent, ("mup cosine", other), processes=CORES)
+    plain, changed = (result["arms"][name] for name in ("mup cosine", other))
     result["changed"] = {
         _named(*cell): {
             what: interval(
-                [other[s][_named(*cell)][what]["mean"] - plain[s][_named(*cell)][what]["mean"] for s in both]
+                [changed[s][_named(*cell)][what]["mean"] - plain[s][_named(*cell)][what]["mean"] for s in sorted(plain)]
             )
             for what in ("mean", "final", "test")
         }
@@ -281,40 +307,32 @@ QUICK = {"outer_steps": 250, "meta_seeds": 1, "home": 8, "elsewhere": 2, "tuning
 def quick(folder: Path, **changed: Any) -> tuple[dict[str, Any], Extent]:
     """The quick version's result, from scratch, and its extent."""
     extent = Extent(folder=folder, **(QUICK | changed))
-    for name in PUBLISHED:
-        for seed in range(extent.meta_seeds):
-            meta_trained(name, seed, extent)
-    return told(extent, PUBLISHED), extent
+    return told(extent), extent
 
 
 def main() -> None:
-    """`adam` tunes, `train ARM SEED` meta-trains, `told` and `validation` write their results, `quick` is apart."""
+    """`whole`, `validation` and `directions` write their results, `quick` is apart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("act", choices=("adam", "train", "told", "validation", "quick"))
-    parser.add_argument("arm", nargs="?", choices=tuple(ARMS))
-    parser.add_argument("seed", nargs="?", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("act", choices=("whole", "validation", "directions", "quick"))
+    act = parser.parse_args().act
     torch.set_num_threads(1)
-    if args.act == "adam":
-        for name, arm in RIVALS.items():
-            print(name, {o: tuned_adam(arm, o) for o in TUNED_ON[name]}, flush=True)
-    elif args.act == "train":
-        print(meta_trained(args.arm or "mup", args.seed))
-    elif args.act == "quick":
-        began = time.monotonic()
+    began = time.monotonic()
+    if act == "quick":
         with tempfile.TemporaryDirectory() as folder:
             result, extent = quick(Path(folder))
         print(f"{table(result, extent)}\n\n{claims(result, extent)}")
         print(f"the quick version, {time.monotonic() - began:.0f} s: a tenth of the meta-training, one seed of it")
-    elif args.act == "validation":
-        extent = replace(WHOLE, widths=(HOME, 128))
-        result = validated(extent)
+    elif act in ("validation", "directions"):
+        extent = SHORTER if act == "validation" else WHOLE
+        result = beside("mup cosine validation" if act == "validation" else "celo2 cosine", extent)
         print(f"{table(result, extent)}\n{json.dumps(result['changed'], indent=1)}")
-        print(write("learned_validation", result))
+        print(write(f"learned_{act}", result))
     else:
-        result = told()
-        print(f"{table(result)}\n\n{claims(result)}")
-        print(write("learned_quality", result))
+        afresh = not WHOLE.folder.exists()
+        result = told(processes=CORES)
+        seconds = time.monotonic() - began
+        print(f"{table(result)}\n\n{claims(result)}\n{seconds:.0f} s on {CORES} cores")
+        print(write("learned_quality", result | ({"seconds": seconds} if afresh else {})))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_the_quality_benchmark_in_small_tells_all_rules_and_writes_nothing(tmp_p
 def test_in_the_quick_versions_outer_steps_the_meta_loss_falls(tmp_path: Path, monkeypatch: Any) -> None:
     """Some 20 seconds. Of six seeds four had fallen after 60 steps, and the other two fell to 0.25 and 0.79 by 250."""
     losses: list[float] = []
-    monkeypatch.setattr(quality, "_told", lambda now: losses.append(now.loss))
+    monkeypatch.setattr(quality, "_told", lambda _, now: losses.append(now.loss))
     quality.meta_trained("mup", 0, quality.Extent(folder=tmp_path, **quality.QUICK))
     assert np.mean(losses[-ENDS:]) < 0.9 * np.mean(losses[:ENDS])
 

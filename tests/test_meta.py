@@ -14,10 +14,12 @@ import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.meta.local import Local, LocalInner, bytes_per_round, simulated
 from windtunnel.meta.matrix import Matrix, Rule
+from windtunnel.meta.rules import Direction, part_of
 from windtunnel.meta.task import Inner, Task
 from windtunnel.meta.training import MetaTraining, _after, _Work
 from windtunnel.meta.unroll import Horizons, Told, Unroll
 from windtunnel.parts.batch import FixedBatch
+from windtunnel.parts.learned.celo2 import Celo2
 from windtunnel.parts.learned.features import Features
 from windtunnel.parts.learned.outer import LearnedOuter, SlowMo, statistics_of
 from windtunnel.parts.learned.small_fc import SmallFC
@@ -35,12 +37,12 @@ from windtunnel.train.pack import initial_params
 CPU = torch.device("cpu")
 
 
-def task(name: str = "digits", width: int = 8, rule: Any = None, **changed: Any) -> Task:
+def task(name: str = "digits", width: int = 8, rule: Any = None, depth: int = 1, **changed: Any) -> Task:
     recipe = Recipe(
         model=MLP(), parametrization=rule or AtBase(width=8, zero_readout=True), optimizer=AdamW(lr=1.0),
         schedule=Constant(), batch=FixedBatch(examples=16), data=wt.data.digits(), objective=CrossEntropy(),
     )  # fmt: skip
-    rungs = [wt.Rung(width=w, depth=1, heads=1, tokens=16, batch=16) for w in (width, 2 * width)]
+    rungs = [wt.Rung(width=w, depth=depth, heads=1, tokens=16, batch=16) for w in (width, 2 * width)]
     return Task(name=name, recipe=recipe, rung=rungs[0], base=rungs[1], **changed)
 
 
@@ -59,6 +61,18 @@ def test_killed_and_gone_on_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert whole is not None and parts is not None
     assert parts.hash == whole.hash
     assert asked().run(tmp_path / "c") == whole  # nothing left to do
+
+
+def test_a_direction_killed_and_gone_on_ends_with_the_same_bits_and_is_a_part_of_its_own(tmp_path: Path) -> None:
+    meta = asked(tasks=(task(depth=2),), **CELO2)
+    whole = meta.run()
+    for _ in range(3):
+        parts = meta.run(tmp_path / "c", stop_after=4)
+    assert whole is not None and parts is not None
+    assert parts.hash == whole.hash and whole.card.rule == "celo2" and whole.card.step_size == 1
+    assert Celo2(weights=Weights.load(whole.save(tmp_path / "w.safetensors"))).weights.hash == whole.hash
+    assert set(whole.card.made["ranges"]) == {"momentum 0", "momentum 1", "momentum 2", "unevenness"}
+    assert all(np.isfinite(ends).all() for ends in whole.card.made["ranges"].values())
 
 
 def test_a_checkpoint_holds_everything_that_changes(tmp_path: Path) -> None:
@@ -101,9 +115,16 @@ def test_pairs_differ_in_their_weights_alone() -> None:
     assert not torch.equal(particles.params[0][0], particles.params[0][2])  # but pairs are different trainings
 
 
-def test_a_particle_is_the_ordinary_training_of_the_same_weights() -> None:
-    """The unrolled loop against the engine: a constant schedule, one pair, from its first step."""
-    meta = asked(horizons=Horizons(low=30, high=30, schedule="constant", staggered=False), pairs=1)
+CELO2: dict[str, Any] = {  # deep enough for a hidden matrix
+    "direction": Direction(others_rate=5.0), "features": Features(clipped=True, times=(), scale_free=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", [{}, CELO2], ids=["small_fc", "celo2"])
+def test_a_particle_is_the_ordinary_training_of_the_same_weights(changed: dict[str, Any]) -> None:
+    """The unrolled loop against the part: a constant schedule, one pair, from its first step."""
+    changed = changed | {"tasks": (task(depth=3),)}
+    meta = asked(horizons=Horizons(low=30, high=30, schedule="constant", staggered=False), pairs=1, **changed)
     work = _Work(meta, CPU)
     state = work.first()
     weights, unroll = work.weights(state), work.unrolls[0]
@@ -111,7 +132,9 @@ def test_a_particle_is_the_ordinary_training_of_the_same_weights() -> None:
     start = [p[0].clone() for p in particles.params]
     inputs, targets = unroll.inner.batches(unroll.seeds, 0, 5)
     told = unroll.truncation(work._tree(state.theta[None].expand(2, -1)), particles, 0, 5)
-    part, groups = SmallFC(weights=weights), unroll.inner.groups
+    groups, part = unroll.inner.groups, part_of(weights, meta.step_size, meta.direction)
+    names = ["lr", "weight_decay"] + (["others_rate", "beta1", "beta2", "eps"] if meta.direction else [])
+    numbers = {name: torch.tensor(float(getattr(part, name))) for name in names}
     params = [p.clone() for p in start]
     states = [[part.init(t, g.site) for t in p] for p, g in zip(params, groups, strict=True)]
     for step in range(5):
@@ -120,7 +143,7 @@ def test_a_particle_is_the_ordinary_training_of_the_same_weights() -> None:
         assert float(loss[0]) == pytest.approx(float(told.plus[step, 0]), rel=1e-4)
         for index, group in enumerate(groups):
             for place in range(len(group.names)):
-                hp = {"lr": torch.tensor(group.scale.lr), "weight_decay": torch.tensor(0.0)}
+                hp = numbers | {"lr": numbers["lr"] * group.scale.lr}
                 before = params[index][place].clone()
                 move, states[index][place] = part.update(
                     grads[index][0, place], states[index][place], before, hp, group.site
@@ -224,6 +247,7 @@ def test_its_weights_are_trained_with_like_any_part(tmp_path: Path) -> None:
         ({"hidden": 4096}, "hidden=4096"),
         ({"validation": 1.0}, "validation=1.0"),
         ({"validation": float("nan")}, "validation=nan"),
+        ({"direction": Direction()}, "Celo2 has no time"),
     ],
 )
 def test_a_question_without_sense_is_refused(change: dict[str, Any], said: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from windtunnel.files import sha256
 from windtunnel.meaning import describe
 from windtunnel.meta.local import Local, LocalInner
 from windtunnel.meta.matrix import Filled, Matrix, Rule
+from windtunnel.meta.rules import Direction, part_of
 from windtunnel.meta.task import Inner, Task, generator_of
 from windtunnel.meta.unroll import Horizons, Particles, Theta, Told, Unroll, decays_of
 from windtunnel.parts.learned import native
 from windtunnel.parts.learned.familiar import ranges_of
 from windtunnel.parts.learned.features import Features, Moments
 from windtunnel.parts.learned.outer import STATISTICS
-from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Card, Weights
 from windtunnel.recipe import Parametrization
 from windtunnel.runs import canonical
@@ -55,6 +55,10 @@ class MetaTraining:
     examples, it is the loss after the step on a batch of that share, on which no particle is trained (2009.11243). The
     judge's held-out examples are in neither.
 
+    With `direction` the rule is Celo2 in place of small_fc: `step_size` is then the rate of hidden matrices while it is
+    trained, about a tenth of tuned Adam's (guess), and the weights are free of it. It takes `Features(clipped=True,
+    times=(), scale_free=True)`.
+
     Raises InputError for tasks of different parametrizations and for numbers without sense.
     """
 
@@ -77,6 +81,7 @@ class MetaTraining:
     clip: float = 1.0
     validation: float = 0.0
     local: Local | None = None
+    direction: Direction | None = None
     matrix: Matrix | None = None  # what the weights are judged on afterwards; the weights do not depend on it
     beside: Mapping[str, Rule] = field(default_factory=dict)  # further rules of the matrix
 
@@ -102,17 +107,25 @@ class MetaTraining:
             raise InputError(
                 f"The features have more={self.features.more}; with this local training it is {statistics}."
             )
+        if self.direction is not None and (self.features.times or not self.features.clipped or self.local is not None):
+            raise InputError(
+                f"Celo2 has no time in its features, looks at clipped gradients and is no outer rule, and this is "
+                f"{self.features}, local={self.local}; give features=Features(clipped=True, times=(), "
+                f"scale_free=True) and no local."
+            )
         if wrong or not 1 <= self.hidden <= native.MOST_HIDDEN:
             raise InputError(f"MetaTraining has {', '.join(wrong) or f'hidden={self.hidden}'}; give positive numbers.")
 
     def describe(self) -> dict[str, Any]:
         """Plain data: everything that the result depends on."""
-        apart = ("tasks", "features", "horizons", "local", "matrix", "beside")
+        apart = ("tasks", "features", "horizons", "local", "direction", "matrix", "beside")
         numbers = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in apart}
         if not self.validation:
             del numbers["validation"]  # as it was before there was any, so that keys stay
         tasks = [task.describe() for task in self.tasks]
         held = {**numbers, "features": asdict(self.features), "horizons": asdict(self.horizons), "tasks": tasks}
+        if self.direction is not None:
+            held |= {"direction": asdict(self.direction)}
         if self.local is None:
             return held
         steps = [describe(task.recipe.optimizer) for task in self.tasks]
@@ -136,7 +149,8 @@ class MetaTraining:
         if self.matrix is None or self.local is not None:
             raise InputError("There is no matrix to judge by: give MetaTraining(matrix=Matrix(...)), without local.")
         own = Rule(
-            optimizer=SmallFC(weights=weights), parametrization=weights.parametrization(), schedule=self.horizons.part()
+            optimizer=part_of(weights, self.step_size, self.direction), schedule=self.horizons.part(),
+            parametrization=weights.parametrization(),
         )  # fmt: skip
         return self.matrix.run(Store(str(store)), {"learned": own, **self.beside})
 
@@ -207,6 +221,7 @@ class _Work:
             Unroll(
                 _inner(asked, task, device), features=asked.features, step_size=asked.step_size,
                 magnitude=asked.magnitude, horizons=asked.horizons, pairs=asked.pairs, seed=asked.seed, compile=compile,
+                direction=asked.direction,
             )
             for task in asked.tasks
         ]  # fmt: skip
@@ -284,17 +299,26 @@ class _Work:
             "inner_steps": asked.inner_steps(state.step), "tasks": [task.describe()["name"] for task in asked.tasks],
             "rungs": [str(task.rung) for task in asked.tasks], "widths": [task.rung.width for task in asked.tasks],
             "depths": [task.rung.depth for task in asked.tasks], "schedule": asked.horizons.schedule,
-            "ranges": ranges_of(moments for particles in state.particles for moments in particles.moments),
+            "ranges": ranges_of(self._of_the_network(state)),
             "last_meta_loss": sum(map(sum, tail)) / sum(map(len, tail)) if tail else None, "licence": "Apache-2.0",
             "estimator": asked.estimator, "std": asked.std, "pairs": asked.pairs, "truncation": asked.truncation,
             **({"validation": asked.validation} if asked.validation else {}),
         }  # fmt: skip
+        free = asked.direction is not None  # of the step size: the user's rate is all that a step is multiplied by
+        if asked.direction is not None:
+            made |= {"step_size": asked.step_size, **asdict(asked.direction)}
         card = Card(
-            rule="small_fc", features=asked.features, step_size=asked.step_size, magnitude=asked.magnitude,
+            rule="celo2" if free else "small_fc", features=asked.features,
+            step_size=1.0 if free else asked.step_size, magnitude=0.0 if free else asked.magnitude,
             parametrization=_said_of(asked.tasks[0].recipe.parametrization), horizon=asked.horizons.high,
             decays=decays, made=made, outer=asdict(asked.local) if asked.local is not None else {},
         )  # fmt: skip
         return Weights.of(card, tree)
+
+    def _of_the_network(self, state: State) -> Iterator[Moments]:
+        """The accumulators of tensors that the network moves."""
+        for unroll, particles in zip(self.unrolls, state.particles, strict=True):
+            yield from (m for m, mover in zip(particles.moments, unroll.movers, strict=True) if mover.learned)
 
     # checkpoints
 

@@ -15,18 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from windtunnel.meta.rules import Direction, mover
 from windtunnel.meta.task import Inner, generator_of
-from windtunnel.parts.learned import native, network
-from windtunnel.parts.learned.features import (
-    Features,
-    Layout,
-    Moments,
-    first_moments,
-    layout_of,
-    seen,
-    unseen,
-)
-from windtunnel.parts.learned.outer import further
+from windtunnel.parts.learned import native
+from windtunnel.parts.learned.features import Features, Moments
 from windtunnel.parts.schedules import Constant, Cosine
 from windtunnel.train.pack import Group, initial_params
 
@@ -94,13 +86,13 @@ class Unroll:
 
     def __init__(
         self, inner: Inner, *, features: Features, step_size: float, magnitude: float, horizons: Horizons, pairs: int,
-        seed: int, compile: bool,
+        seed: int, compile: bool, direction: Direction | None = None,
     ) -> None:  # fmt: skip
-        self.inner, self.features, self.step_size, self.magnitude = inner, features, step_size, magnitude
+        self.inner = inner
         self.horizons, self.pairs, self.compile = horizons, pairs, compile
         self.local = getattr(inner, "local", None)
         self.seeds = [_mixed(seed, inner.task.name, pair) for pair in range(pairs)]
-        self.layouts = [layout_of(group.site.shape, features.square_axes) for group in inner.groups]
+        self.movers = [mover(group.site, features, magnitude, direction) for group in inner.groups]
         self._made: tuple[Any, list[Tensor]] = (None, [])  # the last factors
         self.rates = [group.scale.lr * step_size for group in inner.groups]
 
@@ -183,30 +175,25 @@ class Unroll:
         steps = torch.tensor([float(s) for s in particles.steps], device=device).repeat_interleave(2)
         shares = [self.horizons.share(s, h) for s, h in zip(particles.steps, particles.horizons, strict=True)]
         share = torch.tensor(shares, device=device).repeat_interleave(2)
-        for index, (group, layout) in enumerate(zip(self.inner.groups, self.layouts, strict=True)):
+        for index, (group, moving) in enumerate(zip(self.inner.groups, self.movers, strict=True)):
             count = len(group.names)
             rows = decays if count == 1 else decays.repeat_interleave(count, 0)
-            rate = (share if count == 1 else share.repeat_interleave(count)) * -self.rates[index]
-            param = particles.params[index]
-            grad, held = seen(grads[index].flatten(0, 1), layout), seen(param.flatten(0, 1), layout)
+            rates = (share if count == 1 else share.repeat_interleave(count)) * -self.rates[index]
             at = steps if count == 1 else steps.repeat_interleave(count)
-            net, old = wide[index], particles.moments[index]
-            more = self._further(index, layout, grad)
-            if not more and native.suits(grad, net["w1"].shape[-1]):
-                moved = native.step(net, self.features, self.magnitude, grad, held, old, old, layout, rows, at, rate)
-            else:
-                said, old = network.moved(net, self.features, self.magnitude, grad, held, old, rows, layout, at, more)
-                moved, particles.moments[index] = said * rate[:, None, None, None], old
-            param.add_(unseen(moved, layout, group.site.shape).view_as(param))
+            param, grad = particles.params[index], grads[index].flatten(0, 1)
+            moved, particles.moments[index] = moving.moved(
+                wide[index], grad, param.flatten(0, 1), particles.moments[index], rows, at, rates, self._told(index)
+            )
+            param.add_(moved.view_as(param))
             if self.local is not None and self.local.residual:
                 param.sub_(grads[index])
 
-    def _further(self, index: int, layout: Layout, grad: Tensor) -> tuple[Tensor, ...]:
+    def _told(self, index: int) -> Mapping[str, Tensor]:
         """What the workers say besides their mean, where the rule looks at it."""
         if self.local is None or not self.local.statistics:
-            return ()
+            return {}
         found = self.inner.statistics[index]  # pyright: ignore[reportAttributeAccessIssue]
-        return further({n: seen(t.flatten(0, 1), layout) for n, t in found.items()}, grad)
+        return {name: told.flatten(0, 1) for name, told in found.items()}
 
     def _for_group(self, nets: Mapping[str, Tensor], group: Group) -> Theta:
         count = len(group.names)
@@ -220,10 +207,10 @@ class Unroll:
             particles.horizons[pair] = self.horizons.draw(self.seeds[pair], particles.lives[pair])
         params, moments = self._fresh([(pair, particles.lives[pair]) for pair in ended])
         rows = torch.tensor([2 * pair + side for pair in ended for side in (0, 1)], device=self.inner.device)
-        for index, group in enumerate(self.inner.groups):
-            count = len(group.names)
+        for index in range(len(self.inner.groups)):
             particles.params[index][rows] = params[index]
-            many = (rows[:, None] * count + torch.arange(count, device=rows.device)).flatten()
+            each = len(particles.moments[index].square) // len(particles.params[index])
+            many = (rows[:, None] * each + torch.arange(each, device=rows.device)).flatten()
             for old, new in zip(native.leaves(particles.moments[index]), native.leaves(moments[index]), strict=True):
                 old[many] = new
 
@@ -234,7 +221,7 @@ class Unroll:
         params = [p.repeat_interleave(2, 0) for p in drawn]
         if self.inner.task.rescaled > 1:
             params = [p / f for p, f in zip(params, self._factors(lives), strict=True)]
-        return params, [first_moments(seen(p.flatten(0, 1), x), x) for p, x in zip(params, self.layouts, strict=True)]
+        return params, [m.first(p.flatten(0, 1)) for p, m in zip(params, self.movers, strict=True)]
 
 
 def _decays(offsets: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from windtunnel.recipe import Site, tuned
 RULE = "celo2"
 MOST_GRADIENT = 1000.0  # entries of a gradient are held within this (published)
 OTHERS = AdamW(lr=1.0)  # its numbers are Celo2's own
+OTHERS_NUMBERS = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Celo2:
         self, grad: Tensor, state: dict[str, Tensor], param: Tensor, hp: Mapping[str, Tensor], site: Site
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The step to add to `param` and the new state."""
-        grad = grad.clamp(-MOST_GRADIENT, MOST_GRADIENT)
+        grad = bounded(grad)
         if site.role != "hidden":
             return OTHERS.update(grad, state, param, {**hp, "lr": hp["lr"] * hp["others_rate"]}, site)
         card = self.weights.card
@@ -83,12 +84,22 @@ class Celo2:
         if self.orthogonal:
             norm = torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True) + 1e-8
             direction = orthogonalize(direction / norm, self.rounds)
-        mean = direction.square().mean((-2, -1), keepdim=True)
-        return direction * torch.rsqrt(mean.clamp(min=1e-30))  # nothing stays nothing
+        return of_size_one(direction)
 
     def _opened(self, param: Tensor, site: Site) -> tuple[Tensor, Layout]:
         seen = matrices(param, site)
         return seen, layout_of(seen.shape[2:], self.weights.card.features.square_axes)
+
+
+def bounded(grad: Tensor) -> Tensor:
+    """A gradient as Celo2 takes it."""
+    return grad.clamp(-MOST_GRADIENT, MOST_GRADIENT)
+
+
+def of_size_one(direction: Tensor) -> Tensor:
+    """Each matrix of (batch, 1, out, in) over its root mean square."""
+    mean = direction.square().mean((-2, -1), keepdim=True)
+    return direction * torch.rsqrt(mean.clamp(min=1e-30))  # nothing stays nothing
 
 
 def matrices(tensor: Tensor, site: Site) -> Tensor:
