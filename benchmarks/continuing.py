@@ -30,8 +30,8 @@ from windtunnel.train.pack import Pack
 
 STAGE, RATE = 200, 2.0**-7
 WARMUP = 20 * STEP
-LADDER, TARGET = (16, 24, 32), 64
-REPLAYS = (0.0, 0.25)
+LADDER, TARGET = (16, 24, 32), 72
+REPLAYS = (0.0, 0.05, 0.25)
 OLD = "loss_on_english"
 
 

@@ -2,12 +2,13 @@
 
     python -m benchmarks.schedules horizons    # one trunk with four branches beside four cosine runs
     python -m benchmarks.schedules power       # (a, b) from small sweeps, then 2x width, 4x batch, 4x tokens
+    python -m benchmarks.schedules power256    # the same from width 64 to 256, as B21's check says; an hour of one core
     python -m benchmarks.schedules anneals     # anneals of 10 and 15 % of the infinite schedule
     python -m benchmarks.schedules domains     # three texts one after another
     python -m benchmarks.schedules choose      # the laws of curves pick a schedule, beside what was measured
 
 Each writes its part of benchmarks/results/schedules.json; runs are kept in a store, so a part goes on where it stopped.
-Byte transformers of depth 2, three seeds; the whole takes about 40 minutes of one core. A newcomer would compare
+Byte transformers of depth 2, three seeds; the rest takes about 40 minutes of one core. A newcomer would compare
 schedules at one learning rate without asking: WSD's and cosine's were swept, five values, three seeds.
 """
 
@@ -17,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,7 @@ OTHERS = {
     "linear to zero": linear_to_zero(warmup_tokens=WARMUP),
     "1-sqrt over 20 %": Cooldown(warmup_tokens=WARMUP, decay=0.2, shape=OneMinusSqrt()),
 }
-BASE_STEPS, TARGET_STEPS = (200, 400, 800), (200, 400, 800)  # the target's steps are of 1024 tokens
-TARGET: dict[str, Any] = {"width": 64, "batch": 4 * BATCH}
+BASE_STEPS = (200, 400, 800)
 TARGET_RATES = (2.0**-7, 2.0**-6, 2.0**-5)
 PEAK = 2.0**-5  # eta_max of the Power schedule: the top of the swept rates, all of which train
 STAGE = 800  # steps on each of three domains
@@ -127,44 +128,46 @@ def exponent(found: Sequence[Run]) -> dict[str, float]:
     return {"beta": float(fit.theta[2]), "low": float(low), "high": float(high)}
 
 
-def power() -> dict[str, Any]:
-    """B21: (a, b) at width 32, then the schedule at width 64, four times the batch and tokens, and at its prefixes."""
-    fit = fit_power_schedule(runs(WSD10, grid(steps=BASE_STEPS, rates=RATES)))
+def power(base: int = 32, target: int = 64, lengths: Sequence[int] = (200, 400, 800)) -> dict[str, Any]:
+    """B21: (a, b) at one width, then the schedule at another, four times the batch and tokens, and at its prefixes.
+
+    `lengths` are the target's, in steps of four times the base's tokens.
+    """
+    there: dict[str, Any] = {"width": target, "batch": 4 * BATCH}
+    fit = fit_power_schedule(runs(WSD10, grid(width=base, steps=BASE_STEPS, rates=RATES)))
     schedule = Power.of(a=round(fit.a, 6), b=round(fit.b, 3), peak=PEAK, batch_tokens=STEP, warmup_tokens=WARMUP)
-    ours = runs(schedule, grid(steps=TARGET_STEPS, rates=(PEAK,), **TARGET))
-    swept = runs(WSD10, grid(steps=TARGET_STEPS, rates=TARGET_RATES, seeds=SEEDS[:1], **TARGET))
+    ours = runs(schedule, grid(steps=lengths, rates=(PEAK,), **there))
+    swept = runs(WSD10, grid(steps=lengths, rates=TARGET_RATES, seeds=SEEDS[:1], **there))
     found: dict[str, Any] = {
-        "a": fit.a, "b": fit.b, "b_error": fit.b_error, "caveats": fit.caveats, "peak": PEAK,
+        "widths": [base, target], "a": fit.a, "b": fit.b, "b_error": fit.b_error, "caveats": fit.caveats, "peak": PEAK,
         "knee in steps": {b: schedule.at_batch(b * STEP).knee_tokens / (b * STEP) for b in (1, 4)},
-        "target sweep": {r: {s: mean(at(swept, s, lr=r)) for s in TARGET_STEPS} for r in TARGET_RATES},
-        "rate foretold at the target": {s: fit.rate(4 * s * STEP, 4 * STEP) for s in TARGET_STEPS},
+        "target sweep": {r: {s: mean(at(swept, s, lr=r)) for s in lengths} for r in TARGET_RATES},
+        "rate foretold at the target": {s: fit.rate(4 * s * STEP, 4 * STEP) for s in lengths},
         "target": {},
     }  # fmt: skip
-    best = {
-        s: min(TARGET_RATES, key=lambda r, s=s: np.nan_to_num(mean(at(swept, s, lr=r)), nan=9)) for s in TARGET_STEPS
-    }
+    best = {s: min(TARGET_RATES, key=lambda r, s=s: np.nan_to_num(mean(at(swept, s, lr=r)), nan=9)) for s in lengths}
     for rate in dict.fromkeys(best.values()):
-        lengths = [s for s in TARGET_STEPS if best[s] == rate]
-        tuned = runs(WSD10, grid(steps=lengths, rates=(rate,), **TARGET))
-        for s in lengths:
+        at_rate = [s for s in lengths if best[s] == rate]
+        tuned = runs(WSD10, grid(steps=at_rate, rates=(rate,), **there))
+        for s in at_rate:
             row = {"best swept rate": rate, "power": mean(at(ours, s)), "re-tuned WSD": mean(at(tuned, s))}
             found["target"][s] = row | {"power over re-tuned, %": paired(at(ours, s), at(tuned, s))}
-    still = runs(replace(schedule, batch_tokens=None), grid(steps=TARGET_STEPS[:2], rates=(PEAK,), **TARGET))
+    still = runs(replace(schedule, batch_tokens=None), grid(steps=lengths[:2], rates=(PEAK,), **there))
     found["target, knee of the base's batch"] = {
-        s: paired(at(still, s), at(runs(WSD10, grid(steps=(s,), rates=(best[s],), **TARGET)), s))
-        for s in TARGET_STEPS[:2]
+        s: paired(at(still, s), at(runs(WSD10, grid(steps=(s,), rates=(best[s],), **there)), s)) for s in lengths[:2]
     }
-    found["base"] = at_base(schedule)
+    found["base"] = at_base(schedule, base)
     return found
 
 
-def at_base(schedule: Power) -> dict[int, Any]:
+def at_base(schedule: Power, width: int) -> dict[int, Any]:
     """Prefixes with a decay beside WSD runs at the best rate swept for each length, where it was fitted."""
-    ours = runs(schedule, grid(steps=(*BASE_STEPS, 1600), rates=(PEAK,)))
+    longer = (1600,) if width == 32 else ()  # with the rate that was best at 800
+    ours = runs(schedule, grid(width=width, steps=(*BASE_STEPS, *longer), rates=(PEAK,)))
     found = {}
-    for steps in (*BASE_STEPS, 1600):
-        swept = RATES if steps in BASE_STEPS else (RATE,)  # the longest has the rate that was best at 800
-        theirs = runs(WSD10, grid(steps=BASE_STEPS if steps in BASE_STEPS else HORIZONS, rates=swept))
+    for steps in (*BASE_STEPS, *longer):
+        swept = RATES if steps in BASE_STEPS else (RATE,)
+        theirs = runs(WSD10, grid(width=width, steps=BASE_STEPS if steps in BASE_STEPS else HORIZONS, rates=swept))
         best = min(swept, key=lambda r, s=steps, t=theirs: mean(at(t, s, lr=r)))
         found[steps] = {"rate": best, "power over WSD, %": paired(at(ours, steps), at(theirs, steps, lr=best))}
     return found
@@ -276,7 +279,10 @@ def beside(fit: Any, every: dict[str, tuple[Any, Callable[[int], list[Run]]]], s
     }  # fmt: skip
 
 
-PARTS = {"horizons": horizons, "power": power, "anneals": anneals, "domains": domains, "choose": choose}
+PARTS = {
+    "horizons": horizons, "power": power, "power256": partial(power, 64, 256, (400, 800)), "anneals": anneals,
+    "domains": domains, "choose": choose,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ def _times(multiple: float) -> str:
 
 def _single(line: Line) -> str:
     value = line.value
-    figure = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    figure = f"{value.value:.2f}" + (f" [{value.low:.2f}, {value.high:.2f}]" if value.pairs > 1 else "")
     held = "" if line.holds is None else "met" if line.holds else "missed"
     return f"| {line.idea} | {line.measured} | {figure} | {value.pairs} | {line.bar} | {held} |"
 

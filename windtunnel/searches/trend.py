@@ -1,7 +1,8 @@
 """What is expected before the surrogate: for each size a level, and a slope on the prior mean, with their doubt.
 
-log loss = a + b m(x), b near 1: settings differ at one size about as they do at another. A newcomer would subtract the
-mean and forget a and b; then a handful of runs near the best setting make the process sure of all the others too.
+log loss = a + b m(x), b near 1 at the smallest size, and drifting along sizes: settings differ at one size about as
+they do at the next. A newcomer would subtract the mean and forget a and b; then a handful of runs near the best setting
+make the process sure of all the others too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import numpy as np
 # Settings (points, dimensions) to their expected log loss, up to a constant, and the standard deviation of its doubt.
 Mean = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-SLOPE = 0.2  # standard deviation of b about 1 before any run (guess)
+# Standard deviations of b: its drift over a factor e in size, the same way all along, and what each size has of its
+# own. Of mixtures, where a larger model forgives a wrong one less, b rose by 0.9 and by 0.3 over such a factor on two
+# ladders (measured, benchmarks/mixtures.py: 1.7 at the largest size of both).
+DRIFT, OWN = 0.6, 0.15
 LEVEL = 10.0  # of a: nothing is known
 UNSEEN = 0.1  # of the level of a size without runs, about the line through its neighbours (guess)
 LEAST = 1e-3  # noise of one log loss at least: repeated seeds of small models differ by more (guess)
@@ -53,16 +57,20 @@ def fit_trend(
 ) -> Trend:
     """Level and slope of each fidelity from its runs: `at` are the places of their fidelities, `logs` their losses."""
     raw = np.zeros(len(settings)) if mean is None else mean(settings)[0]
-    centre = float(raw.mean())
+    centre, count = float(raw.mean()), len(fidelities)
     columns = _columns(mean, settings, centre)
     most = int(np.argmax(np.bincount(at)))  # what one run may be off its line is known best where there are most runs
     least = max(float(np.std((logs - columns[:, 1])[at == most])), LEAST)
-    fitted = [
-        _line(columns[at == f], logs[at == f], least) if (at == f).any() else None for f in range(len(fidelities))
-    ]
-    levels = [None if line is None else float(line[0][0]) for line in fitted]
-    lines = [line or _unseen(fidelities, levels, f) for f, line in enumerate(fitted)]
-    return Trend(mean, tuple(fidelities), centre, np.array([c for c, _ in lines]), np.array([v for _, v in lines]))
+    there = [bool((at == f).any()) for f in range(count)]
+    found, covariance = _lines(columns, at, logs, _prior(fidelities), least)
+    levels = [float(found[f]) if known else None for f, known in enumerate(there)]
+    coefficients, covariances = [], []
+    for f, known in enumerate(there):
+        pair = np.ix_((f, count + f), (f, count + f))
+        coefficients.append((found[f] if known else level_at(fidelities, levels, f), found[count + f]))
+        own = covariance[pair] if known else np.diag([UNSEEN**2, covariance[count + f, count + f]])
+        covariances.append(own)
+    return Trend(mean, tuple(fidelities), centre, np.array(coefficients), np.array(covariances))
 
 
 def level_at(fidelities: Sequence[float], levels: Sequence[float | None], place: int) -> float:
@@ -81,17 +89,30 @@ def _columns(mean: Mean | None, settings: np.ndarray, centre: float) -> np.ndarr
     return np.column_stack([np.ones(len(settings)), raw - centre])
 
 
-def _line(columns: np.ndarray, logs: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Bayesian least squares with b near 1 and the residuals' own spread as noise; coefficients and covariance."""
-    precision, prior = np.diag([LEVEL**-2.0, SLOPE**-2.0]), np.array([0.0, 1.0])
-    noise = max(float(np.std(logs - columns[:, 1])), least)
-    found, covariance = prior, np.eye(2)
+def _prior(fidelities: Sequence[float]) -> np.ndarray:
+    """Covariance of all levels, then all slopes, before any run; the smallest size's slope is 1."""
+    count, far = len(fidelities), np.log(np.asarray(fidelities) / min(fidelities))
+    prior = np.zeros((2 * count, 2 * count))
+    prior[:count, :count] = LEVEL**2 * np.eye(count)
+    prior[count:, count:] = DRIFT**2 * np.outer(far, far) + OWN**2 * np.eye(count)
+    return prior
+
+
+def _lines(
+    columns: np.ndarray, at: np.ndarray, logs: np.ndarray, prior: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bayesian least squares of all levels and slopes, each size with its residuals' own spread as noise."""
+    count = len(prior) // 2
+    design = np.zeros((len(logs), 2 * count))
+    design[np.arange(len(logs)), at], design[np.arange(len(logs)), count + at] = columns.T
+    expected = np.repeat([0.0, 1.0], count)
+    off = logs - columns[:, 1]  # from slopes of 1, with any level
+    off = off - (np.bincount(at, off, count) / np.maximum(np.bincount(at, minlength=count), 1))[at]
+    precision, found, covariance = np.linalg.inv(prior), expected, prior
     for _ in range(3):
-        covariance = np.linalg.inv(columns.T @ columns / noise**2 + precision)
-        found = covariance @ (columns.T @ logs / noise**2 + precision @ prior)
-        noise = max(float(np.sqrt(np.mean((logs - columns @ found) ** 2))), least)
+        spread = np.sqrt(np.bincount(at, off**2, count) / np.maximum(np.bincount(at, minlength=count), 1))
+        weighted = design / np.maximum(spread, least)[at, None] ** 2
+        covariance = np.linalg.inv(weighted.T @ design + precision)
+        found = covariance @ (weighted.T @ logs + precision @ expected)
+        off = logs - design @ found
     return found, covariance
-
-
-def _unseen(fidelities: Sequence[float], levels: Sequence[float | None], place: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([level_at(fidelities, levels, place), 1.0]), np.diag([UNSEEN**2, SLOPE**2])
