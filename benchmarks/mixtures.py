@@ -36,9 +36,9 @@ from windtunnel.train.pack import Pack
 
 TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", "../shared/data/text"))
 SOURCES = ("english", "german", "code")
-WIDTHS, SEEDS, PARTS = (16, 24, 32), (0, 1, 2), 6
-TOKENS_PER_WIDTH, RATE = 1280, 2e-2
-BUDGET, FIRST, REPEATS = 10.0, 6, 3  # budget of single-fidelity search in runs of the target; half for the other
+WIDTHS, SEEDS, PARTS = (32, 64, 128), (0, 1, 2), 6
+TOKENS_PER_WIDTH, RATE = 1280, 1e-2
+BUDGET, FIRST, REPEATS = 10.0, 6, 6  # budget of single-fidelity search in runs of the target; half for the other
 WITHIN = 0.01
 MEAN = MixtureMean(weights=dict.fromkeys(SOURCES, 1 / 3))
 GRID = [(i / PARTS, j / PARTS, 1 - (i + j) / PARTS) for i in range(PARTS + 1) for j in range(PARTS + 1 - i)]
@@ -115,17 +115,20 @@ def replayed(
     def at(point: Point) -> int:
         return places[tuple(round(point.values[name], 4) for name in SOURCES)]
 
-    def heard(place: int, fidelity: int) -> Told:
-        whole, *parts = losses[place, widths[fidelity], seed % len(SEEDS)].tolist()
-        named = dict(zip(SOURCES, parts, strict=True))
+    def heard(place: int, fidelity: int, again: int) -> Told:
+        """A point that is bought again has the next seed."""
+        assert again < len(SEEDS)
+        whole, *parts = losses[place, widths[fidelity], (seed + again) % len(SEEDS)].tolist()
+        named: dict[str, float] = dict(zip(SOURCES, parts, strict=True))
         return Told(Point(dict(zip(SOURCES, GRID[place], strict=True)), fidelity), whole, named)
 
     asked, steps = known.setdefault("asked", []), known.setdefault("steps", [])
-    told = [heard(*each) for each in asked]
+    told = [heard(i, f, asked[:n].count([i, f])) for n, (i, f) in enumerate(asked)]
     while wanted := search.ask(told):
         for point in wanted:
-            asked.append((at(point), point.fidelity))
-            told.append(heard(*asked[-1]))
+            place = at(point)
+            told.append(heard(place, point.fidelity, asked.count([place, point.fidelity])))
+            asked.append([place, point.fidelity])
         if len(told) >= FIRST // 2:
             regret = float(truth[at(search.best(told))] / truth.min() - 1)
             steps.append({"spent": search.spent(told) / search.costs[-1], "regret": regret})
@@ -192,8 +195,9 @@ def main() -> None:
         if "found" not in here:
             widths = range(len(WIDTHS))[-len(options["costs"]) :]
             search = Bayes(
-                space=space, candidates=candidates, first=FIRST, seed=seed, costs=tuple(options["costs"]),
-                budget=BUDGET * costs[-1] / (1 if len(options["costs"]) == 1 else 2), mean=options.get("mean"),
+                space=space, candidates=candidates, repeats=len(SEEDS), first=FIRST, seed=seed,
+                costs=tuple(options["costs"]), mean=options.get("mean"),
+                budget=BUDGET * costs[-1] / (1 if len(options["costs"]) == 1 else 2),
             )  # fmt: skip
             here["found"] = replayed(search, losses, seed, widths, here, keep)
             keep()

@@ -1,9 +1,10 @@
 """Train what the gallery misses, and write its table: docs/gallery.md, from stored runs and nothing else.
 
-    python -m studies.gallery [--store runs/gallery] [--devices 2] [--table] [--only "few labels" ...]
+    python -m studies.gallery [--store runs/gallery] [--devices 2] [--table] [--only "few labels" ...] [--ladders ...]
 
 `--table` trains nothing: what is not trained is left out and said. `--only` trains and measures these single claims
-alone (each keeps its figures in a file of its own in `checked/`). About two hours on two CPU cores.
+alone (each keeps its figures in a file of its own in `checked/`), `--ladders` these ladders alone. About two hours on
+two CPU cores.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import windtunnel as wt
-from studies.gallery import checks_anchors, checks_continual, checks_data, checks_hard
+from studies.gallery import adapted, checks_anchors, checks_continual, checks_data, checks_hard
 from studies.gallery.adapted import ADAPTED
 from studies.gallery.checks import CHECKS, Line
 from studies.gallery.checks_search import SEARCHES
+from studies.gallery.labels import study as labels
 from studies.gallery.networks import NETWORKS
 from studies.gallery.study import study
 from windtunnel.launch.here import Here
@@ -30,7 +32,16 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "gallery.md"
 TIMES = (10, 100)
 KEPT, LADDER = HERE / "checked", HERE / "results.json"
+LADDERS = {
+    "Byte transformers on the standard library's source": study,
+    "Digits of which a fifth is labelled wrong": labels,
+}
+if adapted.PROSE.is_file():
+    from studies.gallery.moved import study as moved
+
+    LADDERS["Byte transformers moved from English prose to source, judged on the source"] = moved
 OF_DATA = checks_data.CHECKS | checks_hard.CHECKS | checks_continual.CHECKS | checks_anchors.CHECKS
+NAMED = {ladder.name: ladder for ladder in LADDERS.values()}
 ALL_CHECKS = CHECKS | NETWORKS | ADAPTED | SEARCHES | OF_DATA
 
 
@@ -39,13 +50,16 @@ HEAD = """# Gallery
 Written by `python -m studies.gallery` from stored runs; failures and nulls stay in. Every idea is one file in
 `windtunnel/ideas/`.
 
-## On one ladder
+## On ladders
 
-Byte transformers of widths {widths}, depth {depth}, {tokens:,} tokens of the standard library's source, {seeds} seeds
-paired with the base; each recipe has its own tuning ({points} values, then {points} around the best). The gap is the
-idea's expected loss minus the base's, in percent of it, with its 90 % interval: the ladder's is what was measured, the
-others are forecasts that nobody has trained. The multiplier is base compute for the idea's loss over the idea's own
-compute, at 10 times the top rung's.
+Every idea beside one base at each rung, {seeds} seeds paired with it; each recipe has its own tuning ({points} values,
+then {points} around the best). The gap is the idea's expected loss minus the base's, in percent of it, with its 90 %
+interval: the ladder's is what was measured, the others are forecasts that nobody has trained. The multiplier is base
+compute for the idea's loss over the idea's own compute, at 10 times the top rung's.
+"""
+TABLE = """### {about}
+
+Widths {widths}, depth {depth}, {tokens:,} tokens a run.
 
 | idea | gap on the ladder, % | at 10x compute | at 100x | multiplier | verdict at 10x |
 |---|---|---|---|---|---|"""
@@ -58,14 +72,14 @@ Bars are the ones that were proposed before measuring; one is met only if the wh
 |---|---|---|---|---|---|"""
 
 
-def at(result: Result, name: str, times: float) -> wt.Verdict:
+def at(study: wt.Study, result: Result, name: str, times: float) -> wt.Verdict:
     """The verdict at `times` the compute of the base's top rung, at the ladder's own horizon."""
     top = max((run for run in result.ladder["base"] if run.finished), key=lambda run: run.size.params)
     target = wt.Target(params=top.size.params * times, tokens=top.spec.rung.tokens)
     return wt.compare(result.ladder["base"], result.ladder[name], target, name=name, study=study.name)
 
 
-def rows(result: Result) -> list[dict[str, Any]]:
+def rows(study: wt.Study, result: Result) -> list[dict[str, Any]]:
     """A row an idea whose ladder is trained."""
     found, widths = [], [rung.width for rung in study.ladder.rungs]
     for idea in study.ideas:
@@ -73,7 +87,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
         losses = {w: [r.loss for r in runs if r.spec.rung.width == w] for w in widths}
         if sum(map(len, losses.values())) < len(widths) * study.ladder.seeds:
             continue
-        verdicts = {times: at(result, idea.__name__, times) for times in TIMES}
+        verdicts = {times: at(study, result, idea.__name__, times) for times in TIMES}
         found.append({
             "idea": idea.__name__,
             "claim": inspect.getdoc(idea),
@@ -103,22 +117,18 @@ def _line(said: dict[str, Any]) -> Line:
     return Line(**said | {"value": Difference(**said["value"])})
 
 
-def page(found: Sequence[dict[str, Any]], lines: Sequence[Line]) -> str:
-    """The gallery as Markdown."""
-    rungs = study.ladder.rungs
-    widths = ", ".join(str(rung.width) for rung in rungs)
-    head = HEAD.format(
-        widths=widths,
-        depth=rungs[0].depth,
-        tokens=rungs[0].tokens,
-        seeds=study.ladder.seeds,
-        points=study.tuning.points,
-    )
-    out = [head, *[_row(row) for row in found], ""]
-    out += [*[f"- **{row['idea']}**: {_plain(row['claim'])}" for row in found], ""]
-    failed = [f"- {row['idea']}: {said}" for row in found for said in row["failed"]]
-    if failed:
-        out += ["Runs that did not finish, left out of the gaps:", "", *failed, ""]
+def page(found: dict[str, list[dict[str, Any]]], lines: Sequence[Line]) -> str:
+    """The gallery as Markdown; `found` by the names of ladders."""
+    out = [HEAD.format(seeds=study.ladder.seeds, points=study.tuning.points)]
+    for about, ladder in LADDERS.items():
+        rungs, told = ladder.ladder.rungs, found.get(ladder.name, [])
+        widths = ", ".join(str(rung.width) for rung in rungs)
+        out += [TABLE.format(about=about, widths=widths, depth=rungs[0].depth, tokens=rungs[0].tokens)]
+        out += [*[_row(row) for row in told], ""]
+        out += [*[f"- **{row['idea']}**: {_plain(row['claim'])}" for row in told], ""]
+        failed = [f"- {row['idea']}: {said}" for row in told for said in row["failed"]]
+        if failed:
+            out += ["Runs that did not finish, left out of the gaps:", "", *failed, ""]
     if lines:
         out += [SINGLE, *[_single(line) for line in lines], ""]
     return "\n".join(out)
@@ -153,8 +163,8 @@ def _plain(claim: str) -> str:
     return " ".join(claim.split())
 
 
-def _on_the_ladder(store: wt.Store, devices: int | None, table: bool) -> list[dict[str, Any]]:
-    return rows(answer(study, store) if table else study.run(store, launcher=Here(devices=devices)))
+def _on_the_ladder(study: wt.Study, store: wt.Store, devices: int | None, table: bool) -> list[dict[str, Any]]:
+    return rows(study, answer(study, store) if table else study.run(store, launcher=Here(devices=devices)))
 
 
 def main() -> None:
@@ -164,19 +174,22 @@ def main() -> None:
     parser.add_argument("--devices", type=int)
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--only", nargs="+", choices=ALL_CHECKS, metavar="CHECK", help="measure these claims alone")
+    parser.add_argument("--ladders", nargs="+", choices=NAMED, metavar="LADDER", help="these ladders alone")
     args = parser.parse_args()
-    store = wt.Store(args.store)
-    for name in args.only or (() if args.table else ALL_CHECKS):
+    store, some = wt.Store(args.store), args.only or args.ladders
+    for name in args.only or (() if args.table or some else ALL_CHECKS):
         check(name, store)
-    found = json.loads(LADDER.read_text()) if args.only else _on_the_ladder(store, args.devices, args.table)
+    found = json.loads(LADDER.read_text()) if some else {}
+    for ladder in [NAMED[name] for name in args.ladders or ([] if some else NAMED)]:
+        found[ladder.name] = _on_the_ladder(ladder, store, args.devices, args.table)
     lines = checked()
     LADDER.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(found, lines))
-    left = [idea.__name__ for idea in study.ideas if idea.__name__ not in {row["idea"] for row in found}]
-    print(
-        f"{PAGE}: {len(found)} ideas on the ladder, {len(lines)} single figures"
-        + (f"; not trained: {left}" if left else "")
-    )
+    print(f"{PAGE}: {sum(map(len, found.values()))} ideas on ladders, {len(lines)} single figures")
+    for ladder in LADDERS.values():
+        there = {row["idea"] for row in found.get(ladder.name, [])}
+        if left := [idea.__name__ for idea in ladder.ideas if idea.__name__ not in there]:
+            print(f"not trained on {ladder.name}: {left}")
 
 
 if __name__ == "__main__":
