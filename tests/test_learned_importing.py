@@ -15,6 +15,7 @@ import torch
 
 from windtunnel.errors import InputError
 from windtunnel.parts.learned import foreign
+from windtunnel.parts.learned.features import Features
 from windtunnel.parts.learned.importing import (
     as_weights,
     from_celo,
@@ -24,6 +25,7 @@ from windtunnel.parts.learned.importing import (
     learned_decays,
 )
 from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.velo import VeLO
 from windtunnel.parts.learned.weights import Weights
 from windtunnel.scaling.rules.at_base import AtBase
 
@@ -219,8 +221,12 @@ def test_imported_weights_become_those_of_the_part_and_come_back_from_its_file(t
     assert back.card.made["sha256"] == got.facts["sha256"] and back.card.features.square_axes == "io"
     assert SmallFC(weights=back).parametrization == AtBase(width=1)
     velo = from_google(saved(tmp_path, packed(banked_tree(members=2, state=3, inputs=30))))
-    with pytest.raises(InputError, match="velo are no single network"):
-        as_weights(velo, step_size=1, parametrization=said, horizon=1000)
+    made = as_weights(velo, step_size=0.001, parametrization={"rule": "standard"}, horizon=200_000)
+    assert VeLO(weights=Weights.load(made.save(tmp_path / "velo.safetensors"))).weights.hash == made.hash
+    assert made.card.features == Features(clipped=True, times=())  # facts 2.3: no time, 30 inputs
+    celo = from_celo(saved(tmp_path, packed(banked_tree(members=2, state=3, inputs=18))))
+    with pytest.raises(InputError, match="no part for weights of celo"):
+        as_weights(celo, step_size=1, parametrization=said, horizon=1000)
 
 
 # what is refused

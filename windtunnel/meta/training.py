@@ -386,15 +386,22 @@ def _shapes(asked: MetaTraining) -> dict[str, tuple[int, ...]]:
 
 
 def _first_theta(asked: MetaTraining, shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
-    """Truncated normal weights of std 1 / sqrt(inputs), biases and offsets of decays zero (2203.11860)."""
-    generator, parts = generator_of(asked.seed, "theta"), []
-    for shape in shapes.values():
-        values = torch.zeros(shape)
+    """Truncated normal weights of std 1 / sqrt(inputs), biases and offsets of decays zero (2203.11860), and Adam.
+
+    Random networks kill what they train within a few steps, and some meta-trainings stay there (measured: one of seven
+    never learned, four needed 100 to 250 outer steps). So d begins as momentum over the root of the second moment,
+    which two units of each layer pass on; the others are random, and silent until they are trained.
+    """
+    generator, values = generator_of(asked.seed, "theta"), {n: torch.zeros(shape) for n, shape in shapes.items()}
+    for name, shape in shapes.items():
         if len(shape) == 2:
             std = shape[0] ** -0.5
-            torch.nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)
-        parts.append(values.flatten())
-    return torch.cat(parts)
+            torch.nn.init.trunc_normal_(values[name], std=std, a=-2 * std, b=2 * std, generator=generator)
+    if asked.hidden >= 2:
+        signs = torch.tensor([1.0, -1.0])
+        values["w0"][:, :2], values["w1"][:, :2], values["w2"][:, 0] = 0.0, 0.0, 0.0
+        values["w0"][asked.features.adam, :2], values["w1"][:2, :2], values["w2"][:2, 0] = signs, torch.eye(2), signs
+    return torch.cat([value.flatten() for value in values.values()])
 
 
 def _said_of(rule: Parametrization) -> dict[str, Any]:

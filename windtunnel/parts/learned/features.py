@@ -53,6 +53,11 @@ class Features:
         return (*range(head), *range(head + 12, head + 15), *range(self.count - self.more, self.count))
 
     @property
+    def adam(self) -> int:
+        """The shortest momentum over the root of the second moment, in the published order."""
+        return 6 + int(self.clipped)
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """Those that a row shares: its statistics, and one over their roots."""
         head = 13 + 2 * int(self.clipped)

@@ -38,8 +38,9 @@ MULO_OFFSETS = {
 FEATURES = {
     "small_fc": Features(),
     "celo2": Features(clipped=True, times=(), second_eps=1e-8, normaliser_eps=1e-9),
+    "velo": Features(clipped=True, times=()),
 }
-MAGNITUDE = {"small_fc": 0.001, "celo2": 0.0}  # Celo2 uses its direction alone
+MAGNITUDE = {"small_fc": 0.001, "celo2": 0.0, "velo": 0.001}  # Celo2 uses its direction alone
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,21 @@ def from_pylo_velo(
 def as_weights(
     found: Imported, *, step_size: float, parametrization: Mapping[str, Any], horizon: int, **made: Any
 ) -> Weights:
-    """Weights of small_fc or Celo2 for their part, with the published features.
+    """Weights of small_fc, Celo2 or VeLO for their part, with the published features.
 
-    `step_size` is what a step is multiplied by (small_fc 0.001, muLO 0.01, Celo2 1), `parametrization` and `horizon`
-    what they were trained under (`Card`): the file says neither. `made` (licence, tasks) is added to the card. Raises
-    InputError for Celo and VeLO, which have more than one network.
+    `step_size` is what a step is multiplied by (small_fc and VeLO 0.001, muLO 0.01, Celo2 1), `parametrization` and
+    `horizon` what they were trained under (`Card`): the file says neither. `made` (licence, tasks) is added to the
+    card. Raises InputError for Celo, which has no part here.
     """
     rule = found.facts["rule"]
     if rule not in FEATURES:
-        raise InputError(f"Weights of {rule} are no single network; those of {' and '.join(FEATURES)} are.")
+        raise InputError(f"There is no part for weights of {rule}; there is one for {', '.join(FEATURES)}.")
     card = Card(
         rule=rule, features=FEATURES[rule], step_size=step_size, magnitude=MAGNITUDE[rule], horizon=horizon,
         parametrization=parametrization, decays=found.decays, made={**found.facts, **made},
     )  # fmt: skip
-    return Weights.of(card, found.tensors)
+    used = {name: tensor for name, tensor in found.tensors.items() if not name.startswith("unused.")}  # one of VeLO's
+    return Weights.of(card, used)
 
 
 def learned_decays(offsets: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
