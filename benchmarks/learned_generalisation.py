@@ -28,12 +28,12 @@ import torch
 
 import windtunnel as wt
 from benchmarks.common import interval, write
-from benchmarks.learned_quality import SHORTER, trained_file
+from benchmarks.learned_quality import SHORTER, meta_trained
 from studies.learned import generalisation as asked
 from windtunnel.forecasts import Forecast, Verdict, compare, fit, score
 from windtunnel.launch.here import Here
 from windtunnel.laws.observations import Observations
-from windtunnel.parts.learned.weights import Weights, bundled
+from windtunnel.parts.learned.weights import Weights
 from windtunnel.parts.optimizers import AdamW, Muon
 from windtunnel.recipe import Judge, Tuned
 from windtunnel.runs import Run, RunSpec
@@ -54,11 +54,13 @@ SEARCHED = {
     "muadam_at_home": {"lr": RATE, "1 - beta1": FORGET, "1 - beta2": SLOWLY, "weight_decay": DECAY},
     "muon_at_home": {"lr": RATE, "others_lr": RATE, "1 - momentum": FORGET, "weight_decay": DECAY},
 }
-LEARNED: dict[str, Any] = {  # arms of benchmarks/learned_quality.py and their seeds, or bundled weights
+LEARNED = {  # arms of benchmarks/learned_quality.py and their seeds
     "mulo": ("mup", 0),
     "mulo_cosine": ("mup cosine", 0),
     "mulo_validation": ("mup cosine validation", 0),
-    "no_width_rule": "small-fc-digits",
+    "celo2": ("celo2 cosine", 0),  # at the rate of its meta-training
+    "celo2_here": ("celo2 cosine", 0),  # at a rate tuned in every cell, as rivals' are: it is the user's
+    "no_width_rule": ("standard", 0),
 }
 HERE = {"base": asked.ADAMW, "muadam_here": asked.MUADAM, "muon_here": asked.MUON}  # base: AdamW tuned here
 RIVALS = (*HERE, *SEARCHED)
@@ -152,16 +154,14 @@ def rules() -> dict[str, asked.Rule]:
     """Everything but the base, in the order of the tables: rivals, then learned rules."""
     at_home = {name: rule(name, searched(name)["values"]) for name in SEARCHED}
     learned = {name: asked.Rule.learned(weights_of(name)) for name in LEARNED}
+    free = learned["celo2_here"]
+    learned["celo2_here"] = replace(free, optimizer=replace(free.optimizer, lr=Tuned(2**-10, 2**-4)))
     return {n: r for n, r in HERE.items() if n != "base"} | at_home | learned
 
 
 def weights_of(name: str) -> Weights:
-    """A learned rule's weights."""
-    which = LEARNED[name]
-    if isinstance(which, str):
-        return bundled(which)
-    arm, seed = which
-    return Weights.load(trained_file(arm, seed, SHORTER))
+    """A learned rule's weights, from their file or trained now."""
+    return meta_trained(*LEARNED[name], SHORTER)
 
 
 def study_of(cell: Cell) -> wt.Study:

@@ -13,12 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are n
 from benchmarks import learned_quality as quality
 from benchmarks.common import RESULTS
 
-ENDS = 25  # outer steps at either end, over which a meta-loss is averaged
+ENDS = 10  # outer steps at either end, over which a meta-loss is averaged
 
 
 def test_the_quality_benchmark_in_small_tells_all_rules_and_writes_nothing(tmp_path: Path) -> None:
-    """What so short a meta-training does is not asserted: after 60 outer steps two seeds of six had not begun to learn,
-    and the standard arm's loss at width 512 was below that at home."""
+    """What so short a meta-training does is not asserted."""
     before = sorted((place.name, place.stat().st_mtime_ns) for place in RESULTS.iterdir())
     few: dict[str, Any] = {"outer_steps": 6, "home": 2, "elsewhere": 1, "tuning": 1, "steps": 12, "far": 24}
     result, extent = quality.quick(tmp_path, rates=(2**-6, 2**-5), widths=(32, 64), **few)
@@ -30,7 +29,7 @@ def test_the_quality_benchmark_in_small_tells_all_rules_and_writes_nothing(tmp_p
 
 
 def test_in_the_quick_versions_outer_steps_the_meta_loss_falls(tmp_path: Path, monkeypatch: Any) -> None:
-    """Some 20 seconds. Of six seeds four had fallen after 60 steps, and the other two fell to 0.25 and 0.79 by 250."""
+    """Some 20 seconds. It begins as Adam, so most of the fall is in the first 50 steps."""
     losses: list[float] = []
     monkeypatch.setattr(quality, "_told", lambda _, now: losses.append(now.loss))
     quality.meta_trained("mup", 0, quality.Extent(folder=tmp_path, **quality.QUICK))

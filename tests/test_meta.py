@@ -132,7 +132,7 @@ def test_a_particle_is_the_ordinary_training_of_the_same_weights(changed: dict[s
     start = [p[0].clone() for p in particles.params]
     inputs, targets = unroll.inner.batches(unroll.seeds, 0, 5)
     told = unroll.truncation(work._tree(state.theta[None].expand(2, -1)), particles, 0, 5)
-    groups, part = unroll.inner.groups, part_of(weights, meta.step_size, meta.direction)
+    groups, part = unroll.inner.groups, part_of(weights)
     names = ["lr", "weight_decay"] + (["others_rate", "beta1", "beta2", "eps"] if meta.direction else [])
     numbers = {name: torch.tensor(float(getattr(part, name))) for name in names}
     params = [p.clone() for p in start]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import windtunnel as wt
+from windtunnel.meta.rules import part_of
 from windtunnel.parts.batch import FixedBatch
-from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import Weights, bundled
 from windtunnel.parts.models import MLP, Transformer
 from windtunnel.parts.objectives import CrossEntropy
@@ -61,7 +61,7 @@ class Rule:
         """Weights as they were trained: their width rule, and the schedule that was in the loop."""
         falling = weights.card.made["schedule"] == "cosine"
         schedule = FALLING if falling else FLAT
-        return cls(optimizer=SmallFC(weights=weights), parametrization=weights.parametrization(), schedule=schedule)
+        return cls(optimizer=part_of(weights), parametrization=weights.parametrization(), schedule=schedule)
 
 
 def digits() -> Task:

@@ -153,8 +153,9 @@ def mover(site: Site, features: Features, magnitude: float, direction: Direction
     return Directions(site, features) if site.role == "hidden" else Others(site, direction)
 
 
-def part_of(weights: Weights, step_size: float, direction: Direction | None) -> Optimizer:
-    """The part that trains as the particles of a meta-training were."""
-    if direction is None:
+def part_of(weights: Weights) -> Optimizer:
+    """The part that trains as the particles of these weights' meta-training were, Celo2 at the rate that was theirs."""
+    if weights.card.rule != celo2.RULE:
         return SmallFC(weights=weights)
-    return celo2.Celo2(weights=weights, lr=step_size, others_rate=direction.others_rate)
+    made = weights.card.made
+    return celo2.Celo2(weights=weights, lr=float(made["step_size"]), others_rate=float(made["others_rate"]))

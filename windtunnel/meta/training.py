@@ -149,8 +149,7 @@ class MetaTraining:
         if self.matrix is None or self.local is not None:
             raise InputError("There is no matrix to judge by: give MetaTraining(matrix=Matrix(...)), without local.")
         own = Rule(
-            optimizer=part_of(weights, self.step_size, self.direction), schedule=self.horizons.part(),
-            parametrization=weights.parametrization(),
+            optimizer=part_of(weights), schedule=self.horizons.part(), parametrization=weights.parametrization()
         )  # fmt: skip
         return self.matrix.run(Store(str(store)), {"learned": own, **self.beside})
 
