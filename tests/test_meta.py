@@ -151,6 +151,25 @@ def test_a_particle_is_the_ordinary_training_of_the_same_weights(changed: dict[s
                 params[index][place] = before + move
 
 
+@pytest.mark.parametrize("changed", [{}, CELO2], ids=["small_fc", "celo2"])
+def test_the_untrained_network_moves_as_adam_does(changed: dict[str, Any]) -> None:
+    """Momentum over the root of the second moment, of root mean square one; m of the network is a thousandth here."""
+    meta = asked(tasks=(task(depth=2),), **changed)
+    work = _Work(meta, CPU)
+    part = part_of(work.weights(work.first()))
+    site = next(group.site for group in work.unrolls[0].inner.groups if group.site.role == "hidden")
+    param, grads = torch.zeros(site.shape), torch.randn(3, *site.shape, generator=torch.Generator().manual_seed(0))
+    state, mean, square = part.init(param, site), torch.zeros(site.shape), torch.zeros(site.shape)
+    numbers = {name: torch.tensor(float(getattr(part, name))) for name in ("lr", "weight_decay")}
+    move = param
+    for grad in grads:
+        move, state = part.update(grad, state, param, numbers, site)
+        mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad**2
+    wanted = mean / (square + 1e-6 * square.mean()).sqrt()
+    wanted = -meta.step_size * wanted / wanted.square().mean().sqrt()
+    assert float((move - wanted).norm() / wanted.norm()) < 0.01
+
+
 def _same_theta(particles: int, hidden: int = 4) -> dict[str, torch.Tensor]:
     work = _Work(asked(hidden=hidden), CPU)
     return work._tree(work.first().theta[None].expand(particles, -1))
