@@ -5,8 +5,8 @@ target's width and the verdict of each learned rule against the best rival are w
 Learned rules were meta-trained on digits at width 32, two hidden layers (benchmarks/learned_quality.py makes them).
 Two accounts of what tuning costs: rivals `at home` were searched there over four numbers each, with as many inner steps
 as one meta-training took, and go everywhere with what was found, as the learned rules do; rivals `here` are tuned at
-each cell's own base, which the learned rules, whose training is paid for, are spared. `search`, then `run`, then
-`told`; each goes on where it stopped.
+each cell's own base, which the learned rules, whose training is paid for, are spared; but Celo2's rate is its user's,
+so `celo2_here` is tuned as they are. `search`, then `run`, then `told`; each goes on where it stopped.
 
 A newcomer would look at the loss alone. There are two, each with forecasts and verdicts: the judge's, on held-out
 examples, and the mean training loss, for which the rules were meta-trained and searched.
@@ -187,14 +187,18 @@ def observed(runs: Sequence[Run], metric: str) -> Observations:
 def foretold(cell: Cell, store: wt.Store) -> dict[str, Any]:
     """Forecasts of both metrics and verdicts, written before the target is trained; as they were written."""
     place = FOLDER / f"foretold-{cell}.json"
+    weights = {name: weights_of(name).hash for name in LEARNED}
     if place.exists():
-        return json.loads(place.read_text())
+        told = json.loads(place.read_text())
+        if told.get("weights") != weights:
+            raise SystemExit(f"{place} foretells other weights' runs; give another WINDTUNNEL_GENERALISATION.")
+        return told
     study = study_of(cell)
     result = replace(study, train_target=False).run(store, launcher=Here(devices=1))
     if any(result.targets.values()):
         raise SystemExit(f"{cell}: the target was trained already, so that this is no forecast; take a fresh folder.")
     size = study.size(study.base, study.target.rung) if study.target.rung else None
-    found: dict[str, Any] = {"created": datetime.now(UTC).isoformat()} | {
+    found: dict[str, Any] = {"created": datetime.now(UTC).isoformat(), "weights": weights} | {
         what: {} for what in ("forecasts", "refused", "verdicts", "best")
     }
     for metric in METRICS:
@@ -318,8 +322,9 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     said |= {metric: {"scores": scored(before, result, metric), "verdicts": judged(before, result, metric),
                       "refused": before["refused"][metric], "pairs": beside(result, metric)}
              for metric in METRICS}  # fmt: skip
-    said["tuning_flops_here"] = charged(result, list(HERE))
-    said["tuned_here"] = {n: {f: b.optimum.median for f, b in result.basins[n].items()} for n in HERE}
+    tuned = [n for n in (*HERE, "celo2_here") if n in result.basins]
+    said["tuning_flops_here"] = charged(result, tuned)
+    said["tuned_here"] = {n: {f: b.optimum.median for f, b in result.basins[n].items()} for n in tuned}
     return said | {"matrix": matrix(result)}
 
 

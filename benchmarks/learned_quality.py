@@ -135,19 +135,26 @@ def rung(width: int, steps: int = 200) -> wt.Rung:
     return wt.Rung(width=width, depth=2, heads=1, tokens=steps * BATCH, batch=BATCH)
 
 
-def meta_trained(name: str, seed: int, extent: Extent = WHOLE) -> Weights:
-    """The weights of an arm, from their file or trained now."""
-    place = trained_file(name, seed, extent)
-    if place.exists():
-        return Weights.load(place)
+def question(name: str, seed: int, extent: Extent = WHOLE) -> MetaTraining:
+    """How an arm is meta-trained."""
     arm = ARMS[name]
     task = Task(name="digits", recipe=recipe(arm, AdamW(lr=1.0)), rung=rung(HOME), base=rung(2 * HOME))
-    asked = MetaTraining(
+    return MetaTraining(
         tasks=(task,), step_size=arm.step_size, outer_steps=extent.outer_steps, horizons=arm.horizons, seed=seed,
         validation=arm.validation, warmup=min(100, extent.outer_steps // 10), direction=arm.direction,
         truncation=TRUNCATION,
         features=Features(scale_free=True, square_axes="oi") if arm.direction is None else DIRECTIONAL,
     )  # fmt: skip
+
+
+def meta_trained(name: str, seed: int, extent: Extent = WHOLE) -> Weights:
+    """The weights of an arm, from their file or trained now."""
+    place, asked = trained_file(name, seed, extent), question(name, seed, extent)
+    if place.exists():
+        weights = Weights.load(place)
+        if weights.card.made["key"] != asked.key:
+            raise SystemExit(f"{place} holds weights of another meta-training; give another WINDTUNNEL_LEARNED.")
+        return weights
     weights = asked.run(extent.folder / f"{place.stem}-checkpoints", report=partial(_told, f"{name}, seed {seed}"))
     assert weights is not None
     extent.folder.mkdir(parents=True, exist_ok=True)
@@ -313,7 +320,7 @@ def quick(folder: Path, **changed: Any) -> tuple[dict[str, Any], Extent]:
 
 
 def main() -> None:
-    """`whole`, `validation` and `directions` write their results, `quick` is apart."""
+    """`whole` from scratch, `validation` and `directions` write their results; `quick` writes none."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("act", choices=("whole", "validation", "directions", "quick"))
     act = parser.parse_args().act
@@ -330,11 +337,12 @@ def main() -> None:
         print(f"{table(result, extent)}\n{json.dumps(result['changed'], indent=1)}")
         print(write(f"learned_{act}", result))
     else:
-        afresh = not WHOLE.folder.exists()
+        afresh = not any(trained_file(name, 0).exists() for name in PUBLISHED)
         result = told(processes=CORES)
         seconds = time.monotonic() - began
         print(f"{table(result)}\n\n{claims(result)}\n{seconds:.0f} s on {CORES} cores")
-        print(write("learned_quality", result | ({"seconds": seconds} if afresh else {})))
+        if afresh:  # a figure of a whole run alone is worth keeping
+            print(write("learned_quality", result | {"seconds": seconds}))
 
 
 if __name__ == "__main__":

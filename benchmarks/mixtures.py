@@ -11,6 +11,7 @@ search or less; 90 % intervals that cover at least 80 % of runs the search never
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from scipy import special
 import windtunnel as wt
 from benchmarks.common import write
 from benchmarks.mixtures_data import BySeed
+from windtunnel import searches
 from windtunnel.launch.one import execute
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.probes import LossOn
@@ -38,7 +40,7 @@ TEXTS = Path(os.environ.get("WINDTUNNEL_TEXTS", "../shared/data/text"))
 SOURCES = ("english", "german", "code")
 WIDTHS, SEEDS, PARTS = (32, 64, 128), (0, 1, 2), 6
 TOKENS_PER_WIDTH, RATE = 1280, 1e-2
-BUDGET, FIRST, REPEATS = 10.0, 6, 6  # budget of single-fidelity search in runs of the target; half for the other
+BUDGET, FIRST, REPEATS = 10.0, 6, 12  # budget of single-fidelity search in runs of the target; half for the other
 WITHIN = 0.01
 MEAN = MixtureMean(weights=dict.fromkeys(SOURCES, 1 / 3))
 GRID = [(i / PARTS, j / PARTS, 1 - (i + j) / PARTS) for i in range(PARTS + 1) for j in range(PARTS + 1 - i)]
@@ -162,6 +164,12 @@ def cost_to(steps: Sequence[dict[str, Any]], within: float) -> float:
     return cost
 
 
+def of_code() -> str:
+    """Names what a search depends on besides its runs: its code and this script's."""
+    files = [Path(__file__), *sorted(Path(searches.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 def main() -> None:
     """Train the grid or replay the searches on it."""
     store = wt.Store(sys.argv[1])
@@ -182,9 +190,7 @@ def main() -> None:
         "single": {"costs": costs[-1:]}, "single, law as mean": {"costs": costs[-1:], "mean": MEAN},
         "multi": {"costs": costs}, "multi, law as mean": {"costs": costs, "mean": MEAN},
     }  # fmt: skip
-    done = Path(
-        f"{sys.argv[1]}-replay{'-averaged' if averaged else ''}.json"
-    )  # searches that are finished: the script may be stopped between them
+    done = Path(f"{sys.argv[1]}-replay{'-averaged' if averaged else ''}-{of_code()}.json")  # goes on where it stopped
     known: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
 
     def keep() -> None:
@@ -195,7 +201,7 @@ def main() -> None:
         if "found" not in here:
             widths = range(len(WIDTHS))[-len(options["costs"]) :]
             search = Bayes(
-                space=space, candidates=candidates, repeats=len(SEEDS), first=FIRST, seed=seed,
+                space=space, candidates=candidates, repeats=1 if averaged else len(SEEDS), first=FIRST, seed=seed,
                 costs=tuple(options["costs"]), mean=options.get("mean"),
                 budget=BUDGET * costs[-1] / (1 if len(options["costs"]) == 1 else 2),
             )  # fmt: skip

@@ -26,7 +26,8 @@ TINY = generalisation.Cell(task="digits", depth=1, steps=5)
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark with one rule of each kind, on widths from 8 to 32, for five steps."""
     monkeypatch.setattr(generalisation, "FOLDER", tmp_path)
-    monkeypatch.setattr(generalisation, "LEARNED", {"mulo": "mulo-digits"})
+    monkeypatch.setattr(generalisation, "LEARNED", {"mulo": ("mup cosine", 0)})
+    monkeypatch.setattr(generalisation, "weights_of", lambda name: bundled("mulo-digits"))
     monkeypatch.setattr(generalisation, "HERE", {"base": asked.ADAMW})
     monkeypatch.setattr(generalisation, "RIVALS", ("base", "adamw_at_home"))
     at_home = generalisation.rule("adamw_at_home", {"lr": 0.03, "beta2": 0.99})

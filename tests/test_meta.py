@@ -14,7 +14,7 @@ import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.meta.local import Local, LocalInner, bytes_per_round, simulated
 from windtunnel.meta.matrix import Matrix, Rule
-from windtunnel.meta.rules import Direction, part_of
+from windtunnel.meta.rules import Direction, Directions, part_of
 from windtunnel.meta.task import Inner, Task
 from windtunnel.meta.training import MetaTraining, _after, _Work
 from windtunnel.meta.unroll import Horizons, Told, Unroll
@@ -23,12 +23,13 @@ from windtunnel.parts.learned.celo2 import Celo2
 from windtunnel.parts.learned.features import Features
 from windtunnel.parts.learned.outer import LearnedOuter, SlowMo, statistics_of
 from windtunnel.parts.learned.small_fc import SmallFC
+from windtunnel.parts.learned.small_fc import decays_of as decays_row
 from windtunnel.parts.learned.weights import Weights
 from windtunnel.parts.models import MLP
 from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.parts.optimizers import SGD, AdamW
 from windtunnel.parts.schedules import Constant
-from windtunnel.recipe import Judge, Recipe
+from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.scaling.rules.at_base import AtBase
 from windtunnel.scaling.rules.mup import MuP
 from windtunnel.scaling.rules.standard import Standard
@@ -272,6 +273,48 @@ def test_its_weights_are_trained_with_like_any_part(tmp_path: Path) -> None:
 def test_a_question_without_sense_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         asked(**change)
+
+
+def test_a_direction_without_a_hidden_matrix_and_one_of_no_known_rate_are_refused() -> None:
+    with pytest.raises(InputError, match="hidden matrices, and digits has none"):
+        asked(**CELO2).run()
+    weights = asked(tasks=(task(depth=2),), outer_steps=1, **CELO2).run()
+    assert weights is not None and part_of(weights).lr == 0.01
+    silent = Weights.of(replace(weights.card, made={}), weights.tensors)
+    with pytest.raises(InputError, match="say no rate"):
+        part_of(silent)
+
+
+def test_a_question_says_how_its_weights_begin() -> None:
+    """Else checkpoints from before would be gone on with under the same key."""
+    assert asked().describe()["start"] == "adam" and asked(hidden=1).describe()["start"] == "random"
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6), (4, 3, 3, 3)], ids=["stacked", "convolution"])
+def test_directions_of_stacks_and_kernels_are_those_of_the_part(shape: tuple[int, ...]) -> None:
+    """Three particles with a network each, against the part given each network."""
+    meta = asked(tasks=(task(depth=2),), outer_steps=1, **CELO2)
+    work = _Work(meta, CPU)
+    axes = "-oi" if len(shape) == 3 else ""
+    site = Site(role="hidden", shape=shape, fan_in=shape[1], fan_out=shape[0], axes=axes)
+    draw = torch.Generator().manual_seed(0)
+    rows = work.first().theta + 0.1 * torch.randn(3, len(work.first().theta), generator=draw)
+    trees = [{n: t[0] for n, t in work._tree(row[None]).items()} for row in rows]
+    weights = [
+        Weights.of(work.weights(work.first()).card, {n: t for n, t in tree.items() if n != "decays"}) for tree in trees
+    ]
+    params, grads = torch.randn(3, *shape, generator=draw), torch.randn(3, *shape, generator=draw)
+    moving = Directions(site, meta.features)
+    decays = torch.cat([decays_row(each.card.decays, params) for each in weights])
+    net = {n: torch.stack([tree[n] for tree in trees]) for n in trees[0] if n != "decays"}
+    moved, _ = moving.moved(
+        net, grads, params, moving.first(params), decays, torch.zeros(3), torch.full((3,), -0.5), {}
+    )  # fmt: skip
+    numbers = {"lr": torch.tensor(0.5), "weight_decay": torch.tensor(0.0)}
+    for index, each in enumerate(weights):
+        part = Celo2(weights=each)
+        wanted, _ = part.update(grads[index], part.init(params[index], site), params[index], numbers, site)
+        assert torch.allclose(moved[index], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_too_few_examples_to_set_some_aside_are_refused() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from windtunnel.launch.here import Here
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Tuned
 from windtunnel.searches import Bayes, BayesTuning, MixtureMean, Point, Space, Told
-from windtunnel.searches.trend import level_at
+from windtunnel.searches.trend import Trend, fit_trend, level_at
 from windtunnel.study.stages import Stages
 from windtunnel.tune import Heard
 
@@ -209,3 +211,77 @@ def test_the_stock_sweep_stays_what_it_was(corpus):
     store = wt.Store("nowhere")
     keys = [[a.spec.key for a in Stages(s, store).tuning("base").asked] for s in (study, with_none)]
     assert keys[0] == keys[1] and len(keys[0]) == 3
+
+
+SIZES = (0.15, 0.4, 1.0)
+
+
+def trend_of(slopes: tuple[float, ...], runs: tuple[int, ...], seed: int = 0) -> Trend:
+    """Fitted to lines of these slopes on the mean with noise 0.005; so many runs of each size."""
+    draw, at = np.random.default_rng(seed), np.repeat(range(len(runs)), runs)
+    settings = draw.uniform(0, 0.4, (len(at), 1))
+    logs = np.array([1.0, 0.9, 0.8])[at] + np.array(slopes)[at] * settings[:, 0] + 0.005 * draw.normal(size=len(at))
+    return fit_trend(settings, at, logs, SIZES, lambda rows: (rows[:, 0], np.zeros(len(rows))))
+
+
+@pytest.mark.parametrize("runs", [(12, 4, 4), (4, 4, 12), (12, 0, 4), (0, 0, 8)])
+def test_slopes_that_drift_over_sizes_are_found_and_carried_to_sizes_without_runs(runs: tuple[int, ...]) -> None:
+    """Over 20 draws: nearly all slopes within three of their own doubts, and no bias."""
+    true = np.array([1.0, 1.3, 1.7])
+    fits = [trend_of((1.0, 1.3, 1.7), runs, seed) for seed in range(20)]
+    off = np.array([fit.coefficients[:, 1] - true for fit in fits])
+    doubts = np.array([np.sqrt(fit.covariances[:, 1, 1]) for fit in fits])
+    assert np.mean(np.abs(off) <= 3 * doubts) > 0.9
+    assert np.abs(off.mean(axis=0)[np.array(runs) > 0]).max() < 0.05
+    assert all(np.linalg.eigvalsh(c).min() > 0 for fit in fits for c in fit.covariances)
+
+
+def valued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Information is a row's first number, so that the same point is always the best."""
+    monkeypatch.setattr(Bayes, "surrogate", lambda self, told: None)
+
+    def values(self, surrogate, rows, places, chosen, turn):
+        return np.tile(rows[:, 0], len(places))
+
+    monkeypatch.setattr(Bayes, "_values", values)
+
+
+@pytest.mark.parametrize(("q", "repeats"), [(1, 2), (5, 2), (4, 1)])
+def test_no_setting_is_bought_more_often_than_repeats_and_the_search_then_ends(
+    monkeypatch: pytest.MonkeyPatch, q: int, repeats: int
+) -> None:
+    valued(monkeypatch)
+    settings = tuple({"lr": lr} for lr in (0.001, 0.002, 0.004, 0.008))
+    space = Space(ranges={"lr": Tuned(1e-4, 1e-1)})
+    search = Bayes(space=space, costs=(1.0,), budget=100.0, first=3, q=q, candidates=settings, repeats=repeats)
+    heard: list[Told] = []
+    while asked := search.ask(heard):
+        heard += [Told(point, 1.0) for point in asked]
+    bought = Counter(each.point.values["lr"] for each in heard)
+    assert bought == {each["lr"]: repeats for each in settings}
+
+
+def test_a_pack_of_candidates_has_one_mixture_and_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    valued(monkeypatch)
+    shares = ({"a": 0.2, "b": 0.3, "c": 0.5}, {"a": 0.6, "b": 0.2, "c": 0.2})
+    settings = tuple({**mixture, "lr": lr} for mixture in shares for lr in (0.001, 0.01, 0.1))
+    space = Space(shares=("a", "b", "c"), ranges={"lr": Tuned(1e-4, 1e-1)})
+    search = Bayes(space=space, costs=(1.0,), budget=100.0, first=3, q=4, candidates=settings, repeats=1)
+    heard = [Told(point, 1.0) for point in search.ask([])]
+    while asked := search.ask(heard):
+        assert len({tuple(point.values[n] for n in "abc") for point in asked}) == 1
+        heard += [Told(point, 1.0) for point in asked]
+    assert Counter(tuple(t.point.values.items()) for t in heard) == {tuple(each.items()): 1 for each in settings}
+
+
+def test_the_best_named_is_not_a_setting_that_nothing_is_known_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ({"lr": 0.001}, {"lr": 0.01})
+    known = SimpleNamespace(predict=lambda rows, place, noisy: (np.array([1.0, 0.9] * 2), np.array([0.01, 0.5] * 2)))
+    monkeypatch.setattr(Bayes, "surrogate", lambda self, told: known)
+    search = Bayes(space=Space(ranges={"lr": Tuned(1e-4, 1e-1)}), costs=(1.0,), budget=9.0, candidates=settings)
+    assert search.best([Told(Point(each), 1.0) for each in settings]).values == settings[0]
+
+
+def test_repeats_below_one_are_refused() -> None:
+    with pytest.raises(InputError, match="repeats=0"):
+        Bayes(space=SHARES, costs=COSTS, budget=9.0, repeats=0)

@@ -23,6 +23,7 @@ from studies.gallery.adapted import ADAPTED
 from studies.gallery.checks import CHECKS, Line
 from studies.gallery.checks_search import SEARCHES
 from studies.gallery.labels import study as labels
+from studies.gallery.moved import study as moved
 from studies.gallery.networks import NETWORKS
 from studies.gallery.study import study
 from windtunnel.launch.here import Here
@@ -35,11 +36,8 @@ KEPT, LADDER = HERE / "checked", HERE / "results.json"
 LADDERS = {
     "Byte transformers on the standard library's source": study,
     "Digits of which a fifth is labelled wrong": labels,
+    "Byte transformers moved from English prose to source, judged on the source": moved,
 }
-if adapted.PROSE.is_file():
-    from studies.gallery.moved import study as moved
-
-    LADDERS["Byte transformers moved from English prose to source, judged on the source"] = moved
 OF_DATA = checks_data.CHECKS | checks_hard.CHECKS | checks_continual.CHECKS | checks_anchors.CHECKS
 NAMED = {ladder.name: ladder for ladder in LADDERS.values()}
 ALL_CHECKS = CHECKS | NETWORKS | ADAPTED | SEARCHES | OF_DATA
@@ -179,8 +177,11 @@ def main() -> None:
     store, some = wt.Store(args.store), args.only or args.ladders
     for name in args.only or (() if args.table or some else ALL_CHECKS):
         check(name, store)
-    found = json.loads(LADDER.read_text()) if some else {}
+    found = json.loads(LADDER.read_text())
     for ladder in [NAMED[name] for name in args.ladders or ([] if some else NAMED)]:
+        if ladder is moved and not adapted.PROSE.is_file():
+            print(f"{ladder.name}: {adapted.PROSE} is not here; its rows stay as they were")
+            continue
         found[ladder.name] = _on_the_ladder(ladder, store, args.devices, args.table)
     lines = checked()
     LADDER.write_text(json.dumps(found, indent=1) + "\n")

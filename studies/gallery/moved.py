@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import wraps
 
 import windtunnel as wt
-from studies.gallery.adapted import prose
+from studies.gallery.adapted import PROSE, prose
 from studies.gallery.networks import bytes_base
 from windtunnel.ideas.lora_sb import lora_sb, low_rank_adaptation, random_basis
 from windtunnel.ideas.random_subspace import random_subspace
@@ -26,17 +26,22 @@ def after_prose(idea: Idea) -> Idea:
 
     @wraps(idea)
     def changed(base: Recipe) -> Recipe:
-        recipe = idea(base)
-        return recipe.but(phases=replace(recipe.phases, first=prose(), share=0.5))
+        return with_prose(idea(base))
 
     return changed
+
+
+def with_prose(recipe: Recipe) -> Recipe:
+    """Half of the tokens on prose first, where the prose is on this machine."""
+    first = prose() if PROSE.is_file() else None
+    return recipe.but(phases=replace(recipe.phases or Adapting(), first=first, share=0.5))
 
 
 base = bytes_base().but(optimizer=AdamW(lr=wt.tuned(2**-9, 2**-3)))
 
 study = wt.Study(
     name="gallery of adapters",
-    base=base.but(phases=Adapting(first=prose(), share=0.5)),
+    base=with_prose(base),
     ideas=[after_prose(idea) for idea in (low_rank_adaptation, lora_sb, random_basis, random_subspace)],
     ladder=wt.Ladder.widths((16, 32, 48), depth=2, head_width=8, tokens=TOKENS, seeds=3),
     target=wt.Target(rung=wt.Rung(width=160, depth=2, heads=20, tokens=TOKENS)),

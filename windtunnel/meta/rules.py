@@ -154,8 +154,13 @@ def mover(site: Site, features: Features, magnitude: float, direction: Direction
 
 
 def part_of(weights: Weights) -> Optimizer:
-    """The part that trains as the particles of these weights' meta-training were, Celo2 at the rate that was theirs."""
+    """The part that trains as the particles of these weights' meta-training were, Celo2 at the rate that was theirs.
+
+    Raises InputError for weights of Celo2 that say no rate, as those that others published.
+    """
+    made = weights.card.made
     if weights.card.rule != celo2.RULE:
         return SmallFC(weights=weights)
-    made = weights.card.made
+    if "step_size" not in made or "others_rate" not in made:
+        raise InputError(f"The weights {weights.hash} say no rate; give Celo2(weights=..., lr=..., others_rate=...).")
     return celo2.Celo2(weights=weights, lr=float(made["step_size"]), others_rate=float(made["others_rate"]))

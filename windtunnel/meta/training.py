@@ -39,6 +39,7 @@ from windtunnel.store import Store
 from windtunnel.train import checkpoint
 
 ESTIMATORS = ("pes", "es")
+ADAM_TAKES = 2  # units of each layer, to pass on both signs
 COMPILE_FROM = 20_000  # steps of a pack from which compiling pays (measured: 15 s against 0.9 ms a step)
 
 
@@ -124,6 +125,7 @@ class MetaTraining:
             del numbers["validation"]  # as it was before there was any, so that keys stay
         tasks = [task.describe() for task in self.tasks]
         held = {**numbers, "features": asdict(self.features), "horizons": asdict(self.horizons), "tasks": tasks}
+        held |= {"start": "adam" if self.hidden >= ADAM_TAKES else "random"}  # the first weights
         if self.direction is not None:
             held |= {"direction": asdict(self.direction)}
         if self.local is None:
@@ -224,6 +226,12 @@ class _Work:
             )
             for task in asked.tasks
         ]  # fmt: skip
+        idle = [u.inner.task.name for u in self.unrolls if not any(mover.learned for mover in u.movers)]
+        if idle:
+            raise InputError(
+                f"Celo2's network moves hidden matrices, and {', '.join(idle)} has none; give a deeper model, or leave "
+                f"direction out."
+            )
 
     def first(self) -> State:
         theta = _first_theta(self.asked, self.shapes).to(self.device)
@@ -388,15 +396,15 @@ def _first_theta(asked: MetaTraining, shapes: Mapping[str, tuple[int, ...]]) -> 
     """Truncated normal weights of std 1 / sqrt(inputs), biases and offsets of decays zero (2203.11860), and Adam.
 
     Random networks kill what they train within a few steps, and some meta-trainings stay there (measured: one of seven
-    never learned, four needed 100 to 250 outer steps). So d begins as momentum over the root of the second moment,
-    which two units of each layer pass on; the others are random, and silent until they are trained.
+    never learned, the others needed 50 to 250 outer steps). So d begins as momentum over the root of the second moment,
+    which two units of each layer pass on; the others are random, and silent until they are trained. One unit cannot.
     """
     generator, values = generator_of(asked.seed, "theta"), {n: torch.zeros(shape) for n, shape in shapes.items()}
     for name, shape in shapes.items():
         if len(shape) == 2:
             std = shape[0] ** -0.5
             torch.nn.init.trunc_normal_(values[name], std=std, a=-2 * std, b=2 * std, generator=generator)
-    if asked.hidden >= 2:
+    if asked.hidden >= ADAM_TAKES:
         signs = torch.tensor([1.0, -1.0])
         values["w0"][:, :2], values["w1"][:, :2], values["w2"][:, 0] = 0.0, 0.0, 0.0
         values["w0"][asked.features.adam, :2], values["w1"][:2, :2], values["w2"][:2, 0] = signs, torch.eye(2), signs

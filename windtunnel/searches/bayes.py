@@ -51,8 +51,8 @@ class Bayes:
     `first` points are spread over the space at the lowest fidelity, and one more at each higher one; then
     `q` points are asked for at a time. Where the space has hyperparameters, the q points have one mixture and one
     fidelity, so that they fill one pack. `mean` makes a prior mean of what has been told (`MixtureMean`). `candidates`
-    are the only settings allowed, None: any. `repeats` is how many runs of one setting and size may be bought, each
-    with a seed of its own; None: any number.
+    are the only settings allowed, None: any. `repeats` is how many runs of one setting and size may be bought, for each
+    of which you draw a new seed; None: any number. It binds candidates; other settings hardly recur.
     """
 
     space: Space
@@ -76,7 +76,7 @@ class Bayes:
             )
 
     def ask(self, told: Sequence[Told]) -> list[Point]:
-        """The points to train next; empty when what is left of the budget buys none."""
+        """The points to train next; empty when what is left of the budget buys none, or `repeats` forbids all."""
         left, known = self.budget - self.spent(told), [t.point for t in told]
         waiting = [point for point in self._first() if point not in known]
         if waiting:
@@ -157,7 +157,7 @@ class Bayes:
             if turn == 1 and self.space.shares and self.space.ranges:  # the rest of the pack: one mixture, one size
                 rows, places = self._beside(found[0][0], len(told)), [found[0][1]]
             values = self._values(surrogate, rows, places, found, turn).reshape(len(places), len(rows))
-            values = np.where(self._bought(told, rows, places), -np.inf, values)
+            values = np.where(self._bought(told, found, rows, places), -np.inf, values)
             if not np.isfinite(values).any():
                 break
             place, row = np.unravel_index(int(np.argmax(values)), values.shape)
@@ -165,18 +165,23 @@ class Bayes:
             rows = np.delete(rows, row, axis=0) if len(rows) > 1 else rows
         return [Point(self._named(row[None])[0], place) for row, place in found]
 
-    def _bought(self, told: Sequence[Told], rows: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    def _bought(
+        self, told: Sequence[Told], chosen: Sequence[tuple[np.ndarray, int]], rows: np.ndarray, places: Sequence[int]
+    ) -> np.ndarray:
         """Where a setting has been bought at a size as often as may be: (places, rows)."""
         if self.repeats is None:
             return np.zeros((len(places), len(rows)), dtype=bool)
-        known = self.space.rows([t.point.values for t in told])
+        known = np.concatenate([self.space.rows([t.point.values for t in told]), *(row[None] for row, _ in chosen)])
+        at = np.array([*(t.point.fidelity for t in told), *(place for _, place in chosen)])
         same = np.abs(rows[:, None] - known[None]).max(axis=2) < SAME
-        at = np.array([[t.point.fidelity == place for t in told] for place in places])
-        return (at @ same.T.astype(int)) >= self.repeats
+        return (at == np.array(places)[:, None]) @ same.T.astype(int) >= self.repeats
 
     def _beside(self, row: np.ndarray, round_: int) -> np.ndarray:
         """The same mixture with other hyperparameters."""
         count = len(self.space.shares)
+        if self.candidates is not None:
+            table = self.space.rows(self.candidates)
+            return table[np.abs(table[:, :count] - row[:count]).max(axis=1) < SAME]
         others = self.space.spread(DRAWN // 4, self.seed + 2000 + round_)
         others[:, :count] = row[:count]
         return others

@@ -21,6 +21,7 @@ Mean = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 DRIFT, OWN = 0.6, 0.15
 LEVEL = 10.0  # of a: nothing is known
 UNSEEN = 0.1  # of the level of a size without runs, about the line through its neighbours (guess)
+ROUNDS = 5  # of fitting lines and their noise in turns
 LEAST = 1e-3  # noise of one log loss at least: repeated seeds of small models differ by more (guess)
 
 
@@ -59,10 +60,8 @@ def fit_trend(
     raw = np.zeros(len(settings)) if mean is None else mean(settings)[0]
     centre, count = float(raw.mean()), len(fidelities)
     columns = _columns(mean, settings, centre)
-    most = int(np.argmax(np.bincount(at)))  # what one run may be off its line is known best where there are most runs
-    least = max(float(np.std((logs - columns[:, 1])[at == most])), LEAST)
     there = [bool((at == f).any()) for f in range(count)]
-    found, covariance = _lines(columns, at, logs, _prior(fidelities), least)
+    found, covariance = _lines(columns, at, logs, _prior(fidelities))
     levels = [float(found[f]) if known else None for f, known in enumerate(there)]
     coefficients, covariances = [], []
     for f, known in enumerate(there):
@@ -90,7 +89,7 @@ def _columns(mean: Mean | None, settings: np.ndarray, centre: float) -> np.ndarr
 
 
 def _prior(fidelities: Sequence[float]) -> np.ndarray:
-    """Covariance of all levels, then all slopes, before any run; the smallest size's slope is 1."""
+    """Covariance of all levels, then all slopes, before any run; the smallest size's slope does not drift."""
     count, far = len(fidelities), np.log(np.asarray(fidelities) / min(fidelities))
     prior = np.zeros((2 * count, 2 * count))
     prior[:count, :count] = LEVEL**2 * np.eye(count)
@@ -98,21 +97,24 @@ def _prior(fidelities: Sequence[float]) -> np.ndarray:
     return prior
 
 
-def _lines(
-    columns: np.ndarray, at: np.ndarray, logs: np.ndarray, prior: np.ndarray, least: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bayesian least squares of all levels and slopes, each size with its residuals' own spread as noise."""
+def _lines(columns: np.ndarray, at: np.ndarray, logs: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bayesian least squares of all levels and slopes.
+
+    The noise of a size is its residuals' spread, less the line's two freedoms, and at least that where there are most
+    runs: there it is known best.
+    """
     count = len(prior) // 2
+    runs = np.bincount(at, minlength=count)
     design = np.zeros((len(logs), 2 * count))
     design[np.arange(len(logs)), at], design[np.arange(len(logs)), count + at] = columns.T
     expected = np.repeat([0.0, 1.0], count)
     off = logs - columns[:, 1]  # from slopes of 1, with any level
-    off = off - (np.bincount(at, off, count) / np.maximum(np.bincount(at, minlength=count), 1))[at]
+    off = off - (np.bincount(at, off, count) / np.maximum(runs, 1))[at]
     precision, found, covariance = np.linalg.inv(prior), expected, prior
-    for _ in range(3):
-        spread = np.sqrt(np.bincount(at, off**2, count) / np.maximum(np.bincount(at, minlength=count), 1))
-        weighted = design / np.maximum(spread, least)[at, None] ** 2
-        covariance = np.linalg.inv(weighted.T @ design + precision)
-        found = covariance @ (weighted.T @ logs + precision @ expected)
+    for _ in range(ROUNDS):
+        spread = np.sqrt(np.bincount(at, off**2, count) / np.maximum(runs - 2, 1))
+        noise = np.maximum(spread, max(float(spread[np.argmax(runs)]), LEAST))[at, None]
+        covariance = np.linalg.inv((design / noise**2).T @ design + precision)
+        found = covariance @ ((design / noise**2).T @ logs + precision @ expected)
         off = logs - design @ found
     return found, covariance

@@ -33,7 +33,7 @@ class BayesTuning:
         return [point.values for point in self._search(ranges).ask(_told(heard))]
 
     def best(self, ranges: Mapping[str, Tuned], heard: Sequence[Heard]) -> Mapping[str, float]:
-        """The values of the lowest expected loss."""
+        """The values of the lowest expected loss, its doubt added."""
         return self._search(ranges).best(_told(heard)).values
 
     def _search(self, ranges: Mapping[str, Tuned]) -> Bayes:
