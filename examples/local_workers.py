@@ -9,6 +9,7 @@ import statistics
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group: imported later it holds the group, and processes may end badly
 from torch import nn
 from torch.nn import functional as F
 

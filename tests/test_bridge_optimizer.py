@@ -29,6 +29,7 @@ from windtunnel.parts.optimizers import LAMB, SGD, AdamW, Lion, Muon, Shampoo
 from windtunnel.parts.schedules import Constant
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.train.pack import build_model, groups_of, initial_params, table_of
+from windtunnel.train.ranks import leave
 
 PARTS = {
     "AdamW": AdamW(lr=3e-3, weight_decay=0.1),
@@ -270,7 +271,7 @@ def in_a_process(rank, name, port, folder):
         if rank == 0:
             torch.save(found, f"{folder}/{name}.pt")
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 @pytest.mark.slow

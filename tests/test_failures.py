@@ -53,6 +53,7 @@ from torch.optim import lr_scheduler as schedulers
 from windtunnel.errors import InputError
 from windtunnel.scaling.adopt import adopt
 from windtunnel.scaling.table import ScaleTable
+from windtunnel.train.ranks import leave
 
 
 class Experts(nn.Module):
@@ -334,7 +335,7 @@ def in_a_process(rank, port, folder):
         if rank == 0:
             torch.save(logits, f"{folder}/logits.pt")
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 @pytest.mark.slow

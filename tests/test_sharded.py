@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_adopt import TARGET, Plain, adopted, train
 
+from windtunnel.train.ranks import leave
+
 pytestmark = pytest.mark.slow
 
 
@@ -29,7 +31,7 @@ def in_a_process(rank, kind, port, folder):
         if rank == 0:
             torch.save(logits, f"{folder}/{kind}.pt")
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 def sharded(model):
