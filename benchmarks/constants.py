@@ -40,7 +40,7 @@ from windtunnel.worlds import draw_power_law, draw_ridge, draw_two_regimes
 TABLES = (
     *(tables.gadre, tables.porian_frontier, tables.marin, tables.chinchilla, tables.olmo, tables.mu_scaling),
     *(tables.gemstones, tables.steplaw_best, tables.oellm, tables.openathena, tables.misfitting),
-    *(tables.porian_isoflop, tables.curves92),
+    *(tables.porian_isoflop, tables.curves92, tables.repeated, tables.nqs, tables.openclip, tables.sft, tables.colpret),
 )
 WIDTHS = ("noise", "law_error", "law_error_far", "parameters", "disagreement", "prior_cuts", "df")
 BEFORE = (0.7, 0.03, 0.02, 0.4, 0.4, 4.0, 4.0)  # where the search begins and what it is weakly drawn to (a factor e)

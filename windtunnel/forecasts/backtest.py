@@ -23,8 +23,10 @@ from windtunnel.laws.noise import rungs
 from windtunnel.laws.observations import Observations
 
 FEWEST_RUNGS = 3  # below this no law with a floor can be fitted
-FAILS = 3.6  # root mean square of standardised errors from which a backtest has failed (1 in 50 for the t of 4 df)
-FAILS_LAST = 5.0  # the same for the last hidden rung alone (1 in 150). In sound worlds 0 of 49 reach half of either
+# Root mean square of standardised errors from which a backtest has failed, and the same for the last hidden rung alone:
+# 45 and 10 of 543 public ladders reach them, 0 of 105 exact power laws. They go with the widths in constants.py: where
+# those are learned anew, keep these shares.
+FAILS, FAILS_LAST = 3.1, 4.3
 LARGEST = 25.0  # a squared standardised error counts no more: one wild rung must not speak for all
 
 

@@ -1,6 +1,6 @@
 """The constants of a forecast: how far laws have been wrong, and how far a ladder's own past is believed.
 
-One set for all tables. Learned on 2026-11-21 by `benchmarks/constants.py` from the public tables and the exact worlds
+One set for all tables. Learned on 2026-11-22 by `benchmarks/constants.py` from the public tables and the exact worlds
 that it names; the same script scores every table with constants learned without it. A newcomer would expect them to be
 theory: they are measurements of how real ladders behave, and will be learned again when there are more of them.
 """
@@ -29,15 +29,15 @@ class Constants:
     stack_error: float = 0.08
     stack_noise: float = 0.002
 
-    noise: float = 0.59
-    law_error: float = 0.035
-    law_error_far: float = 0.025
-    parameters: float = 0.65
+    noise: float = 0.89
+    law_error: float = 0.030
+    law_error_far: float = 0.022
+    parameters: float = 0.75
     disagreement: float = 0.45
-    prior_cuts: float = 3.2
+    prior_cuts: float = 2.8
     narrowest: float = 0.5
     widest: float = 6.0
-    df: float = 4.2
+    df: float = 3.4
 
     def widths(self) -> tuple[float, ...]:
         """What each doubt is multiplied by, in the order of `combine.pieces`."""
