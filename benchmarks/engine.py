@@ -1,6 +1,7 @@
 """How fast a sweep of many small models trains as packs, beside the same function in a loop, under Optuna and Ray Tune.
 
     python -m benchmarks.engine rates   [--pairs 7]      # steady state, one core: as written, compiled, plain loop
+    python -m benchmarks.engine roofline                 # where a compiled step's time goes, what is left to gain
     python -m benchmarks.engine members                  # throughput and memory by rows of a pack
     python -m benchmarks.engine kept                     # a worker that keeps freed memory beside one that does not
     python -m benchmarks.engine start                    # from `run` to the first step, and what checkpoints cost
@@ -18,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 import windtunnel as wt
 from benchmarks.common import RESULTS, interval, write
@@ -42,6 +46,7 @@ from windtunnel.train.peak import matmul_rate
 CONTEXT, BATCH, DEPTH, MEMBERS, PACK = 64, 8, 2, 32, 8
 WIDTHS = {"10k": 16, "100k": 64, "1M": 192}  # name to width; 14k, 130k and 983k parameters with embedding and readout
 BARS = {"10k": 3.0, "100k": 1.5, "1M": 1.2}
+WAYS = ("windtunnel", "optuna", "ray", "loop")
 CPU = torch.device("cpu")
 
 
@@ -147,6 +152,50 @@ def _told(name: str, pack: Pack, flops: float, turns: dict[str, list[float]], pe
     return row
 
 
+PRODUCTS, ATTENTION = ("aten::bmm", "aten::mm", "aten::addmm"), "aten::_scaled_dot_product"
+
+
+def roofline(steps: int = 40) -> dict[str, Any]:
+    """Where a compiled step's time goes; `bound` is its gain over a plain loop if all but products and attention were
+    free, with these as fast as they are in shapes so small."""
+    torch.set_num_threads(1)
+    found = {}
+    for name, width in WIDTHS.items():
+        pack = pack_of(width, PACK)
+        engine, alone = Engine(pack, CPU, True, True), plain(width, 0, 1e-3)
+        state, flops = engine.start(), _product_flops(pack)
+        timed(lambda i, e=engine, s=state: e.advance(s), 4, 0)
+        turns = [timed(alone, 20, turn * 20) for turn in range(7)]
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            seconds = timed(lambda i, e=engine, s=state: e.advance(s), steps, 0) / PACK
+        own = {event.key: event.self_cpu_time_total / 1e6 / steps / PACK for event in seen.key_averages()}
+        products = sum(own.get(key, 0.0) for key in PRODUCTS)
+        attention = sum(time for key, time in own.items() if key.startswith(ATTENTION))
+        peak, loop = matmul_rate.__wrapped__(CPU, "float32"), median(turns)
+        found[name] = {
+            "plain_ms": 1e3 * loop, "compiled_ms": 1e3 * seconds, "products_ms": 1e3 * products,
+            "attention_ms": 1e3 * attention, "products_share_of_peak": flops / products / peak,
+            "bound": loop / (products + attention),
+        }  # fmt: skip
+        row = found[name]
+        print(
+            f"{name}: a member's step {row['compiled_ms']:.2f} ms ({row['plain_ms']:.2f} in a plain loop), products "
+            f"{row['products_ms']:.2f} at {100 * row['products_share_of_peak']:.0f} % of a large product's rate, "
+            f"attention {row['attention_ms']:.2f}: at most {row['bound']:.1f}x a plain loop", flush=True
+        )  # fmt: skip
+    return found
+
+
+def _product_flops(pack: Pack) -> float:
+    """FLOPs of the matrix products of one member's step."""
+    engine = Engine(pack, CPU, True, False)
+    state = engine.start()
+    with FlopCounterMode(display=False) as counted:
+        engine.advance(state)
+    by_operation = counted.get_flop_counts()["Global"]
+    return sum(n for op, n in by_operation.items() if str(op) in {"aten.bmm", "aten.mm", "aten.addmm"}) / PACK
+
+
 def members() -> dict[str, Any]:
     """Throughput and peak memory of packs of 1 to 32 rows, each in a process of its own."""
     found: dict[str, Any] = {}
@@ -234,12 +283,15 @@ def start() -> dict[str, Any]:
     return found
 
 
-def sweep(names: list[str], steps: int) -> dict[str, Any]:
-    """Tokens a second over a sweep of 32 members, from start to end, on every core, four ways one after another."""
+def sweep(names: list[str], steps: int, asked: list[str]) -> dict[str, Any]:
+    """Tokens a second over a sweep of 32 members, from start to end, on every core, the ways one after another.
+
+    The compiler's cache is empty at first, so that a sweep pays what the first one on a machine pays.
+    """
     found: dict[str, Any] = {}
     for name in names:
         tokens, ways = MEMBERS * steps * BATCH * CONTEXT, {}
-        for way in ("windtunnel", "optuna", "ray", "loop"):
+        for way in asked:
             command = [
                 sys.executable,
                 "-m",
@@ -251,27 +303,26 @@ def sweep(names: list[str], steps: int) -> dict[str, Any]:
                 str(steps),
             ]
             began = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            with tempfile.TemporaryDirectory(prefix="engine-compiler-") as empty:
+                apart = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": empty}
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | apart)
             ways[way] = tokens / (time.perf_counter() - began)
             print(f"{name}, {way}: {ways[way]:,.0f} tokens a second", flush=True)
         best = max(rate for way, rate in ways.items() if way != "windtunnel")
-        found[name] = {
-            "steps": steps,
-            "tokens_a_second": ways,
-            "over_best": ways["windtunnel"] / best,
-            "bar": BARS[name],
-        }
-        print(f"{name}: {found[name]['over_best']:.2f}x the best of the others (bar {BARS[name]})", flush=True)
+        row = {"steps": steps, "tokens_a_second": ways, "over_best": ways["windtunnel"] / best, "bar": BARS[name]}
+        found[f"{name}, {steps} steps"] = row
+        print(f"{name}: {row['over_best']:.2f}x the best of the others (bar {BARS[name]})", flush=True)
     return found
 
 
 def main() -> None:
     """Measure one part and write it beside the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("rates", "members", "kept", "start", "sweep", "one"))
+    parser.add_argument("part", choices=("rates", "roofline", "members", "kept", "start", "sweep", "one"))
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--sizes", nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="windtunnel and at least one other")
     parser.add_argument("--width", type=int)
     parser.add_argument("--members", type=int)
     args = parser.parse_args()
@@ -279,8 +330,8 @@ def main() -> None:
         one(args.width, args.members)
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "rates": lambda: rates(args.pairs), "members": members, "start": start, "kept": lambda: kept(args.pairs),
-        "sweep": lambda: sweep(args.sizes, args.steps),
+        "rates": lambda: rates(args.pairs), "roofline": roofline, "members": members, "start": start,
+        "kept": lambda: kept(args.pairs), "sweep": lambda: sweep(args.sizes, args.steps, args.ways),
     }  # fmt: skip
     path = RESULTS / "engine.json"
     before = json.loads(path.read_text()) if path.is_file() else {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.runs import Outcome
@@ -59,6 +60,36 @@ def test_a_compiled_step_with_other_losses_is_not_used(corpus, monkeypatch):
     monkeypatch.setattr(compiling, "_graph", lambda step, arguments: lambda *a: (a[0], a[1], step(*a)[2] * 1.001))
     (run,) = train(pack(corpus, 1e-2), device=tiny.CPU, compile=True)
     assert run.cost.compiled_steps == 0 and "other losses" in run.cost.eager_because
+
+
+def recorded(step, *arguments):
+    """Names of the operations of a graph as it is given to the compiler, and what it computes."""
+    joined = {torch.ops.aten.scatter_add.default: compiling._one_place_a_row}
+    graph = make_fx(step, decomposition_table=joined)(*arguments)
+    return {str(node.target) for node in graph.graph.nodes}, graph(*arguments)
+
+
+@pytest.mark.parametrize("shape, dim", [((3, 5, 7), 2), ((3, 5, 7), -1), ((4, 6), 0)])
+def test_adding_at_one_place_a_row_is_a_comparison_with_the_same_digits(shape, dim):
+    one = [1 if d == dim % len(shape) else n for d, n in enumerate(shape)]
+    values, added = torch.randn(shape), torch.randn(one)
+    index = torch.randint(shape[dim], one)
+
+    def add(values, index, added):
+        return values.scatter_add(dim, index, added)
+
+    names, found = recorded(add, values, index, added)
+    assert "aten.where.self" in names or "aten.where.ScalarOther" in names, names
+    assert not any("scatter" in name for name in names)
+    assert torch.equal(found, add(values, index, added))
+
+
+@pytest.mark.parametrize("places", [(3, 2), (2, 1)])  # two a row; fewer rows than there are
+def test_other_additions_stay_as_they_are(places):
+    values, added, index = torch.randn(3, 5), torch.randn(places), torch.randint(5, places)
+    names, found = recorded(lambda v, i, a: v.scatter_add(1, i, a), values, index, added)
+    assert any("scatter_add" in name for name in names)
+    assert torch.equal(found, values.scatter_add(1, index, added))
 
 
 def test_only_long_stretches_are_compiled(corpus, monkeypatch):

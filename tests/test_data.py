@@ -89,12 +89,18 @@ def test_neighbours_in_the_corpus_are_not_neighbours_in_the_stream():
     assert abs(correlation) < 0.08  # 5 / sqrt(4096)
 
 
-def test_a_pass_that_is_kept_is_the_one_that_is_computed():
-    for count in (7, 64, order.KEPT_EXAMPLES):
-        drawn = np.concatenate([order.draw(count, seed=5, step=step, size=50) for step in range(5)])
-        passes, offsets = np.divmod(np.arange(250, dtype=np.uint64), np.uint64(count))
-        computed = [order.permuted(offsets[i : i + 1], count, key=(5, int(passes[i])))[0] for i in range(250)]
-        assert drawn.tolist() == computed
+@pytest.mark.parametrize("count", [7, 64, order.BLOCK - 1, order.BLOCK, order.BLOCK + 1, 3 * order.BLOCK])
+@pytest.mark.parametrize("size", [7, order.BLOCK, 2 * order.BLOCK + 5])
+def test_a_batch_over_blocks_and_passes_is_what_is_computed_place_by_place(count, size):
+    drawn = np.concatenate([order.draw(count, seed=2, step=step, size=size) for step in range(4)])
+    passes, places = np.divmod(np.arange(4 * size, dtype=np.uint64), np.uint64(count))
+    wanted = [order.permuted(places[passes == n], count, key=(2, int(n))) for n in np.unique(passes)]
+    assert np.array_equal(drawn, np.concatenate(wanted))
+
+
+def test_what_is_drawn_is_the_callers_own():
+    order.draw(100, seed=0, step=0, size=10)[:] = 0
+    assert len(set(order.draw(100, seed=0, step=0, size=10).tolist())) == 10
 
 
 def test_order_needs_memory_of_the_batch_only():

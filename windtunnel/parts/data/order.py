@@ -25,9 +25,9 @@ VERSION = 1
 # Half-rounds of the Feistel network. 4 full rounds suffice for a pseudorandom permutation of a large domain (Luby and
 # Rackoff 1988); 12 half-rounds are a margin for the small domains here (guess; the tests look for bias at n = 5 to 7).
 _ROUNDS = 12
-# Passes over so few examples are kept whole, up to so many: 64 MiB at most. With more seeds than passes kept, each draw
-# computes a whole pass, 2 to 3 times a batch's share (measured at 600 seeds and 512 passes kept).
-KEPT_EXAMPLES, KEPT_PASSES = 1 << 11, 4096
+# A pass is computed in blocks of so many places, which takes hardly longer than a batch's share of them, and so many
+# blocks are kept: 64 MiB at most. With more seeds at once than blocks kept, each draw computes a block anew.
+BLOCK, KEPT_BLOCKS = 1 << 11, 4096
 
 
 def draw(count: int, *, seed: int, step: int, size: int) -> np.ndarray:
@@ -36,23 +36,20 @@ def draw(count: int, *, seed: int, step: int, size: int) -> np.ndarray:
         raise InputError(
             f"Step {step} of {size} examples was asked for; steps count from 0 and a batch holds at least 1."
         )
-    positions = np.arange(step * size, (step + 1) * size, dtype=np.uint64)
-    passes, offsets = np.divmod(positions, np.uint64(count))
-    indices = np.empty(size, dtype=np.int64)
-    for number in np.unique(passes):
-        inside = passes == number
-        key = (seed, int(number))
-        kept = count <= KEPT_EXAMPLES
-        indices[inside] = _whole(count, key)[offsets[inside]] if kept else permuted(offsets[inside], count, key=key)
-    return indices
+    position, parts = step * size, []
+    while size:
+        number, offset = divmod(position, count)
+        block, first = divmod(offset, BLOCK)
+        parts.append(_block(count, (seed, number), block)[first : first + size])
+        position, size = position + len(parts[-1]), size - len(parts[-1])
+    return np.concatenate(parts)
 
 
-@lru_cache(maxsize=KEPT_PASSES)
-def _whole(count: int, key: tuple[int, int]) -> np.ndarray:
-    """A pass over few examples: its permutation takes hardly longer to compute than a batch's share of it."""
-    found = permuted(np.arange(count, dtype=np.uint64), count, key=key)
-    found.setflags(write=False)  # everyone who draws from this pass has the same array
-    return found
+@lru_cache(maxsize=KEPT_BLOCKS)
+def _block(count: int, key: tuple[int, int], block: int) -> np.ndarray:
+    """What places block * BLOCK to (block + 1) * BLOCK - 1 of a pass hold, as far as there are so many."""
+    places = np.arange(block * BLOCK, min((block + 1) * BLOCK, count), dtype=np.uint64)
+    return permuted(places, count, key=key)
 
 
 def permuted(offsets: np.ndarray, count: int, *, key: tuple[int, int]) -> np.ndarray:

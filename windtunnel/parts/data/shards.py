@@ -82,7 +82,7 @@ class Shards:
 
 def default_cache() -> Path:
     """`$WINDTUNNEL_CACHE`, or `~/.cache/windtunnel`."""
-    return Path(os.environ.get("WINDTUNNEL_CACHE") or Path.home() / ".cache" / "windtunnel")
+    return Path(os.environ.get("WINDTUNNEL_CACHE") or os.path.expanduser("~/.cache/windtunnel"))
 
 
 @cache
