@@ -94,10 +94,10 @@ def test_other_additions_stay_as_they_are(places):
 
 def test_only_long_stretches_are_compiled(corpus, monkeypatch):
     whole = pack(corpus, 1e-3, 1e-2)
-    flops = whole.training_flops()
-    for bar, chosen in ((flops, True), (1.01 * flops, False)):
-        monkeypatch.setattr(engine, "PAYS_FROM_FLOPS", bar)
+    work = 2 * tiny.STEPS * whole.tokens_per_step() * whole.size().total ** 0.5
+    for bar, chosen in ((0.99 * work, True), (1.01 * work, False)):
+        monkeypatch.setattr(engine, "PAYS_FROM", bar)
         assert Engine(whole, tiny.CPU, True).start().compiled is chosen
-    monkeypatch.setattr(engine, "PAYS_FROM_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "PAYS_FROM", 0.0)
     assert not Engine(whole, tiny.CPU, True, False).start().compiled, "who forbids it is heard"
     assert not Engine(whole, tiny.CPU, False, True).start().compiled, "what is trained alone is not recorded as a pack"

@@ -3,7 +3,7 @@
 The step (forward, backward, update of all rows) is recorded once as a flat graph and given to torch's compiler, which
 joins the many passes over memory that dominate small models (measured: `benchmarks/engine.py`). Compiling takes tens of
 seconds and holds for one number of rows, so it is for long stretches. Whether a stretch is long is decided from its
-FLOPs, not by a clock: a pack that is killed and resumed must go on with the same arithmetic.
+tokens, not by a clock: a pack that is killed and resumed must go on with the same arithmetic.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# FLOPs of a stretch from which compiling pays. It costs 5 to 15 seconds of a quiet core (40 of one that others use), 3
-# once the compiler's own cache knows the shape, as it does for the next pack of a study, and makes steps 1.5 to 1.8
-# times as fast: at 2e10 FLOP/s this stretch takes 35 seconds, of which some 15 are saved (measured at 14 thousand to 1
-# million parameters).
-PAYS_FROM_FLOPS = 7e11
+# From which work compiling a stretch pays, in tokens (of all rows) times the root of the parameters: that is how the
+# passes over memory grow that compiling joins. It saves 1.5e-8 seconds for each (1.2 to 2.3 at 14 thousand to 1 million
+# parameters, one quiet core), here 15 seconds; it costs 5 to 15, or 3 once the compiler's own cache knows the shape. On
+# a slower core both take longer.
+PAYS_FROM = 1e9
 # Largest relative difference of the first losses that rounding explains (guess: float32 has 1e-7, sums of thousands
 # of terms in another order a hundred times that).
 ROUNDING = 1e-4

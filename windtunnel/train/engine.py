@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from windtunnel.train.compiled import PAYS_FROM_FLOPS, compiled
+from windtunnel.train.compiled import PAYS_FROM, compiled
 from windtunnel.train.data import pack_batch
 from windtunnel.train.extras import (
     OF_NETWORKS,
@@ -228,8 +228,8 @@ class Engine:
     def _choose(self, state: State) -> None:
         """Whether the rows as they are now are trained by a compiled step: decided when they change, and kept."""
         left = min((self.steps_of[m] for m in state.alive), default=state.step) - state.step
-        flops = self.size.training_flops(left * self.tokens_per_step) * len(state.rows)
-        state.compiled = self.packed and (flops >= PAYS_FROM_FLOPS if self.compile is None else self.compile)
+        work = left * self.tokens_per_step * len(state.rows) * math.sqrt(self.size.total)
+        state.compiled = self.packed and (work >= PAYS_FROM if self.compile is None else self.compile)
 
     def _compiled(self, state: State, inputs: Tensor, targets: Tensor, given: Given) -> Any:
         """The compiled step for batches of this shape, None where there is none."""
