@@ -193,7 +193,7 @@ def _product_flops(pack: Pack) -> float:
     with FlopCounterMode(display=False) as counted:
         engine.advance(state)
     by_operation = counted.get_flop_counts()["Global"]
-    return sum(n for op, n in by_operation.items() if str(op) in {"aten.bmm", "aten.mm", "aten.addmm"}) / PACK
+    return sum(n for op, n in by_operation.items() if str(op).replace(".", "::") in PRODUCTS) / PACK
 
 
 def members() -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.runs import Outcome
@@ -64,8 +63,7 @@ def test_a_compiled_step_with_other_losses_is_not_used(corpus, monkeypatch):
 
 def recorded(step, *arguments):
     """Names of the operations of a graph as it is given to the compiler, and what it computes."""
-    joined = {torch.ops.aten.scatter_add.default: compiling._one_place_a_row}
-    graph = make_fx(step, decomposition_table=joined)(*arguments)
+    graph = compiling._recorded(step, arguments)
     return {str(node.target) for node in graph.graph.nodes}, graph(*arguments)
 
 

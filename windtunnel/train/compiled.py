@@ -47,20 +47,22 @@ def compiled(step: Step, arguments: tuple[Any, ...]) -> tuple[Step | None, str]:
 
 
 def _graph(step: Step, arguments: tuple[Any, ...]) -> Step:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    def plain(params: Any, states: Any, hps: Any, inputs: Any, targets: Any, given: Any) -> Any:
-        return step(params, states, hps, inputs, targets, given)  # make_fx counts the arguments of a method wrongly
-
-    # recorded here, so that the compiler sees neither vmap nor autograd, which it follows only in part
-    joined = {torch.ops.aten.scatter_add.default: _one_place_a_row}
-    recorded = torch.compile(make_fx(plain, decomposition_table=joined)(*arguments), dynamic=False)
+    recorded = torch.compile(_recorded(step, arguments), dynamic=False)
 
     def run(*given: Any) -> Any:
         with torch.no_grad():  # the backward pass is part of the graph
             return recorded(*given)
 
     return run
+
+
+def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """The step as a flat graph: the compiler then sees neither vmap nor autograd, which it follows only in part."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    joined = {torch.ops.aten.scatter_add.default: _one_place_a_row}
+    # make_fx counts the arguments of a method wrongly
+    return make_fx(lambda *given: step(*given), decomposition_table=joined)(*arguments)
 
 
 def _one_place_a_row(values: Tensor, dim: int, index: Tensor, added: Tensor) -> Any:
