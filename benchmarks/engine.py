@@ -1,21 +1,24 @@
 """How fast a sweep of many small models trains as packs, beside the same function in a loop, under Optuna and Ray Tune.
 
     python -m benchmarks.engine rates   [--pairs 7]      # steady state, one core: as written, compiled, plain loop
+    python -m benchmarks.engine agreement                # whether bfloat16 has the losses of float32, beside seeds
     python -m benchmarks.engine roofline                 # where a compiled step's time goes, what is left to gain
     python -m benchmarks.engine members                  # throughput and memory by rows of a pack
     python -m benchmarks.engine kept                     # a worker that keeps freed memory beside one that does not
     python -m benchmarks.engine start                    # from `run` to the first step, and what checkpoints cost
-    python -m benchmarks.engine sweep   [--steps 3000]   # 32 members from start to end, every core, all four ways
+    python -m benchmarks.engine sweep   [--steps 3000]   # 32 members from start to end, every core, all ways
 
 Each writes its part of benchmarks/results/engine.json. Byte transformers of about 10 thousand, 100 thousand and a
 million parameters, batches of 8 x 64 tokens, AdamW. A newcomer would compare a pack with its own members trained alone;
-the plain loop here is what a user would write instead: the same module, torch.optim.AdamW, nothing of ours.
+the plain loop here is what a user would write instead: the same module, torch.optim.AdamW, nothing of ours, and
+torch.autocast around the loss where it is in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -39,14 +43,17 @@ from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.train.engine import Engine
+from windtunnel.train.loop import train
 from windtunnel.train.memory import pack_bytes
 from windtunnel.train.pack import Pack
 from windtunnel.train.peak import matmul_rate
+from windtunnel.train.precision import PRECISIONS
 
 CONTEXT, BATCH, DEPTH, MEMBERS, PACK = 64, 8, 2, 32, 8
 WIDTHS = {"10k": 16, "100k": 64, "1M": 192}  # name to width; 14k, 130k and 983k parameters with embedding and readout
 BARS = {"10k": 3.0, "100k": 1.5, "1M": 1.2}
-WAYS = ("windtunnel", "optuna", "ray", "loop")
+OTHERS = ("optuna", "ray", "loop")
+WAYS = tuple(f"{way}{low}" for way in ("windtunnel", *OTHERS) for low in ("", "-bfloat16"))
 CPU = torch.device("cpu")
 
 
@@ -57,8 +64,8 @@ def recipe() -> Recipe:
     return base.but(optimizer=AdamW(lr=wt.tuned(2**-9, 2**-4)), batch=FixedBatch(examples=BATCH))
 
 
-def pack_of(width: int, members: int, steps: int = 10**6) -> Pack:
-    """Members of four learning rates, a seed each."""
+def pack_of(width: int, members: int, steps: int = 10**6, precision: str = "float32", to_a_seed: int = 1) -> Pack:
+    """Members of four learning rates, a seed each; or so many members in turn of one seed."""
     asked = recipe()
     rung = wt.Rung(width=width, depth=DEPTH, heads=width // 16, tokens=steps * BATCH * CONTEXT, batch=BATCH)
     judge = wt.Judge(data=asked.data, tokens=8192, evaluations=1)
@@ -68,18 +75,17 @@ def pack_of(width: int, members: int, steps: int = 10**6) -> Pack:
             recipe=described,
             rung=rung,
             hyperparameters={"lr": 2.0 ** (-9 + i % 4)},
-            seed=i,
+            seed=i // to_a_seed,
             judge=judged,
             base_rung=rung,
         )
         for i in range(members)
     )
-    return Pack(
-        recipe=asked, specs=specs, judge=judge, labels=({"study": "engine", "idea": "", "stage": "sweep"},) * members
-    )
+    labels = ({"study": "engine", "idea": "", "stage": "sweep"},) * members
+    return Pack(recipe=asked, specs=specs, judge=judge, labels=labels, precision=precision)
 
 
-def plain(width: int, seed: int, lr: float) -> Callable[[int], float]:
+def plain(width: int, seed: int, lr: float, precision: str = "float32") -> Callable[[int], float]:
     """One step of what a user would write: the loss at step `i`."""
     asked = recipe()
     torch.manual_seed(seed)
@@ -88,7 +94,8 @@ def plain(width: int, seed: int, lr: float) -> Callable[[int], float]:
 
     def step(i: int) -> float:
         inputs, targets = (torch.from_numpy(a) for a in asked.data.batch(seed=seed, step=i, size=BATCH))
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -105,85 +112,137 @@ def timed(act: Callable[[int], Any], steps: int, first: int) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def rates(pairs: int) -> dict[str, Any]:
-    """Throughput per core of packs, as written and compiled, over the plain loop's, taken in turns."""
+def rates(names: list[str], pairs: int) -> dict[str, Any]:
+    """Throughput per core of packs, as written and compiled, over the plain loop's, in both precisions, in turns."""
     torch.set_num_threads(1)
     found = {}
-    for name, width in WIDTHS.items():
-        pack, acts = pack_of(width, PACK), {}
-        for kind, compile in (("as written", False), ("compiled", True)):
-            engine = Engine(pack, CPU, True, compile)
-            state = engine.start()
-            acts[kind] = (lambda i, e=engine, s=state: e.advance(s), PACK)
-        acts["plain"] = (plain(width, 0, 1e-3), 1)
+    for name in names:
+        width, acts = WIDTHS[name], {}
+        for precision in PRECISIONS:
+            pack = pack_of(width, PACK, precision=precision)
+            for kind, compile in (("as written", False), ("compiled", True)):
+                engine = Engine(pack, CPU, True, compile)
+                state = engine.start()
+                acts[kind, precision] = (lambda i, e=engine, s=state: e.advance(s), PACK)
+            acts["plain", precision] = (plain(width, 0, 1e-3, precision), 1)
         steps = {
-            kind: max(2, round((0.6 if kind == "plain" else 1.2) / timed(act, 2, 0))) for kind, (act, _) in acts.items()
+            kind: max(2, round((0.6 if members == 1 else 1.2) / timed(act, 2, 0)))
+            for kind, (act, members) in acts.items()
         }
-        flops = pack.size().training_flops(BATCH * CONTEXT)
-        turns: dict[str, list[float]] = {kind: [] for kind in acts}
-        peaks = []
+        flops = pack_of(width, PACK).size().training_flops(BATCH * CONTEXT)
+        turns: dict[Any, list[float]] = {kind: [] for kind in acts}
+        peaks: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
         for turn in range(pairs):
             for kind, (act, members) in acts.items():
                 turns[kind].append(timed(act, steps[kind], 2 + turn * steps[kind]) / members)
-            peaks.append(matmul_rate.__wrapped__(CPU, "float32"))  # not from its cache
-        found[name] = _told(name, pack, flops, turns, median(peaks))
+            for precision, seen in peaks.items():
+                seen.append(matmul_rate.__wrapped__(CPU, precision))  # not from its cache
+        found[name] = _told(name, flops, turns, {p: median(seen) for p, seen in peaks.items()})
     return found
 
 
-def _told(name: str, pack: Pack, flops: float, turns: dict[str, list[float]], peak: float) -> dict[str, Any]:
+def _told(name: str, flops: float, turns: dict[Any, list[float]], peaks: dict[str, float]) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "params": pack.size().total,
-        "bar": BARS[name],
-        "members": PACK,
-        "gemm_peak_gflops": peak / 1e9,
-    }
-    for kind, seconds in turns.items():
-        ratios = sorted(p / s for p, s in zip(turns["plain"], seconds, strict=True))
-        row[kind] = {
-            "over_plain": median(ratios), "least": ratios[0], "most": ratios[-1],
-            "ms_a_member_step": 1e3 * median(seconds), "share_of_peak": flops / median(seconds) / peak,
-        }  # fmt: skip
-    best = row["compiled"]
-    print(
-        f"{name}: {row['params']:,} parameters: packs of {PACK} {row['as written']['over_plain']:.2f}x a plain loop, "
-        f"compiled {best['over_plain']:.2f}x [{best['least']:.2f}, {best['most']:.2f}] (bar {row['bar']}); "
-        f"{100 * best['share_of_peak']:.0f} % of {row['gemm_peak_gflops']:.0f} GFLOP/s", flush=True
-    )  # fmt: skip
+        "params": pack_of(WIDTHS[name], 1).size().total, "bar": BARS[name], "members": PACK,
+        "gemm_peak_gflops": {precision: peak / 1e9 for precision, peak in peaks.items()},
+    }  # fmt: skip
+    loops = [turns["plain", precision] for precision in PRECISIONS]
+    for (kind, precision), seconds in turns.items():
+        over = {"plain": loops[0], "plain_in_bfloat16": loops[1], "faster_plain": list(map(min, *loops))}
+        row.setdefault(precision, {})[kind] = {
+            "ms_a_member_step": 1e3 * median(seconds), "share_of_peak": flops / median(seconds) / peaks[precision],
+        } | {f"over_{loop}": _ratios(theirs, seconds) for loop, theirs in over.items()}  # fmt: skip
+    for precision in PRECISIONS:
+        written, best = (row[precision][kind] for kind in ("as written", "compiled"))
+        over, faster = best["over_plain"], best["over_faster_plain"]
+        print(
+            f"{name}, {precision}: packs of {PACK} {written['over_plain']['median']:.2f}x a plain float32 loop, "
+            f"compiled {over['median']:.2f}x [{over['least']:.2f}, {over['most']:.2f}], "
+            f"{faster['median']:.2f}x [{faster['least']:.2f}, {faster['most']:.2f}] the faster of the plain loops (bar "
+            f"{row['bar']}); {100 * best['share_of_peak']:.0f} % of {row['gemm_peak_gflops'][precision]:.0f} GFLOP/s",
+            flush=True,
+        )
     return row
+
+
+def _ratios(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    found = sorted(p / s for p, s in zip(theirs, ours, strict=True))
+    return {"median": median(found), "least": found[0], "most": found[-1]}
+
+
+STEPS = {"10k": 3000, "100k": 1000, "1M": 600}
+SEEDS = 4
+
+
+def agreement(names: list[str]) -> dict[str, Any]:
+    """Four seeds of four learning rates, trained in both precisions: their difference beside that of two seeds."""
+    torch.set_num_threads(1)
+    found = {}
+    for name in names:
+        losses = {}
+        for precision in PRECISIONS:
+            pack = pack_of(WIDTHS[name], 4 * SEEDS, STEPS[name], precision, to_a_seed=4)
+            runs = train(pack, device=CPU)
+            losses[precision] = np.array([run.loss for run in runs], dtype=float).reshape(SEEDS, 4)
+        plain, low = (losses[precision] for precision in PRECISIONS)
+        apart, scatter = (low - plain) / plain, (plain - plain.mean(0)) / plain.mean(0)
+        found[name] = row = {
+            "steps": STEPS[name], "seeds": SEEDS, "losses": {p: each.tolist() for p, each in losses.items()},
+            "difference": interval(apart.ravel().tolist()),
+            "spread_of_differences": float(apart.std(ddof=1)),
+            "spread_of_seeds": float(np.sqrt((scatter**2).sum() / (4 * (SEEDS - 1)))),
+            "same_best_rate": bool(plain.mean(0).argmin() == low.mean(0).argmin()),
+        }  # fmt: skip
+        said, spread = row["difference"], (row["spread_of_differences"], row["spread_of_seeds"])
+        best = "the same" if row["same_best_rate"] else "another"
+        print(
+            f"{name}: bfloat16 {100 * said['mean']:+.3f} % [{100 * said['low']:+.3f}, {100 * said['high']:+.3f}] of "
+            f"float32's loss, spread {100 * spread[0]:.3f} %, of seeds {100 * spread[1]:.3f} %; {best} best rate",
+            flush=True,
+        )
+    return found
 
 
 PRODUCTS, ATTENTION = ("aten::bmm", "aten::mm", "aten::addmm"), "aten::_scaled_dot_product"
 
 
-def roofline(steps: int = 40) -> dict[str, Any]:
-    """Where a compiled step's time goes; `bound` is its gain over a plain loop if all but products and attention were
-    free, with these as fast as they are in shapes so small."""
+def roofline(names: list[str], steps: int = 40) -> dict[str, Any]:
+    """Where a compiled step's time goes; `bound` is its gain over a plain loop in float32 if all but products and
+    attention were free, with these as fast as they are in shapes so small. In bfloat16 attention is among the
+    products."""
     torch.set_num_threads(1)
-    found = {}
-    for name, width in WIDTHS.items():
-        pack = pack_of(width, PACK)
-        engine, alone = Engine(pack, CPU, True, True), plain(width, 0, 1e-3)
-        state, flops = engine.start(), _product_flops(pack)
-        timed(lambda i, e=engine, s=state: e.advance(s), 4, 0)
+    found: dict[str, Any] = {}
+    for name in names:
+        alone = plain(WIDTHS[name], 0, 1e-3)
         turns = [timed(alone, 20, turn * 20) for turn in range(7)]
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            seconds = timed(lambda i, e=engine, s=state: e.advance(s), steps, 0) / PACK
-        own = {event.key: event.self_cpu_time_total / 1e6 / steps / PACK for event in seen.key_averages()}
-        products = sum(own.get(key, 0.0) for key in PRODUCTS)
-        attention = sum(time for key, time in own.items() if key.startswith(ATTENTION))
-        peak, loop = matmul_rate.__wrapped__(CPU, "float32"), median(turns)
-        found[name] = {
-            "plain_ms": 1e3 * loop, "compiled_ms": 1e3 * seconds, "products_ms": 1e3 * products,
-            "attention_ms": 1e3 * attention, "products_share_of_peak": flops / products / peak,
-            "bound": loop / (products + attention),
-        }  # fmt: skip
-        row = found[name]
-        print(
-            f"{name}: a member's step {row['compiled_ms']:.2f} ms ({row['plain_ms']:.2f} in a plain loop), products "
-            f"{row['products_ms']:.2f} at {100 * row['products_share_of_peak']:.0f} % of a large product's rate, "
-            f"attention {row['attention_ms']:.2f}: at most {row['bound']:.1f}x a plain loop", flush=True
-        )  # fmt: skip
+        for precision in PRECISIONS:
+            row = _profiled(name, precision, steps, median(turns))
+            found.setdefault(name, {})[precision] = row
+            print(
+                f"{name}, {precision}: a member's step {row['compiled_ms']:.2f} ms ({row['plain_ms']:.2f} in a plain "
+                f"float32 loop), products {row['products_ms']:.2f} at {100 * row['products_share_of_peak']:.0f} % of a "
+                f"large product's rate, attention {row['attention_ms']:.2f}: at most {row['bound']:.1f}x a plain loop",
+                flush=True,
+            )
     return found
+
+
+def _profiled(name: str, precision: str, steps: int, loop: float) -> dict[str, float]:
+    pack = pack_of(WIDTHS[name], PACK, precision=precision)
+    engine = Engine(pack, CPU, True, True)
+    state, flops = engine.start(), _product_flops(pack)
+    timed(lambda i: engine.advance(state), 4, 0)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        seconds = timed(lambda i: engine.advance(state), steps, 0) / PACK
+    own = {event.key: event.self_cpu_time_total / 1e6 / steps / PACK for event in seen.key_averages()}
+    products = sum(own.get(key, 0.0) for key in PRODUCTS)
+    attention = sum(time for key, time in own.items() if key.startswith(ATTENTION))
+    return {
+        "plain_ms": 1e3 * loop, "compiled_ms": 1e3 * seconds, "products_ms": 1e3 * products,
+        "attention_ms": 1e3 * attention,
+        "products_share_of_peak": flops / products / matmul_rate.__wrapped__(CPU, precision),
+        "bound": loop / (products + attention),
+    }  # fmt: skip
 
 
 def _product_flops(pack: Pack) -> float:
@@ -296,7 +355,9 @@ def sweep(names: list[str], steps: int, asked: list[str]) -> dict[str, Any]:
                 sys.executable,
                 "-m",
                 "benchmarks.engine_ways",
-                way,
+                *way.split("-", 1)[:1],
+                "--precision",
+                "bfloat16" if way.endswith("-bfloat16") else "float32",
                 "--width",
                 str(WIDTHS[name]),
                 "--steps",
@@ -308,17 +369,23 @@ def sweep(names: list[str], steps: int, asked: list[str]) -> dict[str, Any]:
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | apart)
             ways[way] = tokens / (time.perf_counter() - began)
             print(f"{name}, {way}: {ways[way]:,.0f} tokens a second", flush=True)
-        best = max(rate for way, rate in ways.items() if way != "windtunnel")
-        row = {"steps": steps, "tokens_a_second": ways, "over_best": ways["windtunnel"] / best, "bar": BARS[name]}
+        row = {"steps": steps, "tokens_a_second": ways, "bar": BARS[name]}
+        for ours in (way for way in ways if way.startswith("windtunnel")):
+            others = {way: rate for way, rate in ways.items() if way.startswith(OTHERS)}
+            plain = max((rate for way, rate in others.items() if not way.endswith("-bfloat16")), default=math.nan)
+            row[ours] = {"over_best_in_float32": ways[ours] / plain, "over_best": ways[ours] / max(others.values())}
+            print(
+                f"{name}, {ours}: {row[ours]['over_best_in_float32']:.2f}x the best of the others in float32, "
+                f"{row[ours]['over_best']:.2f}x the best of them in either precision (bar {BARS[name]})", flush=True
+            )  # fmt: skip
         found[f"{name}, {steps} steps"] = row
-        print(f"{name}: {row['over_best']:.2f}x the best of the others (bar {BARS[name]})", flush=True)
     return found
 
 
 def main() -> None:
     """Measure one part and write it beside the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("rates", "roofline", "members", "kept", "start", "sweep", "one"))
+    parser.add_argument("part", choices=("rates", "agreement", "roofline", "members", "kept", "start", "sweep", "one"))
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--sizes", nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
@@ -330,7 +397,8 @@ def main() -> None:
         one(args.width, args.members)
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "rates": lambda: rates(args.pairs), "roofline": roofline, "members": members, "start": start,
+        "rates": lambda: rates(args.sizes, args.pairs), "agreement": lambda: agreement(args.sizes),
+        "roofline": lambda: roofline(args.sizes), "members": members, "start": start,
         "kept": lambda: kept(args.pairs), "sweep": lambda: sweep(args.sizes, args.steps, args.ways),
     }  # fmt: skip
     path = RESULTS / "engine.json"

@@ -15,7 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def timed(pack: Pack, ranks: Ranks, how: How, steps: int) -> dict[str, Any]:
     step = statistics.median(seconds[WARM:])
     flops = engine.size.training_flops(engine.tokens_per_step) / step
     return {
-        "params": engine.size.total, "tokens_a_step": engine.tokens_per_step, "precision": how.precision,
+        "params": engine.size.total, "tokens_a_step": engine.tokens_per_step, "precision": pack.precision,
         "compiled": how.compiled, "pieces": how.pieces, "processes": ranks.world, "seconds_to_build": round(built, 2),
         "seconds_of_first_steps": [round(s, 3) for s in seconds[:WARM]], "seconds_a_step": step,
         "n": len(seconds[WARM:]), "tokens_a_second": engine.tokens_per_step / step, "flops_a_second": flops,
@@ -128,8 +128,9 @@ def main() -> None:
     with joined() as ranks:
         large = ranks.device.type == "cuda"
         precision, pieces = "bfloat16" if large and not args.plain else "float32", args.pieces or (2 if large else 1)
-        how = How(precision=precision, pieces=pieces, compiled=args.compiled)
-        found = timed(asked(large, args.steps, args.batch or (32 if large else 8)), ranks, how, args.steps)
+        how = How(pieces=pieces, compiled=args.compiled)
+        pack = replace(asked(large, args.steps, args.batch or (32 if large else 8)), precision=precision)
+        found = timed(pack, ranks, how, args.steps)
         if ranks.rank == 0:
             found["device"] = torch.cuda.get_device_name() if large else "cpu"
             print(common.write(args.out, {"target": found}))

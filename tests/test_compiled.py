@@ -56,14 +56,14 @@ def test_a_step_that_cannot_be_compiled_is_trained_as_written_with_the_reason(co
 
 
 def test_a_compiled_step_with_other_losses_is_not_used(corpus, monkeypatch):
-    monkeypatch.setattr(compiling, "_graph", lambda step, arguments: lambda *a: (a[0], a[1], step(*a)[2] * 1.001))
+    monkeypatch.setattr(compiling, "_graph", lambda step, *_: lambda *a: (a[0], a[1], step(*a)[2] * 1.001))
     (run,) = train(pack(corpus, 1e-2), device=tiny.CPU, compile=True)
     assert run.cost.compiled_steps == 0 and "other losses" in run.cost.eager_because
 
 
 def recorded(step, *arguments):
     """Names of the operations of a graph as it is given to the compiler, and what it computes."""
-    graph = compiling._recorded(step, arguments)
+    graph = compiling._recorded(step, arguments, "float32")
     return {str(node.target) for node in graph.graph.nodes}, graph(*arguments)
 
 

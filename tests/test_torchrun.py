@@ -98,7 +98,7 @@ def images():
 def in_two(ranks: Ranks, asked, folder, launched):
     """All that two processes do for these tests, in one go, for starting them takes longer."""
     found = {name: train_sharded(pack, ranks, How()) for name, pack in asked.items()}
-    found["bfloat16"] = train_sharded(asked["images"], ranks, How(precision="bfloat16"))
+    found["bfloat16"] = train_sharded(replace(asked["images"], precision="bfloat16"), ranks, How())
     found["in pieces"] = train_sharded(asked["AdamW"], ranks, How(pieces=2))
     found["first values"] = first_values(ranks, asked["AdamW"])
     for name in RESUMED:

@@ -167,6 +167,8 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
     The command repeats the run.
     """
     command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
+    if getattr(args, "precision", "float32") != "float32":
+        command += f" --precision {args.precision}"
     name = page_name(result.study.name)
     folder = result.store.path if isinstance(result.store.place, Local) else Path()
     try:

@@ -232,9 +232,23 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
         found.append(f"{', '.join(together)} were searched together: no interval, and their transfer is not judged.")
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
+    found += _mixed(stages, name)
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
     found += [f"{len(lost)} ladder run(s) are left out: {lost[0].message}"] if lost else []
     return found
+
+
+def _mixed(stages: Stages, name: str) -> list[str]:
+    """A sentence where the runs that are compared were not all computed in one precision."""
+    values = {each: stages.tuning(each).values for each in {name, "base"} & set(stages.recipes)}
+    runs = [run for each, at in values.items() for run in stages.runs(stages.ladder(each, at))]
+    low = sum(run.cost.precision != "float32" for run in runs)
+    if low in (0, len(runs)):
+        return []
+    return [
+        f"{low} of the {len(runs)} ladder runs were trained in bfloat16, the others in float32; the difference is part "
+        f"of what is forecast."
+    ]
 
 
 def _unchecked(stages: Stages, name: str, state: TuningState) -> list[str]:

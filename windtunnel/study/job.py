@@ -43,15 +43,23 @@ class Silent:
 
 
 def run(
-    study: Study, store: Store, *, launcher: Any = None, watch: Watch | None = None, budget: Budget | None = None
+    study: Study,
+    store: Store,
+    *,
+    launcher: Any = None,
+    watch: Watch | None = None,
+    budget: Budget | None = None,
+    precision: str = "float32",
 ) -> Result:
     """Train what the store misses and return the answer. Raises Paused when the budget is spent."""
     from windtunnel.launch.here import Here
 
     watch, launch = watch or Silent(), launcher or Here()
+    if precision != "float32" and isinstance(launch, Here):
+        _say_if_slow(precision, watch)
     if budget is not None:
-        launch = _metered(study, store, launch, budget, watch)
-    stages = Stages(study, store)
+        launch = _metered(study, store, launch, budget, watch, precision)
+    stages = Stages(study, store, precision)
     _tune(stages, launch, watch)
     _climb(stages, launch, watch)
     _check_coordinates(stages, watch)
@@ -61,12 +69,25 @@ def run(
     return answered(stages)
 
 
-def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Watch) -> Metered:
+def _say_if_slow(precision: str, watch: Watch) -> None:
+    from windtunnel.launch.here import device_of
+    from windtunnel.train.peak import matmul_rate
+
+    gain = matmul_rate(device_of(0), precision) / matmul_rate(device_of(0), "float32")
+    if gain < 1:
+        watch.say(
+            f"{precision}: this device multiplies matrices in it at {gain:.2g} times the rate of float32, so it gains "
+            f"nothing here"
+        )
+
+
+def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Watch, precision: str) -> Metered:
     """The launcher within a budget, after a sentence on what the study will take. Raises Paused if it is spent."""
     from windtunnel.launch.here import Here
 
     meter = Meter(budget, study.name, store)
-    planned = plan(study, store, getattr(launch, "devices", None), measure=isinstance(launch, Here))
+    devices, here = getattr(launch, "devices", None), isinstance(launch, Here)
+    planned = plan(study, store, devices, measure=here, precision=precision)
     left = planned.seconds if budget.seconds else planned.flops
     watch.say(
         f"estimate: {planned.missing} runs to train, {compact(planned.flops)}FLOPs, about {planned.minutes:.3g} "

@@ -126,11 +126,13 @@ class Plan:
         return "\n".join([head, *lines, *trunk, total])
 
 
-def plan(study: Study, store: Store, devices: int | None = None, *, measure: bool = False) -> Plan:
+def plan(
+    study: Study, store: Store, devices: int | None = None, *, measure: bool = False, precision: str = "float32"
+) -> Plan:
     """The rows of a study and what is missing from the store; `measure` times a few steps of every shape here."""
     from windtunnel.launch.here import default_devices
 
-    stages = Stages(study, store)
+    stages = Stages(study, store, precision)
     rows = [row for name in stages.recipes for row in _rows(stages, name)]
     rows, source = _timed(stages, rows, measure)
     return Plan(

@@ -223,19 +223,26 @@ class Study:
         return plan(self, store)
 
     def run(
-        self, store: Store, *, launcher: Any = None, watch: Watch | None = None, budget: str | Budget | None = None
+        self,
+        store: Store,
+        *,
+        launcher: Any = None,
+        watch: Watch | None = None,
+        budget: str | Budget | None = None,
+        precision: str = "float32",
     ) -> Result:
         """Train what is missing, write the forecasts, and answer; a second call goes on where the first stopped.
 
         `budget` is in FLOPs ("2e15") or device time ("2h"), over all calls together: when it is spent, what is in
-        flight is checkpointed and Paused raised.
+        flight is checkpointed and Paused raised. `precision`, "float32" or "bfloat16", is that of the matrix products
+        of what is trained now: runs that the store holds are taken as they are.
         """
         from windtunnel.study.budget import Budget
         from windtunnel.study.job import run
 
         self.check()
         asked = Budget.parse(budget) if isinstance(budget, str) else budget
-        return run(self, store, launcher=launcher, watch=watch, budget=asked)
+        return run(self, store, launcher=launcher, watch=watch, budget=asked, precision=precision)
 
     def answer(self, store: Store) -> Result:
         """The answer from stored runs alone; what cannot be answered yet is missing from it."""

@@ -59,10 +59,13 @@ class TuningState:
 
 
 class Stages:
-    """A study beside a store. A record is read once and kept: records never change."""
+    """A study beside a store. A record is read once and kept: records never change.
 
-    def __init__(self, study: Study, store: Store) -> None:
-        self.study, self.store = study, store
+    What is missing is trained in `precision`, which changes nothing of what is asked.
+    """
+
+    def __init__(self, study: Study, store: Store, precision: str = "float32") -> None:
+        self.study, self.store, self.precision = study, store, precision
         self.recipes = study.recipes()
         self.judge = study.judged_by()
         self._judge = self.judge.describe()
@@ -288,7 +291,8 @@ class Stages:
         recipe = self.recipe(first.name, first.stage).shaped(first.spec.hyperparameters)
         judge = self._tuning_judge if self._is_elsewhere(first.stage) else self.judge
         labels = tuple({"study": self.study.name, "idea": a.name, "stage": a.stage} for a in asks)
-        return Pack(recipe=recipe, specs=tuple(a.spec for a in asks), judge=judge, labels=labels)
+        specs = tuple(ask.spec for ask in asks)
+        return Pack(recipe=recipe, specs=specs, judge=judge, labels=labels, precision=self.precision)
 
     def _asks(
         self,

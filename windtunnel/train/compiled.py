@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from windtunnel.train.rewritten import rewritten
+
 # From which work compiling a stretch pays, in tokens (of all rows) times the root of the parameters: that is how the
 # passes over memory grow that compiling joins. It saves 1.5e-8 seconds for each (1.2 to 2.3 at 14 thousand to 1 million
 # parameters, one quiet core), here 15 seconds; it costs 5 to 15, or 3 once the compiler's own cache knows the shape. On
@@ -22,12 +24,12 @@ from torch import Tensor
 PAYS_FROM = 1e9
 # Largest relative difference of the first losses that rounding explains (guess: float32 has 1e-7, sums of thousands
 # of terms in another order a hundred times that).
-ROUNDING = 1e-4
+ROUNDING = {"float32": 1e-4, "bfloat16": 2e-3}
 
 Step = Callable[..., tuple[list[Tensor], list[dict[str, Tensor]], Tensor, dict[str, Tensor]]]
 
 
-def compiled(step: Step, arguments: tuple[Any, ...]) -> tuple[Step | None, str]:
+def compiled(step: Step, arguments: tuple[Any, ...], precision: str = "float32") -> tuple[Step | None, str]:
     """The step compiled for arguments of these shapes; or None and why not, in a sentence.
 
     It is tried on `arguments` and must give the same losses as the step itself, to rounding.
@@ -35,19 +37,19 @@ def compiled(step: Step, arguments: tuple[Any, ...]) -> tuple[Step | None, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's advice is not about the user's model
-            faster = _graph(step, arguments)
+            faster = _graph(step, arguments, precision)
             losses = faster(*arguments)[2]
     except Exception as error:  # a compiler is missing, or cannot do this graph: both are a reason, not a failure
         return None, f"it could not be compiled ({type(error).__name__}: {_first_line(error)})"
     wanted = step(*arguments)[2]
     apart = float(((losses - wanted).abs() / wanted.abs().clamp(min=1e-12)).max())
-    if not apart <= ROUNDING:
+    if not apart <= ROUNDING[precision]:
         return None, f"the compiled step gave other losses (by {apart:.1e} of them)"
     return faster, ""
 
 
-def _graph(step: Step, arguments: tuple[Any, ...]) -> Step:
-    recorded = torch.compile(_recorded(step, arguments), dynamic=False)
+def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
+    recorded = torch.compile(_recorded(step, arguments, precision), dynamic=False)
 
     def run(*given: Any) -> Any:
         with torch.no_grad():  # the backward pass is part of the graph
@@ -56,24 +58,12 @@ def _graph(step: Step, arguments: tuple[Any, ...]) -> Step:
     return run
 
 
-def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> Any:
     """The step as a flat graph: the compiler then sees neither vmap nor autograd, which it follows only in part."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    joined = {torch.ops.aten.scatter_add.default: _one_place_a_row}
     # make_fx counts the arguments of a method wrongly
-    return make_fx(lambda *given: step(*given), decomposition_table=joined)(*arguments)
-
-
-def _one_place_a_row(values: Tensor, dim: int, index: Tensor, added: Tensor) -> Any:
-    """Cross-entropy's gradient has one entry in every row of logits. As a comparison, not a scatter into zeros, it is
-    joined with the softmax's gradient and never stored: the same digits, a third less time (measured, 256 classes)."""
-    one = [1 if d == dim % values.dim() else n for d, n in enumerate(values.shape)]
-    if list(index.shape) != one or added.shape != index.shape:
-        return NotImplemented
-    places = torch.arange(values.shape[dim], dtype=torch.int32, device=values.device)
-    places = places.view([-1 if d == dim % values.dim() else 1 for d in range(values.dim())])
-    return values + torch.where(places == index.int(), added, 0.0)
+    return make_fx(lambda *given: step(*given), decomposition_table=rewritten(precision))(*arguments)
 
 
 def _first_line(error: Exception) -> str:

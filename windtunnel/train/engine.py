@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -44,6 +45,7 @@ from windtunnel.train.pack import (
     stacked_hyperparameters,
     table_of,
 )
+from windtunnel.train.precision import computed_in
 from windtunnel.train.rows import first_rows, multiplier, parted, steps_of
 from windtunnel.train.state import State
 from windtunnel.train.steps import Given, Tree, first_states, gradient, look_ahead, update, with_numbers
@@ -73,12 +75,16 @@ class Engine:
         self.needs = needs_of(pack.recipe.objective)
         self.told = told_to(optimizer)
         self.listening = listening(self.model, pack.recipe)
-        self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed)
+        self.precision = pack.precision
+        self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed, self._within)
         self.look_ahead = look_ahead(self.groups, optimizer, packed)
         self.update = update(self.groups, optimizer, packed)
-        self.judging = Judging(pack, self.model, self.groups, self.steps_of, device, packed)
+        self.judging = Judging(pack, self.model, self.groups, self.steps_of, device, packed, self._within)
         self.eager_because = ""
         self._faster: dict[Any, Any] = {}  # number of rows and shape of a batch -> compiled step
+
+    def _within(self) -> AbstractContextManager[None]:
+        return computed_in(self.precision, self.device)
 
     @cached_property
     def visits(self) -> Visits:
@@ -102,7 +108,7 @@ class Engine:
         if forks:
             params, states = forked(params, states, self.groups, forks)
         created, spent = created or datetime.now(UTC).isoformat(), np.zeros(len(self.pack.specs))
-        state = State(rows, params, states, spent, self.steps_of, created=created)
+        state = State(rows, params, states, spent, self.steps_of, created=created, precision=self.precision)
         if {"start", "reference"} & set(self.needs):  # copies: a compiled step would take one tensor for the other
             state.start = [p.clone() for p in params]
         if "memory" in self.needs:
@@ -237,7 +243,7 @@ class Engine:
         if shape not in self._faster:
             hps = self.scheduled(state, dict.fromkeys(state.alive, 1.0))
             arguments = (state.params, state.states, hps, inputs, targets, given)
-            self._faster[shape], because = compiled(self._whole_step, arguments)
+            self._faster[shape], because = compiled(self._whole_step, arguments, self.precision)
             self.eager_because = self.eager_because or because
         return self._faster[shape]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from windtunnel.errors import InputError
 from windtunnel.train.data import judge_batches, judge_steps
 from windtunnel.train.pack import Group, Pack
 from windtunnel.train.state import State
-from windtunnel.train.steps import judgement, named_params, readout
+from windtunnel.train.steps import Within, judgement, named_params, readout
 
 OWN = ("accuracy",)  # metrics that a record has without probes
 
@@ -28,10 +29,10 @@ class Judging:
 
     def __init__(
         self, pack: Pack, model: nn.Module, groups: Sequence[Group], steps_of: Sequence[int],
-        device: torch.device, packed: bool,
+        device: torch.device, packed: bool, within: Within = nullcontext,
     ) -> None:  # fmt: skip
         self.model, self.groups, self.device, self.probes = model, groups, device, pack.judge.probes
-        self.judgement = judgement(model, groups, packed)
+        self.judgement = judgement(model, groups, packed, within)
         self.readout = readout(groups, pack.recipe.optimizer, packed)
         self.held_out = judge_batches(pack.judge, device)
         self.at = [judge_steps(pack.judge, steps) for steps in steps_of]

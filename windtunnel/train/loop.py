@@ -87,7 +87,7 @@ def train(
 def to_end(engine: Engine, state: State, saving: Saving, report: Report, stop: Callable[[], bool] | None) -> None:
     """Train until no member is left; raises Stopped when `stop` says True, and what `report` raises as Paused, after a
     checkpoint."""
-    clock = time.monotonic()
+    engine.precision, clock = state.precision, time.monotonic()
     while state.alive:
         engine.advance(state)
         now = time.monotonic()
@@ -141,6 +141,7 @@ def cost_of(engine: Engine, state: State, member: int, alone_because: str | None
         spent_flops=engine.size.training_flops(min(spent * engine.tokens_per_step, tokens)),
         compiled_steps=state.compiled_steps,
         eager_because=engine.eager_because or None,
+        precision=state.precision,
     )
 
 

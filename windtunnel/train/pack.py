@@ -25,18 +25,26 @@ from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.sizes import scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, check_suits, geometry_of
+from windtunnel.train.precision import check_precision
 from windtunnel.train.rows import trained_tokens
 from windtunnel.train.stretches import trained_tokens_of, training_flops_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Runs to be trained together: a live recipe whose tuned fields the specs fill, and the judge."""
+    """Runs to be trained together: a live recipe whose tuned fields the specs fill, and the judge.
+
+    `precision` is that of matrix products, "float32" or "bfloat16". Raises InputError for another.
+    """
 
     recipe: Recipe
     specs: tuple[RunSpec, ...]
     judge: Judge
     labels: tuple[Mapping[str, str], ...] = ()
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
     @cached_property
     def key(self) -> str:

@@ -1,7 +1,8 @@
 """In which precision matrix products are computed; weights, norms, losses and optimizer states stay float32.
 
-bfloat16 through torch's autocast. A newcomer would cast the whole model: the residual stream then loses an eighth bit
-at every block. Rotations written with complex numbers have no bfloat16 form and are computed in float32.
+It is how runs are trained, not what was asked, so it is no part of a run's key; the record says which it was. bfloat16
+is torch's autocast. A newcomer would cast the whole model: the residual stream then loses an eighth bit at every block.
+Rotations written with complex numbers have no bfloat16 form and are computed in float32.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from windtunnel.errors import InputError
 PRECISIONS = ("float32", "bfloat16")
 
 
-@contextmanager
-def computed_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute what runs inside in a precision. Raises InputError for one that is not known."""
+def check_precision(precision: str) -> None:
+    """Raise InputError for one that is not known."""
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}.")
+
+
+@contextmanager
+def computed_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute what runs inside in a precision."""
     if precision == "float32":
         yield
         return

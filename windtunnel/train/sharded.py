@@ -112,7 +112,7 @@ class ShardedEngine:
         self._build()
         self.judge_at = judge_steps(pack.judge, self.steps)
         self.held_out = list(self._held_out())
-        self.peak = sum(ranks.summed(matmul_rate(ranks.device, how.precision))) / ranks.world
+        self.peak = sum(ranks.summed(matmul_rate(ranks.device, pack.precision))) / ranks.world
 
     def _build(self) -> None:
         table = table_of(self.pack.recipe, self.rung, self.spec.base_rung)
@@ -173,7 +173,7 @@ class ShardedEngine:
         torch.manual_seed(hash((self.spec.seed, step, self.ranks.rank)))  # for a part that draws noise
         lost = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for inputs, targets in self._pieces(step):
-            with computed_in(self.how.precision, self.ranks.device):
+            with computed_in(self.pack.precision, self.ranks.device):
                 losses = self.pack.recipe.objective(self.model(inputs).float(), targets)
                 part = losses.sum() * (len(inputs) / (losses.numel() * self.batch))
             (part * self.ranks.world).backward()  # FSDP2 averages over processes, and what is needed is the sum
@@ -218,7 +218,7 @@ class ShardedEngine:
 
     def _judged(self, inputs: Tensor, targets: Tensor, own: int) -> tuple[float, float, float]:
         """Summed cross-entropy in nats, hits and how many predictions, of this process's own examples."""
-        with computed_in(self.how.precision, self.ranks.device):
+        with computed_in(self.pack.precision, self.ranks.device):
             outputs = self.model(inputs).float()[:own].flatten(0, 1)
         flat = targets[:own].flatten()
         hits = (outputs.argmax(-1) == flat).sum()

@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 class How:
     """How a run is trained, which is never part of what was asked.
 
-    `precision` is "float32" or "bfloat16" (matrix products; sums, norms and updates stay float32); `pieces` is into how
-    many parts each process cuts its share of a batch; `compiled` compiles each block of the model; a checkpoint is
-    written every `checkpoint_seconds`, less often where writing one stops training for long.
+    `pieces` is into how many parts each process cuts its share of a batch; `compiled` compiles each block of the model;
+    a checkpoint is written every `checkpoint_seconds`, less often where writing one stops training for long.
     """
 
-    precision: str = "float32"
     pieces: int = 1
     compiled: bool = False
     checkpoint_seconds: float = 20.0
@@ -65,6 +63,6 @@ def _cost(engine: ShardedEngine, seconds: float, tokens: int) -> Cost:
         threads=torch.get_num_threads(),
         members=1,
         processes=engine.ranks.world,
-        precision=engine.how.precision,
+        precision=engine.pack.precision,
         peak=engine.peak,
     )

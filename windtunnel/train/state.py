@@ -19,8 +19,9 @@ class State:
     """Stacked parameters and optimizer states, whose rows they are, and curves.
 
     `horizons` and `spent` count a member's steps, to be done and done, a step that k members shared as 1/k. `compiled`
-    says how the rows are trained from here on, so that a resumed pack goes on with the same arithmetic. `start` and
-    `memory` are there for objectives that need them, a row each, as is `probed`, what probes said of a member.
+    and `precision` say how the rows are trained from here on, so that a resumed pack goes on with the same arithmetic.
+    `start` and `memory` are there for objectives that need them, a row each, as is `probed`, what probes said of a
+    member.
     """
 
     rows: list[Row]
@@ -33,6 +34,7 @@ class State:
     created: str = ""
     compiled: bool = False
     compiled_steps: int = 0
+    precision: str = "float32"
     train_loss: list[np.ndarray] = field(default_factory=list)  # one row a step, one column a member; NaN when gone
     judged: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)  # step, loss and accuracy by member
     retired: dict[int, str] = field(default_factory=dict)  # member -> why
@@ -83,6 +85,7 @@ def to_checkpoint(state: State, members: Sequence[str]) -> tuple[dict[str, Tenso
         "horizons": state.horizons,
         "compiled": state.compiled,
         "compiled_steps": state.compiled_steps,
+        "precision": state.precision,
         "retired": {str(member): why for member, why in state.retired.items()},
         "judged_steps": [step for step, _, _ in state.judged],
         "seconds": state.seconds,
@@ -113,6 +116,7 @@ def from_checkpoint(
         created=facts["created"],
         compiled=facts["compiled"],
         compiled_steps=facts["compiled_steps"],
+        precision=facts.get("precision", "float32"),
         train_loss=list(tensors["train_loss"].numpy()) if "train_loss" in tensors else [],
         judged=[(step, both[0], both[1]) for step, both in zip(facts["judged_steps"], judged, strict=True)],
         retired={int(member): why for member, why in facts["retired"].items()},

@@ -7,6 +7,7 @@ was used, and why not the other, is recorded in the run's cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from windtunnel.train.pack import Group
 
 Tree = dict[str, Tensor]
 Given = dict[str, Any]  # what an objective asked for, tensors with a leading member axis
+Within = Callable[[], AbstractContextManager[Any]]  # entered anew at every call
 JOINED: dict[str, Callable[[Tensor, int], Tensor]] = {"totals": torch.sum, "maxima": torch.amax}  # over the network
 
 
@@ -42,8 +44,9 @@ def over_tensors(function: Callable[..., Any], packed: bool) -> Callable[..., An
     return one_by_one
 
 
-def called(model: nn.Module) -> Callable[[Tree, Tensor], Tensor]:
-    """(tensors by name, inputs) to outputs; the model's own tensors are in their places again afterwards.
+def called(model: nn.Module, within: Within = nullcontext) -> Callable[[Tree, Tensor], Tensor]:
+    """(tensors by name, inputs) to outputs, in float32 whatever the precision `within` which the model is computed; the
+    model's own tensors are in their places again afterwards.
 
     torch's own ties do not put them back where one module stands in several places: it is swapped twice.
     """
@@ -54,18 +57,22 @@ def called(model: nn.Module) -> Callable[[Tree, Tensor], Tensor]:
 
     def call(named: Tree, inputs: Tensor) -> Tensor:
         tied = {name: named[same] for name, same in others.items()}
-        return functional_call(model, named | tied, (inputs,), tie_weights=False)
+        with within():
+            outputs = functional_call(model, named | tied, (inputs,), tie_weights=False)
+        return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
 
     return call
 
 
-def gradient(model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool) -> Callable[..., Any]:
+def gradient(
+    model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool, within: Within = nullcontext
+) -> Callable[..., Any]:
     """(params, inputs, targets, given) to (gradients, mean loss per token, memory to keep), with a leading member axis.
 
     `given` holds what the objective needs ("start" as stacks, like params) and, as "network", what modules need, by
     the names of their buffers; {} where nothing is needed.
     """
-    needs, call = needs_of(objective), called(model)
+    needs, call = needs_of(objective), called(model, within)
 
     def loss(params: list[Tensor], inputs: Tensor, targets: Tensor, given: Given) -> tuple[Tensor, Tree]:
         named = _named(groups, params)
@@ -180,10 +187,12 @@ def first_states(groups: Sequence[Group], optimizer: Any, params: Sequence[Tenso
     ]
 
 
-def judgement(model: nn.Module, groups: Sequence[Group], packed: bool) -> Callable[..., Any]:
+def judgement(
+    model: nn.Module, groups: Sequence[Group], packed: bool, within: Within = nullcontext
+) -> Callable[..., Any]:
     """(params, inputs, targets) to (summed cross-entropy in nats, hits), one number a member."""
 
-    call = called(model)
+    call = called(model, within)
 
     def judged(params: list[Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         outputs = call(_named(groups, params), inputs).flatten(0, 1)
