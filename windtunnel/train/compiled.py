@@ -8,12 +8,18 @@ tokens, not by a clock: a pack that is killed and resumed must go on with the sa
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from windtunnel.train.rewritten import rewritten
 
@@ -49,13 +55,33 @@ def compiled(step: Step, arguments: tuple[Any, ...], precision: str = "float32")
 
 
 def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
-    recorded = torch.compile(_recorded(step, arguments, precision), dynamic=False)
+    recorded = _recorded(step, arguments, precision)
+    joined = torch.compile(recorded, dynamic=False)
 
     def run(*given: Any) -> Any:
         with torch.no_grad():  # the backward pass is part of the graph
-            return recorded(*given)
+            return joined(*given)
 
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    with _by_one(f"{recorded.code} {shapes}"):
+        run(*arguments)  # the first call is what compiles
     return run
+
+
+@contextmanager
+def _by_one(graph: str) -> Iterator[None]:
+    """Let the processes of this machine that want one graph compiled do so one after the other: the first compiles with
+    every core, the others then take it from the compiler's cache. Those with other graphs do not wait."""
+    place = int.from_bytes(hashlib.sha256(graph.encode()).digest()[:4], "little") >> 1
+    name, held = f"{tempfile.gettempdir()}/windtunnel-compiling-{os.getuid()}", -1
+    try:
+        with suppress(OSError):  # where nothing can be locked, each compiles by itself
+            held = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+            fcntl.lockf(held, fcntl.LOCK_EX, 1, place)  # one byte stands for one graph; a dead process lets go of it
+        yield
+    finally:
+        if held >= 0:
+            os.close(held)
 
 
 def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> Any:
