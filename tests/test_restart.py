@@ -10,7 +10,7 @@ import tiny
 import windtunnel as wt
 from windtunnel.errors import Paused
 from windtunnel.launch.here import Here
-from windtunnel.launch.one import execute
+from windtunnel.launch.one import execute, sweep
 from windtunnel.train.loop import train
 
 VALUES = [{"lr": lr} for lr in (0.003, 0.01, 0.03)]
@@ -81,3 +81,11 @@ def test_a_study_interrupted_again_and_again_redoes_no_finished_run(corpus, tmp_
             assert not recorded & watch.trained
             break
     assert interrupts >= 3 and len(list(store.keys())) > 8
+
+
+def test_a_pack_that_another_process_is_just_removing_is_left_to_it(tmp_path):
+    store = wt.Store(tmp_path / "store")
+    leaving = store.packs() / ".0fb4054b970adc26a87d.gone.18267.38474629074682"
+    (leaving / "step-000000001").mkdir(parents=True)
+    sweep(store)  # too young to be a dead process's
+    assert leaving.is_dir()

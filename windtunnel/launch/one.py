@@ -113,7 +113,9 @@ def sweep(store: Store) -> None:
             pass  # nobody holds it: letting go removes it
     packs = store.place.below("packs")
     for name in packs.names():
-        members = [] if name.endswith(".lock") else _trained_in(packs.below(name))
+        if name.startswith(".") or name.endswith(".lock"):  # being written or removed by another process; locked
+            continue
+        members = _trained_in(packs.below(name))
         if members and all(key in store for key in members):
             with suppress(BlockingIOError), locked(store.packs() / f"{name}.lock", wait=False):
                 packs.remove(name)
