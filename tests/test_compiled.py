@@ -99,3 +99,29 @@ def test_only_long_stretches_are_compiled(corpus, monkeypatch):
     monkeypatch.setattr(engine, "PAYS_FROM", 0.0)
     assert not Engine(whole, tiny.CPU, True, False).start().compiled, "who forbids it is heard"
     assert not Engine(whole, tiny.CPU, False, True).start().compiled, "what is trained alone is not recorded as a pack"
+
+
+def test_what_is_computed_twice_is_computed_once():
+    x = torch.randn(4, 4)
+    names = [str(n.target) for n in compiling._recorded(lambda x: x.exp() @ x.exp(), (x,), "float32").graph.nodes]
+    assert names.count("aten.exp.default") == 1
+    graph = compiling._recorded(lambda x: x.exp() @ x.exp(), (x,), "float32")
+    assert torch.equal(graph(x), x.exp() @ x.exp())
+
+
+def test_a_graph_that_writes_in_place_or_draws_numbers_stays_as_it_is():
+    x = torch.randn(4, 4)
+
+    def filled(x):
+        one, other = torch.zeros_like(x), torch.zeros_like(x)
+        one.add_(x)
+        return one + other
+
+    twice = {
+        "aten.zeros_like.default": filled,
+        "aten.rand_like.default": lambda x: torch.rand_like(x) - torch.rand_like(x),
+    }
+    for name, step in twice.items():
+        names = [str(node.target) for node in compiling._recorded(step, (x,), "float32").graph.nodes]
+        assert names.count(name) == 2
+    assert torch.equal(compiling._recorded(filled, (x,), "float32")(x), x)
