@@ -74,8 +74,8 @@ def one_large_target(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # it would outlast the page
 
-    def run(store: Any, *, launcher: Any) -> str:
-        inspect.signature(Study.run).bind(None, store, launcher=launcher)  # as a study would take it
+    def run(store: Any, **asked: Any) -> str:
+        inspect.signature(Study.run).bind(None, store, **asked)  # as a study would take it
         return "ran"
 
     return {"study": SimpleNamespace(run=run), "store": "store"}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -125,3 +130,43 @@ def test_a_graph_that_writes_in_place_or_draws_numbers_stays_as_it_is():
         names = [str(node.target) for node in compiling._recorded(step, (x,), "float32").graph.nodes]
         assert names.count(name) == 2
     assert torch.equal(compiling._recorded(filled, (x,), "float32")(x), x)
+
+
+HOLDS = """
+import sys
+from windtunnel.train.compiled import _by_one
+with _by_one("graph"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_processes_compile_one_graph_one_after_the_other_and_wait_for_no_other(monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == b"held\n"
+        entered, waits = [], threading.Thread(target=lambda: _enter("graph", entered))
+        _enter("another graph", entered)
+        waits.start()
+        time.sleep(0.5)
+        assert entered == ["another graph"]
+        monkeypatch.setattr(compiling, "WAITS", 0.2)  # a process that hangs is not waited for
+        _enter("graph", entered)
+        assert entered == ["another graph", "graph"]
+        other.stdin.close()
+        waits.join(20)
+    assert entered == ["another graph", "graph", "graph"] and other.returncode == 0
+
+
+def _enter(graph, entered):
+    with compiling._by_one(graph):
+        entered.append(graph)
+
+
+def test_a_machine_without_locks_compiles_all_the_same(monkeypatch):
+    def refused(*asked):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(compiling.fcntl, "lockf", refused)
+    entered: list[str] = []
+    _enter("graph", entered)
+    assert entered == ["graph"]

@@ -21,6 +21,7 @@ from windtunnel.places import free_bytes, size_in_words
 TRAINS = {"torch": "torch", "safetensors": "safetensors", "cloudpickle": "cloudpickle", "scikit-learn": "sklearn"}
 LITTLE_DISK = 2e9  # bytes; guess: records are small, the checkpoints of what is in flight are not
 LITTLE_MEMORY = 2e9  # bytes; measured: the demo's largest process holds 1.3 GB
+WORTH = 1.2  # times as fast: from here on it is said (guess)
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU a period, and the period; what a container may use
 
 
@@ -38,14 +39,17 @@ class Machine:
     store: str
     disk: int | None
     writable: bool
+    bfloat16: float | None = None  # matrix products a second of the first device, over those in float32
 
     def __str__(self) -> str:
         quota = f" (a quota of {self.quota:g})" if self.quota is not None and self.quota < self.cores else ""
         size = "" if self.memory is None else f", {size_in_words(self.memory)} of memory"
+        gains = self.bfloat16 is not None and self.bfloat16 > WORTH
+        low = f", products {self.bfloat16:.2g} times as fast in bfloat16 (run --precision)" if gains else ""
         disk = "free disk unknown" if self.disk is None else f"{size_in_words(self.disk)} free"
         return (
             f"Python {self.versions['python'].split()[0]}, torch {self.versions['torch']}, "
-            f"{', '.join(self.devices) or 'CPU only'}, {self.cores} core{'s' * (self.cores > 1)}{quota}{size}, "
+            f"{', '.join(self.devices) or 'CPU only'}, {self.cores} core{'s' * (self.cores > 1)}{quota}{size}{low}, "
             f"{disk} at {self.store}"
         )
 
@@ -69,6 +73,7 @@ def look(store: str) -> Machine:
         store=store,
         disk=free_bytes(store) if local else None,
         writable=_writable(store) if local else True,
+        bfloat16=_gain("cuda:0" if devices else "cpu"),
     )
 
 
@@ -112,6 +117,18 @@ def _devices() -> tuple[tuple[str, ...], str]:
     named = tuple(f"{one.name} ({size_in_words(one.total_memory)})" for one in found)
     said = next((str(one.message).splitlines()[0] for one in heard if "CUDA" in str(one.message)), "")
     return named, said
+
+
+def _gain(device: str) -> float | None:
+    """By how much products in bfloat16 are faster there; None where torch cannot say."""
+    try:
+        import torch
+
+        from windtunnel.train.peak import matmul_rate
+
+        return matmul_rate(torch.device(device), "bfloat16") / matmul_rate(torch.device(device), "float32")
+    except (ImportError, OSError, RuntimeError):  # `trouble` says why
+        return None
 
 
 def _quota() -> float | None:

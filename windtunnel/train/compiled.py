@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +30,10 @@ from windtunnel.train.rewritten import rewritten
 # a slower core both take longer.
 PAYS_FROM = 1e9
 # Largest relative difference of the first losses that rounding explains (guess: float32 has 1e-7, sums of thousands
-# of terms in another order a hundred times that).
+# of terms in another order a hundred times that; bfloat16, where the compiler leaves roundings out, up to 1.4e-4 seen).
 ROUNDING = {"float32": 1e-4, "bfloat16": 2e-3}
+
+WAITS = 120.0  # seconds, for another process to compile the same graph (guess: three times what was seen on busy cores)
 
 Step = Callable[..., tuple[list[Tensor], list[dict[str, Tensor]], Tensor, dict[str, Tensor]]]
 
@@ -71,17 +74,28 @@ def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
 @contextmanager
 def _by_one(graph: str) -> Iterator[None]:
     """Let the processes of this machine that want one graph compiled do so one after the other: the first compiles with
-    every core, the others then take it from the compiler's cache. Those with other graphs do not wait."""
+    every core, the others then take it from the compiler's cache. Those with other graphs do not wait, and nobody waits
+    longer than `WAITS`, for a process that was frozen keeps its lock."""
     place = int.from_bytes(hashlib.sha256(graph.encode()).digest()[:4], "little") >> 1
     name, held = f"{tempfile.gettempdir()}/windtunnel-compiling-{os.getuid()}", -1
     try:
         with suppress(OSError):  # where nothing can be locked, each compiles by itself
             held = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-            fcntl.lockf(held, fcntl.LOCK_EX, 1, place)  # one byte stands for one graph; a dead process lets go of it
+            _lock(held, place)
         yield
     finally:
         if held >= 0:
             os.close(held)
+
+
+def _lock(file: int, place: int) -> None:
+    """Lock the byte that stands for a graph, or give up after `WAITS`; a process that ends lets go of it."""
+    until = time.monotonic() + WAITS
+    while time.monotonic() < until:
+        try:
+            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):  # either may stand for: another has it
+            time.sleep(0.1)
 
 
 def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> Any:
