@@ -31,7 +31,7 @@ def test_the_flags_before_a_verb_are_the_frozen_ones():
 def test_the_machine_says_what_bfloat16_gains_where_it_gains():
     said = [str(replace(SOUND, bfloat16=gain)) for gain in (None, 0.4, 1.1, 4.44)]
     assert ["bfloat16" in each for each in said] == [False, False, False, True]
-    assert "products 4.4 times as fast in bfloat16 (run --precision)" in said[-1]
+    assert "matrix products 4.4 times as fast in bfloat16 (--precision)" in said[-1]
     assert machine.look("runs").bfloat16 > 0
 
 

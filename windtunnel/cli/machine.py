@@ -45,7 +45,7 @@ class Machine:
         quota = f" (a quota of {self.quota:g})" if self.quota is not None and self.quota < self.cores else ""
         size = "" if self.memory is None else f", {size_in_words(self.memory)} of memory"
         gains = self.bfloat16 is not None and self.bfloat16 > WORTH
-        low = f", products {self.bfloat16:.2g} times as fast in bfloat16 (run --precision)" if gains else ""
+        low = f", matrix products {self.bfloat16:.2g} times as fast in bfloat16 (--precision)" if gains else ""
         disk = "free disk unknown" if self.disk is None else f"{size_in_words(self.disk)} free"
         return (
             f"Python {self.versions['python'].split()[0]}, torch {self.versions['torch']}, "
