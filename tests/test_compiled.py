@@ -114,6 +114,16 @@ def test_what_is_computed_twice_is_computed_once():
     assert torch.equal(graph(x), x.exp() @ x.exp())
 
 
+def test_numbers_that_are_equal_and_not_the_same_stay_apart():
+    x, i = torch.randn(3), torch.arange(3)
+
+    def step(x, i):
+        return i + 1, i + 1.0, x / (x * 0.0), x / (x * -0.0), torch.full((2,), 1), torch.full((2,), 1.0)
+
+    for found, expected in zip(compiling._recorded(step, (x, i), "float32")(x, i), step(x, i), strict=True):
+        assert found.dtype == expected.dtype and torch.equal(found, expected)
+
+
 def test_a_graph_that_writes_in_place_or_draws_numbers_stays_as_it_is():
     x = torch.randn(4, 4)
 
@@ -144,13 +154,15 @@ with _by_one("graph"):
 def test_processes_compile_one_graph_one_after_the_other_and_wait_for_no_other(monkeypatch):
     with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == b"held\n"
-        entered, waits = [], threading.Thread(target=lambda: _enter("graph", entered))
+        entered: list[str] = []
         _enter("another graph", entered)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(compiling, "WAITS", 0.2)
+            _enter("graph", entered)  # a process that hangs is not waited for
+        assert entered == ["another graph", "graph"]
+        waits = threading.Thread(target=lambda: _enter("graph", entered))
         waits.start()
         time.sleep(0.5)
-        assert entered == ["another graph"]
-        monkeypatch.setattr(compiling, "WAITS", 0.2)  # a process that hangs is not waited for
-        _enter("graph", entered)
         assert entered == ["another graph", "graph"]
         other.stdin.close()
         waits.join(20)

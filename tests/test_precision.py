@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ import windtunnel as wt
 from windtunnel.cli import main
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.here import Here
+from windtunnel.launch.one import execute
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import CNN, MLP, Experts, Transformer
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.study.job import _say_if_slow
-from windtunnel.train import rewritten
+from windtunnel.train import pieces, rewritten
 from windtunnel.train.engine import Engine
 from windtunnel.train.loop import train
 from windtunnel.train.timing import timed
@@ -91,6 +92,7 @@ def test_a_member_in_bfloat16_is_the_run_trained_alone(pack):
 def test_stock_decoders_compute_in_bfloat16(corpus, model):
     pack = tiny.pack(tiny.recipe(corpus, optimizer=AdamW(lr=0.01), model=model), [{}, {}])
     there, here = train(pack, device=tiny.CPU), train(low(pack), device=tiny.CPU)
+    assert not np.array_equal(losses(here), losses(there))
     np.testing.assert_allclose(losses(here), losses(there), rtol=3 * ROUNDED)  # a router may choose otherwise
 
 
@@ -98,6 +100,7 @@ def test_stock_decoders_compute_in_bfloat16(corpus, model):
 def test_stock_image_models_compute_in_bfloat16(model):
     pack = images(model)
     there, here = train(pack, device=tiny.CPU), train(low(pack), device=tiny.CPU)
+    assert not np.array_equal(losses(here), losses(there))
     np.testing.assert_allclose(losses(here), losses(there), rtol=3 * ROUNDED)
 
 
@@ -226,3 +229,36 @@ def test_the_command_line_trains_in_bfloat16_and_repeats_itself(corpus, tmp_path
     assert code in (0, 3), err
     assert precisions(wt.Store(store)) == {"bfloat16"}
     assert out.splitlines()[-1] == f"repeat: windtunnel run {file} --store {store} --precision bfloat16"
+
+
+class Turned(torch.nn.Module):
+    """Ends in a product turned into complex numbers, of which there are none of two bfloat16."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs):
+        out = self.model(inputs)
+        return torch.complex(out, torch.zeros_like(out)).real
+
+
+def turned(model):
+    return Turned(model)
+
+
+def test_a_model_that_has_no_bfloat16_is_trained_in_float32_and_its_record_says_so(corpus, tmp_path):
+    pack = tiny.pack(tiny.recipe(corpus, optimizer=AdamW(lr=0.01), transforms=(turned,)), [{}, {}])
+    store = wt.Store(tmp_path / "store")
+    execute(low(pack), store, device=tiny.CPU)
+    runs = [store.get(spec.key) for spec in pack.specs]
+    assert [run.finished for run in runs] == [True, True]
+    assert {run.cost.precision for run in runs} == {"float32"}
+    assert all("omplex" in run.cost.alone_because or "BFloat16" in run.cost.alone_because for run in runs)
+    np.testing.assert_allclose(losses(runs), losses(train(pack, device=tiny.CPU)), rtol=1e-5)
+
+
+def test_a_run_in_stretches_is_of_the_lowest_precision_of_any(corpus):
+    cost = {**asdict(train(tiny.pack(tiny.recipe(corpus, optimizer=AdamW(lr=0.01)), [{}]), device=tiny.CPU)[0].cost)}
+    both = [cost | {"precision": "bfloat16"}, cost]
+    assert (pieces._together(both).precision, pieces._together([cost]).precision) == ("bfloat16", "float32")

@@ -67,8 +67,10 @@ def execute(args: argparse.Namespace) -> int:
 def _check_meta(args: argparse.Namespace) -> None:
     from windtunnel.errors import InputError
 
-    if args.on != "here" or args.budget:
-        raise InputError("A meta-training runs here and to its own end; leave --on and --budget out.")
+    if args.on != "here" or args.budget or args.precision != "float32":
+        raise InputError(
+            "A meta-training runs here, to its own end, in float32; leave --on, --budget and --precision out."
+        )
 
 
 def launched_by_torchrun(args: argparse.Namespace) -> bool:

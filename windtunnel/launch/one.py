@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,11 @@ def _alone(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return _crashed(single, 0, error, device)
+        if pack.precision == "float32":
+            return _crashed(single, 0, error, device)
+        # what only its precision made impossible is no property of the run: its key stands for float32 too
+        place = place.below(f"alone-{member}-in-float32")
+        return _alone(replace(single, precision="float32"), 0, device, place, report, created, stop, because)
 
 
 def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) -> Run:
@@ -184,7 +189,14 @@ def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) ->
         loss=None,
         metrics={},
         size=pack.size(),
-        cost=Cost(flops=0.0, seconds=0.0, device=device.type, threads=torch.get_num_threads(), members=len(pack.specs)),
+        cost=Cost(
+            flops=0.0,
+            seconds=0.0,
+            device=device.type,
+            threads=torch.get_num_threads(),
+            members=len(pack.specs),
+            precision=pack.precision,
+        ),
         curve={},
         created=datetime.now(UTC).isoformat(),
         versions=versions(),

@@ -73,7 +73,9 @@ def _say_if_slow(precision: str, watch: Watch) -> None:
     from windtunnel.launch.here import device_of
     from windtunnel.train.peak import matmul_rate
 
-    gain = matmul_rate(device_of(0), precision) / matmul_rate(device_of(0), "float32")
+    if (device := device_of(0)).type != "cpu":  # every GPU of these years gains; its memory is the workers'
+        return
+    gain = matmul_rate(device, precision) / matmul_rate(device, "float32")
     if gain < 1:
         watch.say(
             f"{precision}: this device multiplies matrices in it at {gain:.2g} times the rate of float32, so it gains "

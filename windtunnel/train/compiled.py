@@ -73,29 +73,35 @@ def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
 
 @contextmanager
 def _by_one(graph: str) -> Iterator[None]:
-    """Let the processes of this machine that want one graph compiled do so one after the other: the first compiles with
-    every core, the others then take it from the compiler's cache. Those with other graphs do not wait, and nobody waits
-    longer than `WAITS`, for a process that was frozen keeps its lock."""
+    """Let the first process of this machine that wants a graph compiled do so with every core; the others wait for it
+    and take the graph from the compiler's cache, together. Those with other graphs do not wait, and nobody waits longer
+    than `WAITS`, for a process that was frozen keeps its lock."""
     place = int.from_bytes(hashlib.sha256(graph.encode()).digest()[:4], "little") >> 1
     name, held = f"{tempfile.gettempdir()}/windtunnel-compiling-{os.getuid()}", -1
     try:
         with suppress(OSError):  # where nothing can be locked, each compiles by itself
             held = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-            _lock(held, place)
+            if not _lock(held, place):
+                os.close(held)
+                held = -1
         yield
     finally:
         if held >= 0:
             os.close(held)
 
 
-def _lock(file: int, place: int) -> None:
-    """Lock the byte that stands for a graph, or give up after `WAITS`; a process that ends lets go of it."""
-    until = time.monotonic() + WAITS
-    while time.monotonic() < until:
+def _lock(file: int, place: int) -> bool:
+    """Lock the byte that stands for a graph, which a process that ends lets go of. False where another process had it:
+    that one is done now, or `WAITS` have passed."""
+    began, waited = time.monotonic(), False
+    while time.monotonic() < began + WAITS:
         try:
-            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            return not waited
         except (BlockingIOError, PermissionError):  # either may stand for: another has it
+            waited = True
             time.sleep(0.1)
+    return False
 
 
 def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> Any:
@@ -109,17 +115,21 @@ def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...], precision: s
 def _once(recorded: Any) -> Any:
     """What forward and backward pass compute alike computed once: 4 to 8 % of the time of small models in bfloat16.
 
-    A graph that writes into its tensors, or draws numbers, stays as it is.
+    Two calls are one where everything they are given is written alike (1 is not 1.0). A graph that writes into its
+    tensors, or draws numbers, stays as it is.
     """
-    from torch.fx.passes.dialect.common.cse_pass import CSEPass
-
     called = [node.target for node in recorded.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     if any(target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags for target in called):
         return recorded
-    found = CSEPass().call(recorded).graph_module
-    found.graph.set_codegen(recorded.graph._codegen)  # the pass forgets how trees of arguments are taken apart
-    found.recompile()
-    return found
+    first: dict[Any, Any] = {}
+    for node in list(recorded.graph.nodes):
+        if node.op == "call_function":
+            same = first.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
+            if same is not node:
+                node.replace_all_uses_with(same)
+                recorded.graph.erase_node(node)
+    recorded.recompile()
+    return recorded
 
 
 def _first_line(error: Exception) -> str:

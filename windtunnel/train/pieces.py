@@ -122,4 +122,7 @@ def _together(costs: Sequence[Mapping[str, Any]]) -> Cost:
     flops, seconds, spent, compiled = (
         sum(cost[name] or 0 for cost in costs) for name in ("flops", "seconds", "spent_flops", "compiled_steps")
     )
-    return replace(Cost(**costs[-1]), flops=flops, seconds=seconds, spent_flops=spent, compiled_steps=compiled)
+    lowest = min((cost["precision"] for cost in costs), key=["bfloat16", "float32"].index)  # of any stretch
+    return replace(
+        Cost(**costs[-1]), flops=flops, seconds=seconds, spent_flops=spent, compiled_steps=compiled, precision=lowest
+    )

@@ -50,7 +50,7 @@ def _attention(
     largest = scores.amax(-1, keepdim=True)
     weights = torch.exp(scores - largest)
     total = weights.sum(-1, keepdim=True)
-    out = _product(weights / total, value)
+    out = _product(weights / total, value).to(query.dtype)
     return out, (largest + total.log()).squeeze(-1)
 
 
@@ -63,7 +63,8 @@ def _attention_backward(
     weights = torch.exp(_scores(query, key, scale) - norm.unsqueeze(-1))
     of_weights = _product(grad, value.mT)
     of_scores = weights * (of_weights - (grad * out).sum(-1, keepdim=True)) * _scale(query, scale)
-    return _product(of_scores, key), _product(of_scores.mT, query), _product(weights.mT, grad)
+    found = _product(of_scores, key), _product(of_scores.mT, query), _product(weights.mT, grad)
+    return tuple(each.to(query.dtype) for each in found)
 
 
 def _short(query: Tensor, key: Tensor, dropout_p: float, is_causal: bool, attn_mask: Tensor | None) -> bool:
