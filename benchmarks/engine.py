@@ -351,13 +351,14 @@ def sweep(names: list[str], steps: int, asked: list[str], warm: bool) -> dict[st
     for name in names:
         tokens, ways = MEMBERS * steps * BATCH * CONTEXT, {}
         for way in asked:
+            trainer, _, low = way.partition("-")
             command = [
                 sys.executable,
                 "-m",
                 "benchmarks.engine_ways",
-                *way.split("-", 1)[:1],
+                trainer,
                 "--precision",
-                "bfloat16" if way.endswith("-bfloat16") else "float32",
+                low or "float32",
                 "--width",
                 str(WIDTHS[name]),
                 "--steps",

@@ -185,7 +185,7 @@ def test_a_device_that_gains_nothing_is_named(monkeypatch, rates, said):
     rate = dict(zip(("bfloat16", "float32"), rates, strict=True))
     monkeypatch.setattr("windtunnel.train.peak.matmul_rate", lambda device, precision: rate[precision])
     told = []
-    _say_if_slow("bfloat16", type("Watch", (), {"say": lambda self, sentence: told.append(sentence)})())
+    _say_if_slow(type("Watch", (), {"say": lambda self, sentence: told.append(sentence)})())
     assert len(told) == said
     assert all("0.25 times the rate of float32" in sentence for sentence in told)
 

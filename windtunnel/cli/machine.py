@@ -124,9 +124,9 @@ def _gain(device: str) -> float | None:
     try:
         import torch
 
-        from windtunnel.train.peak import matmul_rate
+        from windtunnel.train.peak import bfloat16_gain
 
-        return matmul_rate(torch.device(device), "bfloat16") / matmul_rate(torch.device(device), "float32")
+        return bfloat16_gain(torch.device(device))
     except (ImportError, OSError, RuntimeError):  # `trouble` says why
         return None
 

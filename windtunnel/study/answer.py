@@ -241,8 +241,7 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
 def _mixed(stages: Stages, name: str) -> list[str]:
     """A sentence where the runs that are compared were not all computed in one precision."""
     values = {each: stages.tuning(each).values for each in {name, "base"} & set(stages.recipes)}
-    runs = [run for each, at in values.items() for run in stages.runs(stages.ladder(each, at))]
-    runs = [run for run in runs if run.finished]
+    runs = [run for each, at in values.items() for run in stages.runs(stages.ladder(each, at)) if run.finished]
     low = sum(run.cost.precision != "float32" for run in runs)
     if low in (0, len(runs)):
         return []

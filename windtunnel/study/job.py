@@ -55,8 +55,8 @@ def run(
     from windtunnel.launch.here import Here
 
     watch, launch = watch or Silent(), launcher or Here()
-    if precision != "float32" and isinstance(launch, Here):
-        _say_if_slow(precision, watch)
+    if precision == "bfloat16" and isinstance(launch, Here):
+        _say_if_slow(watch)
     if budget is not None:
         launch = _metered(study, store, launch, budget, watch, precision)
     stages = Stages(study, store, precision)
@@ -69,16 +69,15 @@ def run(
     return answered(stages)
 
 
-def _say_if_slow(precision: str, watch: Watch) -> None:
+def _say_if_slow(watch: Watch) -> None:
     from windtunnel.launch.here import device_of
-    from windtunnel.train.peak import matmul_rate
+    from windtunnel.train.peak import bfloat16_gain
 
     if (device := device_of(0)).type != "cpu":  # every GPU of these years gains; its memory is the workers'
         return
-    gain = matmul_rate(device, precision) / matmul_rate(device, "float32")
-    if gain < 1:
+    if (gain := bfloat16_gain(device)) < 1:
         watch.say(
-            f"{precision}: this device multiplies matrices in it at {gain:.2g} times the rate of float32, so it gains "
+            f"bfloat16: this device multiplies matrices in it at {gain:.2g} times the rate of float32, so it gains "
             f"nothing here"
         )
 

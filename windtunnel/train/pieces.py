@@ -19,6 +19,7 @@ from windtunnel.recipe import Stretch, Told, Weights
 from windtunnel.runs import Cost, Run
 from windtunnel.train import checkpoint
 from windtunnel.train.pack import Pack
+from windtunnel.train.precision import PRECISIONS
 from windtunnel.train.record import recorded
 
 HELD = ("judged", "why", "cost", "metrics", "created")
@@ -122,7 +123,7 @@ def _together(costs: Sequence[Mapping[str, Any]]) -> Cost:
     flops, seconds, spent, compiled = (
         sum(cost[name] or 0 for cost in costs) for name in ("flops", "seconds", "spent_flops", "compiled_steps")
     )
-    lowest = min((cost["precision"] for cost in costs), key=["bfloat16", "float32"].index)  # of any stretch
+    lowest = max((cost["precision"] for cost in costs), key=PRECISIONS.index)  # of any stretch
     return replace(
         Cost(**costs[-1]), flops=flops, seconds=seconds, spent_flops=spent, compiled_steps=compiled, precision=lowest
     )

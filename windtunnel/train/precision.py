@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from windtunnel.errors import InputError
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")  # from high to low
 
 
 def check_precision(precision: str) -> None:
