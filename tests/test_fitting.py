@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import tiny
 import torch
 
 import windtunnel as wt
+from windtunnel.errors import InputError
 from windtunnel.ideas.early_learning import early_learning
 from windtunnel.launch import fitting, one
-from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
+from windtunnel.launch.fitting import free_bytes, in_parts
+from windtunnel.launch.pieces import Pieces
 from windtunnel.parts.models import Transformer
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.parts.schedules import WSD
-from windtunnel.train.memory import pack_bytes, row_bytes
+from windtunnel.train.memory import is_out_of_memory, pack_bytes, row_bytes
 from windtunnel.train.pack import Pack
 
 
 @pytest.fixture(autouse=True)
 def nothing_learned(monkeypatch):
     monkeypatch.setattr(fitting, "_most_rows", {})
+
+
+class Known:
+    """Pieces that nothing was found out about."""
+
+    def known(self):
+        return 1
+
+    def more(self, tried):
+        raise AssertionError("a step was cut")
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ def test_a_pack_that_runs_out_of_memory_is_halved_and_its_runs_are_the_same(corp
 
 def parts_of(pack, free=None):
     parts = []
-    in_parts(pack, parts.append, free=free)
+    in_parts(pack, parts.append, free=free, pieces=Known())
     return parts
 
 
@@ -89,12 +101,112 @@ def test_a_trunk_stays_whole_when_a_pack_is_cut(corpus):
     assert [{spec.seed for spec in part.specs} for part in parts] == [{0}, {1}]
 
 
-def test_one_run_that_does_not_fit_stops_the_study_with_a_sentence(corpus, tmp_path):
-    def never(part):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@dataclass(frozen=True)
+class Hungry:
+    """A network holds `most` examples at a time, once it has been called `calls` times."""
 
-    with pytest.raises(MemoryError, match=r"one run at width 8 .* 4 examples a step does not fit"):
-        in_parts(sweep(corpus, 2), never, free=None)
+    most: int
+    calls: int = 0
+
+    def __call__(self, model):
+        left = [self.calls]
+
+        def look(module, inputs):
+            left[0] -= 1
+            if left[0] < 0 and len(inputs[0]) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.register_forward_pre_hook(look)
+        return model
+
+
+def store_of(tmp_path, pack):
+    store = wt.Store(tmp_path / "store")
+    one.execute(pack, store, device=tiny.CPU)
+    return store
+
+
+@pytest.mark.parametrize("precision,close", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("batch,most,pieces", [(4, 2, 2), (4, 1, 4), (5, 2, 4), (7, 2, 4)])
+def test_a_run_that_does_not_fit_takes_its_steps_in_pieces_to_the_same_loss(
+    corpus, tmp_path, batch, most, pieces, precision, close
+):
+    rung = tiny.RUNG.but(batch=batch)
+    pack = tiny.pack(tiny.recipe(corpus, transforms=(Hungry(most),)), [{"lr": 0.01}, {"lr": 0.02}], rung=rung)
+    whole = tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}, {"lr": 0.02}], rung=rung)
+    store = store_of(tmp_path, replace(pack, precision=precision))
+    for member, spec in enumerate(pack.specs):
+        run, same = store.get(spec.key), tiny.alone(whole, member)
+        assert run.finished and run.cost.pieces == pieces and run.cost.alone_because is None
+        assert "pieces" in run.cost.eager_because
+        assert run.loss == pytest.approx(same.loss, rel=close)
+        assert run.curve["train_loss"] == pytest.approx(same.curve["train_loss"], rel=close)
+
+
+def test_in_how_many_pieces_is_remembered_by_the_store(corpus, tmp_path):
+    tried = []
+
+    def until_two(part):
+        tried.append(part.pieces)
+        if part.pieces < 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    store, pack = wt.Store(tmp_path / "store"), sweep(corpus, 1)
+    for _ in range(2):
+        in_parts(pack, until_two, free=None, pieces=Pieces(store, pack, tiny.CPU))
+    longer = tiny.pack(tiny.recipe(corpus), [{"lr": 0.05}] * 2, rung=tiny.RUNG.but(tokens=2 * tiny.RUNG.tokens))
+    in_parts(longer, until_two, free=None, pieces=Pieces(store, longer, tiny.CPU))
+    assert tried == [1, 2, 2, 2, 2], "nor is a longer run, or a pack of them, tried whole again"
+    wider = tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}], rung=tiny.RUNG.but(width=16, heads=2))
+    assert Pieces(store, wider, tiny.CPU).known() == 1
+
+
+def test_memory_that_runs_out_in_the_middle_costs_no_step(corpus, tmp_path):
+    """The checkpoint of a whole step's run is gone on with in pieces."""
+    pack = tiny.pack(tiny.recipe(corpus, transforms=(Hungry(2, calls=12),)), [{"lr": 0.01}])
+    run = store_of(tmp_path, pack).get(pack.specs[0].key)
+    same = tiny.alone(tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}]), 0)
+    assert run.cost.pieces == 2 and run.curve["train_loss"] == pytest.approx(same.curve["train_loss"], rel=1e-5)
+
+
+class Batched(torch.nn.Module):
+    """Centres an output over the batch: an example's loss is not its own."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs):
+        outputs = self.inner(inputs)
+        return outputs - outputs.mean(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The largest of the losses: not a mean over examples."""
+
+    def __call__(self, outputs, targets):
+        losses = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.amax().reshape(1)
+
+
+def test_a_step_that_cannot_be_cut_is_refused_with_the_reason(corpus, tmp_path):
+    remembers = early_learning(wt.recipes.mlp_mup_sgd(data=wt.data.digits())).but(transforms=(Hungry(2),))
+    slots = {"transforms": (Hungry(2),)}
+    for recipe, reason in (
+        (tiny.recipe(corpus, transforms=(Hungry(2), Batched)), "depends on the others"),
+        (tiny.recipe(corpus, objective=Worst(), **slots), "Worst is not a mean over examples"),
+        (remembers, "needs all of a step's examples at once"),
+    ):
+        rung = tiny.RUNG if recipe is not remembers else wt.Rung(width=8, depth=2, tokens=256, batch=8)
+        with pytest.raises(InputError, match=rf"does not fit in memory, and a step .*: .*{reason}"):
+            store_of(tmp_path, tiny.pack(recipe, [{"lr": 0.01}], rung=rung))
+    assert not list(wt.Store(tmp_path / "store").runs())
+
+
+def test_one_run_that_does_not_fit_stops_the_study_with_a_sentence(corpus, tmp_path):
+    with pytest.raises(InputError, match=r"Memory ran out at width 8 .* with one example at a time"):
+        store_of(tmp_path, tiny.pack(tiny.recipe(corpus, transforms=(Hungry(0),)), [{"lr": 0.01}] * 2))
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(corpus):
@@ -102,7 +214,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(corpus):
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        in_parts(sweep(corpus, 2), wrong, free=None)
+        in_parts(sweep(corpus, 2), wrong, free=None, pieces=Known())
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(OSError())
 
 

@@ -31,8 +31,9 @@ from windtunnel.recipe import Site
 from windtunnel.runs import Outcome, Run
 from windtunnel.scaling.table import Scale
 from windtunnel.train import sharded_checkpoint as checkpoint
+from windtunnel.train.cutting import share
 from windtunnel.train.pack import Group, groups_of, initial_params, stacked_hyperparameters, table_of
-from windtunnel.train.ranks import Ranks, joined, share
+from windtunnel.train.ranks import Ranks, joined
 from windtunnel.train.sharded import ShardedEngine, check_division, train_sharded
 from windtunnel.train.sharded_checkpoint import Saver
 from windtunnel.train.sharded_record import How
@@ -99,7 +100,7 @@ def in_two(ranks: Ranks, asked, folder, launched):
     """All that two processes do for these tests, in one go, for starting them takes longer."""
     found = {name: train_sharded(pack, ranks, How()) for name, pack in asked.items()}
     found["bfloat16"] = train_sharded(replace(asked["images"], precision="bfloat16"), ranks, How())
-    found["in pieces"] = train_sharded(asked["AdamW"], ranks, How(pieces=2))
+    found["in pieces"] = train_sharded(replace(asked["AdamW"], pieces=2), ranks, How())
     found["first values"] = first_values(ranks, asked["AdamW"])
     for name in RESUMED:
         stop(ranks, asked[name], folder / name)

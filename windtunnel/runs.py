@@ -99,6 +99,7 @@ class Cost:
     eager_because: str | None = None  # why a long pack was not compiled
     processes: int = 1  # devices that trained this one run together
     precision: str = "float32"  # of matrix products
+    pieces: int = 1  # that a step's examples were taken in, on each device, for want of memory
     peak: float | None = None  # measured FLOP/s of a large matrix product on one of the devices, where it was measured
 
     @property

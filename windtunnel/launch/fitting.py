@@ -1,20 +1,23 @@
 """A pack that memory cannot hold is trained in parts: split before it starts where the count says so, halved when it
-runs out all the same. Members do not influence each other, so parts are the same runs.
+runs out all the same. Members do not influence each other, so parts are the same runs. A single run that does not fit
+takes its steps in pieces, half as many examples at a time.
 
-What was learned is remembered by this process for packs of the same shape. A newcomer would look for a setting: how
-many members a pack has is a matter of speed, and changes no number.
+What was learned is remembered for packs of the same shape: rows by this process, pieces by the store. A newcomer would
+look for a setting: how many members a pack has is a matter of speed, and changes no number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from windtunnel.train.memory import pack_bytes
+from windtunnel.launch.pieces import Pieces
+from windtunnel.train.memory import is_out_of_memory, pack_bytes
 from windtunnel.train.pack import Pack
 from windtunnel.train.rows import first_rows
 
@@ -23,36 +26,31 @@ _MEMORY = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"), Path("/sys/f
 _most_rows: dict[str, int] = {}  # shape -> rows that the last pack of this shape was cut down to
 
 
-def in_parts(pack: Pack, train: Callable[[Pack], None], *, free: float | None) -> None:
-    """Call `train` with the pack, or with parts of it that fit into `free` bytes (None: unknown).
+def in_parts(pack: Pack, train: Callable[[Pack], None], *, free: float | None, pieces: Pieces) -> None:
+    """Call `train` with the pack, or with parts of it that fit into `free` bytes (None: unknown), down to a single run
+    whose steps are taken in pieces.
 
-    Raises MemoryError when a single run does not fit.
+    Raises InputError when a single run does not fit, one example at a time.
     """
-    waiting = _fitting(pack, free)
+    waiting = _fitting(pack, free) if pieces.known() == 1 else [pack.part([m]) for m in range(len(pack.specs))]
     while waiting:
         part = waiting.pop(0)
+        if len(part.specs) == 1:
+            part = replace(part, pieces=max(part.pieces, pieces.known()))
         try:
             train(part)
             continue
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if len(part.specs) == 1:
-                raise MemoryError(
-                    f"one run at {part.rung} with {part.rung.batch} examples a step does not fit"
-                ) from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if len(part.specs) == 1:
+            waiting = [replace(part, pieces=pieces.more(part.pieces)), *waiting]
+            continue
         rows = len(first_rows(part.alike()))
         _most_rows[_shape(pack)] = max(1, rows // 2)
         waiting = _split(part, max(1, rows // 2)) + waiting
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is lack of memory; torch says it on a CPU with an ordinary RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def free_bytes(device: torch.device, packs_at_once: int = 1) -> float | None:

@@ -2,7 +2,8 @@
 
 A recipe that cannot be batched is trained member by member by the same loop. An error in a part's code is an Outcome
 (the run is recorded as crashed, with the message, and the study goes on). Running out of memory or disk is not a
-property of the run: a pack is halved, and what is left of it that cannot go on stops the study; nothing is recorded.
+property of the run: a pack is halved, then a run's step, and what is left that cannot go on stops the study; nothing is
+recorded.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from typing import Any
 import torch
 
 from windtunnel.errors import InputError, Stopped
-from windtunnel.launch.fitting import free_bytes, in_parts, is_out_of_memory
+from windtunnel.launch.fitting import free_bytes, in_parts
+from windtunnel.launch.pieces import Pieces
 from windtunnel.meaning import identity
 from windtunnel.places import NO_LOCKS, Place, writing
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import Progress, train
+from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.pack import Pack
 from windtunnel.train.record import versions, written_sources
 
@@ -59,7 +62,8 @@ def execute(
         _execute(part, store, device, report, stop)
 
     if not _recorded(pack, store):
-        in_parts(pack, train_part, free=free_bytes(device, packs_at_once))
+        pieces = Pieces(store, pack, device)
+        in_parts(pack, train_part, free=free_bytes(device, packs_at_once), pieces=pieces)
 
 
 def _execute(pack: Pack, store: Store, device: torch.device, report: Report | None, stop: Stop) -> None:

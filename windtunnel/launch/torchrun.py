@@ -25,7 +25,6 @@ import torch
 import torch.distributed as dist
 
 from windtunnel.errors import InputError, Stopped
-from windtunnel.launch.fitting import is_out_of_memory
 from windtunnel.launch.here import default_devices
 from windtunnel.launch.leave import asked_to_leave
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
@@ -33,6 +32,7 @@ from windtunnel.launch.pieces import Pieces
 from windtunnel.runs import Run
 from windtunnel.store import Store
 from windtunnel.train import sharded_checkpoint
+from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.pack import Pack
 from windtunnel.train.ranks import Ranks, joined
 from windtunnel.train.sharded import train_sharded
@@ -182,8 +182,8 @@ def _in_turn(
 def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | None = None) -> Run | None:
     """Train one run over all processes; the Run in process 0, which may be that of a crash."""
     folder = store.packs() / pack.key
-    pieces = Pieces(store, pack, ranks)
-    how = replace(how, pieces=ranks.told(pieces.known(how.pieces)))  # what another reads may be older
+    pieces = Pieces(store, pack, ranks.device, ranks.world)
+    pack = replace(pack, pieces=ranks.told(pieces.known()))  # what another reads may be older
     with asked_to_leave() as stop:
         try:
             _check_unchanged(pack)
@@ -194,7 +194,12 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                raise pieces.more(how.pieces) from error
+                # this process has left the others inside a collective, and cannot try again by itself
+                raise InputError(
+                    f"Memory ran out with {-(-pieces.share // pack.pieces)} examples at a time on each process; half "
+                    f"as many are taken from now on ({pieces.more(pack.pieces)} pieces), for the same step. torchrun "
+                    f"with --max-restarts goes on by itself; else run again."
+                ) from error
             if not _all_failed(ranks, pack, stop):
                 if stop():
                     raise Stopped from error  # torchrun ends this process because of another one, which says why

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from windtunnel.ladder import Rung, Size
-from windtunnel.launch.fitting import is_out_of_memory
 from windtunnel.launch.here import device_of
 from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
+from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.timing import timed
 
 # FLOPs per second of one CPU core on packs of these small models (measured, width 16 to 64: 4e9 to 1.5e10).

@@ -33,7 +33,10 @@ def judge_chunk(judge: Judge) -> int:
     return max(1, JUDGE_CHUNK_TOKENS // judge.data.shape().tokens_per_example)
 
 
-def judge_batches(judge: Judge, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The held-out examples by which every run is judged, in chunks."""
+def judge_batches(judge: Judge, device: torch.device, most: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    """The held-out examples by which every run is judged, in chunks, of at most so many."""
     chunks = judge.data.held_out(size=judge_chunk(judge), tokens=judge.tokens)
-    return [(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)) for x, y in chunks]
+    found = [(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)) for x, y in chunks]
+    if most is None:
+        return found
+    return [both for x, y in found for both in zip(x.split(most), y.split(most), strict=True)]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.train.compiled import PAYS_FROM, compiled
+from windtunnel.train.cutting import check_cut
 from windtunnel.train.data import pack_batch
 from windtunnel.train.extras import (
     OF_NETWORKS,
@@ -65,7 +66,10 @@ class Engine:
         self.keeps, self.last = False, dict[int, dict[str, Tensor]]()  # of a run in stretches: members' last weights
         self.forked, self.ends = False, dict[int, dict[str, Tensor]]()  # and all that a fork of them goes on with
         self.table = table_of(pack.recipe, self.rung, pack.specs[0].base_rung)
-        self.model: nn.Module = build_model(pack.recipe, self.rung).to(device)
+        model = build_model(pack.recipe, self.rung)
+        if pack.pieces > 1:
+            check_cut(pack, model, self.data)
+        self.model: nn.Module = model.to(device)
         self.size = pack.size()
         check_count(self.model, self.size, pack.recipe.model)
         check_buffers(self.model)
@@ -76,11 +80,12 @@ class Engine:
         self.told = told_to(optimizer)
         self.listening = listening(self.model, pack.recipe)
         self.precision = pack.precision
-        self.gradient = gradient(self.model, self.groups, pack.recipe.objective, packed, self._within)
+        objective = pack.recipe.objective
+        self.gradient = gradient(self.model, self.groups, objective, packed, self._within, pack.pieces)
         self.look_ahead = look_ahead(self.groups, optimizer, packed)
         self.update = update(self.groups, optimizer, packed)
         self.judging = Judging(pack, self.model, self.groups, self.steps_of, device, packed, self._within)
-        self.eager_because = ""
+        self.eager_because = f"a step is taken in {pack.pieces} pieces" if pack.pieces > 1 else ""
         self._faster: dict[Any, Any] = {}  # number of rows and shape of a batch -> compiled step
 
     def _within(self) -> AbstractContextManager[None]:
@@ -235,7 +240,8 @@ class Engine:
         """Whether the rows as they are now are trained by a compiled step: decided when they change, and kept."""
         left = min((self.steps_of[m] for m in state.alive), default=state.step) - state.step
         work = left * self.tokens_per_step * len(state.rows) * math.sqrt(self.size.total)
-        state.compiled = self.packed and (work >= PAYS_FROM if self.compile is None else self.compile)
+        pays = work >= PAYS_FROM if self.compile is None else self.compile
+        state.compiled = self.packed and self.pack.pieces == 1 and pays
 
     def _compiled(self, state: State, inputs: Tensor, targets: Tensor, given: Given) -> Any:
         """The compiled step for batches of this shape, None where there is none."""

@@ -34,7 +34,7 @@ class Judging:
         self.model, self.groups, self.device, self.probes = model, groups, device, pack.judge.probes
         self.judgement = judgement(model, groups, packed, within)
         self.readout = readout(groups, pack.recipe.optimizer, packed)
-        self.held_out = judge_batches(pack.judge, device)
+        self.held_out = judge_batches(pack.judge, device, _at_once(pack))
         self.at = [judge_steps(pack.judge, steps) for steps in steps_of]
 
     def due(self, state: State, member: int) -> bool:
@@ -92,6 +92,11 @@ class Judging:
                     raise InputError(f"Two probes of the judge measure {name!r}; give one another name.")
                 found[name] = value
         return found
+
+
+def _at_once(pack: Pack) -> int | None:
+    """Held-out examples that memory was found to bear at once; None: nothing is known of it."""
+    return None if pack.pieces == 1 else -(-(pack.rung.batch or 1) // pack.pieces)
 
 
 def _numbers(probe: Any, said: Any) -> dict[str, float]:

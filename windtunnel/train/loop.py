@@ -142,6 +142,7 @@ def cost_of(engine: Engine, state: State, member: int, alone_because: str | None
         compiled_steps=state.compiled_steps,
         eager_because=engine.eager_because or None,
         precision=state.precision,
+        pieces=engine.pack.pieces,
     )
 
 

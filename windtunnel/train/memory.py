@@ -46,6 +46,13 @@ def row_bytes(pack: Pack) -> float | None:
         return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is lack of memory; torch says it on a CPU with an ordinary RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def _held(pack: Pack) -> int:
     return COPIES * BYTES * pack.size().total
 

@@ -34,7 +34,8 @@ from windtunnel.train.stretches import trained_tokens_of, training_flops_of
 class Pack:
     """Runs to be trained together: a live recipe whose tuned fields the specs fill, and the judge.
 
-    `precision` is that of matrix products, "float32" or "bfloat16". Raises InputError for another.
+    `precision` is that of matrix products, "float32" or "bfloat16". A step's examples are taken in `pieces`, one after
+    the other, where memory cannot hold them at once. Raises InputError for another precision.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Pack:
     judge: Judge
     labels: tuple[Mapping[str, str], ...] = ()
     precision: str = "float32"
+    pieces: int = 1
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

@@ -147,8 +147,3 @@ def _own_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
-def share(count: int, rank: int, world: int) -> slice:
-    """The part of `count` examples that one of `world` processes takes: contiguous, sizes at most one apart."""
-    return slice(count * rank // world, count * (rank + 1) // world)

@@ -23,6 +23,7 @@ from torch import Tensor
 from windtunnel.errors import InputError, Stopped
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
+from windtunnel.train.cutting import share
 from windtunnel.train.data import judge_chunk, judge_steps
 from windtunnel.train.extras import asked_of
 from windtunnel.train.loop import Progress
@@ -38,7 +39,7 @@ from windtunnel.train.pack import (
 )
 from windtunnel.train.peak import matmul_rate
 from windtunnel.train.precision import computed_in
-from windtunnel.train.ranks import Ranks, share
+from windtunnel.train.ranks import Ranks
 from windtunnel.train.rows import multiplier, steps_of
 from windtunnel.train.sharded_model import draw, sharded
 from windtunnel.train.sharded_record import Curves, How, run_of
@@ -105,7 +106,7 @@ class ShardedEngine:
         _check_plain(pack)
         self.recipe, self.rung, self.data = pack.recipe_of(0), pack.rung, pack.recipe.data_at(pack.rung)
         self.batch = self.rung.batch or 1
-        check_division(self.batch, ranks.world, how.pieces)
+        check_division(self.batch, ranks.world, pack.pieces)
         self.tokens_per_step = pack.tokens_per_step()
         (self.steps,) = steps_of(pack, self.tokens_per_step)
         self.size = pack.size()
@@ -185,8 +186,8 @@ class ShardedEngine:
         inputs, targets = self.data.batch(seed=self.spec.seed, step=step, size=self.batch)
         mine = share(self.batch, self.ranks.rank, self.ranks.world)
         inputs, targets = inputs[mine], targets[mine]
-        for i in range(self.how.pieces):
-            rows = share(len(inputs), i, self.how.pieces)
+        for i in range(self.pack.pieces):
+            rows = share(len(inputs), i, self.pack.pieces)
             yield self._there(inputs[rows]), self._there(targets[rows])
 
     def _there(self, array: np.ndarray) -> Tensor:

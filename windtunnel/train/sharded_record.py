@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 class How:
     """How a run is trained, which is never part of what was asked.
 
-    `pieces` is into how many parts each process cuts its share of a batch; `compiled` compiles each block of the model;
-    a checkpoint is written every `checkpoint_seconds`, less often where writing one stops training for long.
+    `compiled` compiles each block of the model; a checkpoint is written every `checkpoint_seconds`, less often where
+    writing one stops training for long.
     """
 
-    pieces: int = 1
     compiled: bool = False
     checkpoint_seconds: float = 20.0
 
@@ -64,5 +63,6 @@ def _cost(engine: ShardedEngine, seconds: float, tokens: int) -> Cost:
         members=1,
         processes=engine.ranks.world,
         precision=engine.pack.precision,
+        pieces=engine.pack.pieces,
         peak=engine.peak,
     )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from windtunnel.train.cutting import share
 from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import Group
 
@@ -65,12 +66,14 @@ def called(model: nn.Module, within: Within = nullcontext) -> Callable[[Tree, Te
 
 
 def gradient(
-    model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool, within: Within = nullcontext
-) -> Callable[..., Any]:
+    model: nn.Module, groups: Sequence[Group], objective: Any, packed: bool, within: Within = nullcontext,
+    pieces: int = 1,
+) -> Callable[..., Any]:  # fmt: skip
     """(params, inputs, targets, given) to (gradients, mean loss per token, memory to keep), with a leading member axis.
 
     `given` holds what the objective needs ("start" as stacks, like params) and, as "network", what modules need, by
-    the names of their buffers; {} where nothing is needed.
+    the names of their buffers; {} where nothing is needed. The examples are taken in `pieces`, each weighed by its
+    share of them: the same mean and gradient, but for rounding, where an example's loss is its own.
     """
     needs, call = needs_of(objective), called(model, within)
 
@@ -99,7 +102,20 @@ def gradient(
         grads = list(torch.autograd.grad(values.sum(), leaves))
         return grads, values.detach(), {name: kept.detach() for name, kept in memory.items()}
 
-    return gradients
+    def in_pieces(
+        params: list[Tensor], inputs: Tensor, targets: Tensor, given: Given | None = None
+    ) -> tuple[list[Tensor], Tensor, Tree]:
+        size = inputs.shape[1]
+        whole, mean = [torch.zeros_like(p) for p in params], torch.zeros(len(inputs), device=inputs.device)
+        for rows in (share(size, i, min(pieces, size)) for i in range(min(pieces, size))):
+            grads, values, _ = gradients(params, inputs[:, rows], targets[:, rows], given)
+            weight = (rows.stop - rows.start) / size
+            for total, grad in zip(whole, grads, strict=True):
+                total.add_(grad, alpha=weight)
+            mean += weight * values
+        return whole, mean, {}
+
+    return gradients if pieces == 1 else in_pieces
 
 
 def look_ahead(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., Any] | None:
