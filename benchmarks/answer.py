@@ -21,7 +21,7 @@ import numpy as np
 
 import windtunnel as wt
 from benchmarks import answer_rates
-from benchmarks.answer_bills import bills, ladder_flops, recheck_flops, tuning_bill
+from benchmarks.answer_bills import Speeds, bills, ladder_flops, recheck_flops, tuning_bill
 from benchmarks.answer_replay import Landscape, mean_of, ours, reached, regret_over, searched
 from benchmarks.answer_runs import (
     BATCH,
@@ -47,12 +47,13 @@ from benchmarks.common import RESULTS, write
 from windtunnel.laws.law import Sizes
 from windtunnel.runs import Run
 from windtunnel.store import Store
+from windtunnel.train.precision import PRECISIONS
 from windtunnel.tune import Tuning, coarse_values
 
 BAR = 0.002  # of the loss, asked by the question
 TRIALS = 40  # of an Optuna study that is never good: what it spent by then is a lower bound
 EQUAL = 12  # runs that our tuning trains at the base (5 coarse, 5 fine with 2 seeds, 3 of them the same)
-TARGETS, LEVEL = (80, 128), 0.95  # widths of the models that are foretold, at the longest horizon
+TARGETS, LEVEL = (160, 256), 0.95  # widths of the models that are foretold, at the longest horizon
 
 
 # tuning: what each way spent when its value was good, and stayed good
@@ -130,25 +131,26 @@ def half_widths(runs: Sequence[Run]) -> dict[int, dict[str, float]]:
     return found
 
 
-def speeds() -> dict[int, dict[str, float]]:
-    """FLOPs a core second at every width: plain loop, a tuning pack (six rows), a trunk of two seeds (two rows)."""
-    found = {}
+def speeds() -> Speeds:
+    """FLOPs a core second, by precision and width: plain loop, a tuning pack (six rows), a trunk of two seeds (two)."""
+    found: Speeds = {precision: {} for precision in PRECISIONS}
     for width in WIDTHS:
         six, two = (
             answer_rates.rates(packed([(width, HORIZONS[0], rate, 0) for rate in coarse_values(RANGE, rows)], 1))
             for rows in (6, 2)
         )
-        plain = (six["plain"] + two["plain"]) / 2
-        found[width] = {"plain": plain, "tuning pack": six["pack"], "trunk pack": two["pack"]}
-        print(width, {way: f"{rate:.3g}" for way, rate in found[width].items()}, flush=True)
+        for precision, ways in found.items():
+            plain = (six[precision]["plain"] + two[precision]["plain"]) / 2
+            ways[width] = {"plain": plain, "tuning pack": six[precision]["pack"], "trunk pack": two[precision]["pack"]}
+            print(width, precision, {way: f"{rate:.3g}" for way, rate in ways[width].items()}, flush=True)
     return found
 
 
-def earlier_speeds() -> dict[int, dict[str, float]]:
+def earlier_speeds() -> Speeds:
     """What `--rates` measured; empty where nothing was."""
     path = RESULTS / "answer.json"
     kept = json.loads(path.read_text()).get("flops_per_core_second", {}) if path.is_file() else {}
-    return {int(width): ways for width, ways in kept.items()}
+    return {precision: {int(width): ways for width, ways in kept[precision].items()} for precision in kept}
 
 
 def answered(store: Store, workers: int, searches: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from windtunnel.tune import Tuning
 
 ENDS = ("good", "equal")  # of a search; see `ended`
 Work = dict[int, float]  # width to FLOPs
+Speed = dict[int, dict[str, float]]  # width to FLOPs a core second, by way of training
+Speeds = dict[str, Speed]  # by precision
 
 
 def ladder_flops(rate: float, horizons: Sequence[int], seeds: int) -> tuple[Work, Work]:
@@ -32,7 +34,7 @@ def recheck_flops(seeds: int) -> Work:
     return {width: 2 * Tuning().recheck * min(seeds, Tuning().seeds) * one.training_flops()}
 
 
-def tuning_bill(tuning: dict[str, Any], speed: dict[int, dict[str, float]]) -> dict[str, Any]:
+def tuning_bill(tuning: dict[str, Any], speeds: Speeds) -> dict[str, Any]:
     """(i) in short: the usual way's FLOPs and core seconds over ours, which stops by itself, and who was good.
 
     `checked` adds to ours the check at a larger width that the value transfers, as a study does by itself; its middle
@@ -45,9 +47,9 @@ def tuning_bill(tuning: dict[str, Any], speed: dict[int, dict[str, float]]) -> d
     def times(widths: Sequence[int], end: str, mine: float = mine) -> dict[str, float]:
         return summary([sum(ended(each[w], end) for w in widths) / mine for each in usual])
 
-    def seconds(end: str, work: Sequence[tuple[Work, str]]) -> dict[str, float]:
-        every = [seconds_of([({w: ended(each[w], end) for w in WIDTHS}, "plain")], speed) for each in usual]
-        return summary([theirs / seconds_of(work, speed) for theirs in every])
+    def seconds(end: str, work: Sequence[tuple[Work, str]]) -> dict[str, dict[str, float]]:
+        every = [[({w: ended(each[w], end) for w in WIDTHS}, "plain")] for each in usual]
+        return times_seconds(every, work, speeds)
 
     return {
         "value": tuning["value"], "regret_percent": {w: 100 * r for w, r in tuning["regret"].items()},
@@ -68,21 +70,22 @@ def ended(search: dict[str, Any], end: str) -> float:
     return search["equal"] if end == "equal" else search["reached"] or search["all"]
 
 
-def bills(tuning: dict[str, Any], design: dict[str, Any], speed: dict[int, dict[str, float]]) -> dict[str, Any]:
+def bills(tuning: dict[str, Any], design: dict[str, Any], speeds: Speeds) -> dict[str, Any]:
     """(ii) for one study and design: how many times our FLOPs and core seconds the usual way takes.
 
     The first horizon's run at the best value is the search's own and is not paid twice.
     """
     mine = [({WIDTHS[0]: tuning["ours_flops"]}, "tuning pack"), (design["recheck"], "tuning pack")]
     mine.append((design["trunk"], "trunk pack"))
-    result: dict[str, Any] = {"ours_flops": flops_of(mine), "ours_core_seconds": seconds_of(mine, speed)}
+    spent = {precision: seconds_of(mine, speed) for precision, speed in speeds.items()}
+    result: dict[str, Any] = {"ours_flops": flops_of(mine), "ours_core_seconds": spent}
     saved = {w: -tuning["one_run"][w] for w in WIDTHS}
     for end in ENDS:
         every = [[({w: ended(each[w], end) for w in WIDTHS}, "plain")] for each in tuning["usual"]]
         every = [[*search, (design["apart"], "plain"), (saved, "plain")] for search in every]
         result[end] = {
             "times_flops": summary([flops_of(work) / result["ours_flops"] for work in every]),
-            "times_core_seconds": summary([seconds_of(w, speed) / result["ours_core_seconds"] for w in every]),
+            "times_core_seconds": times_seconds(every, mine, speeds),
         }
     return result | {"times_flops_of_the_ladder_alone": sum(design["apart"].values()) / sum(design["trunk"].values())}
 
@@ -92,6 +95,16 @@ def flops_of(work: Sequence[tuple[Work, str]]) -> float:
     return sum(sum(part.values()) for part, _ in work)
 
 
-def seconds_of(work: Sequence[tuple[Work, str]], speed: dict[int, dict[str, float]]) -> float:
+def times_seconds(
+    theirs: Sequence[Sequence[tuple[Work, str]]], mine: Sequence[tuple[Work, str]], speeds: Speeds
+) -> dict[str, dict[str, float]]:
+    """How many times our core seconds each of theirs is, in short, by the precision that packs are computed in."""
+    return {
+        precision: summary([seconds_of(work, speed) / seconds_of(mine, speed) for work in theirs])
+        for precision, speed in speeds.items()
+    }
+
+
+def seconds_of(work: Sequence[tuple[Work, str]], speed: Speed) -> float:
     """Core seconds, derived: FLOPs over the rate measured at that width in that way of training."""
     return sum(flops / speed[width][way] for part, way in work for width, flops in part.items())

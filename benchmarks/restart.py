@@ -41,8 +41,8 @@ _advance = Engine.advance
 def _telling(self, state):
     trains = [self.pack.specs[member].key for member in state.alive]
     _advance(self, state)
-    if not getattr(self, "told", False):
-        self.told = True
+    if not getattr(self, "restart_told", False):
+        self.restart_told = True
         _told.write(json.dumps({"step": state.step, "at": time.time(), "trains": trains}) + "\\n")
 
 

@@ -82,9 +82,11 @@ def test_a_bill_by_hand():
     tuning = {"ours_flops": 6.0, "usual": [search, never], "one_run": dict.fromkeys(widths, 1.0)}
     design = {"recheck": {widths[1]: 4.0}, "trunk": dict.fromkeys(widths, 2.5), "apart": dict.fromkeys(widths, 11.0)}
     speed = {w: {"plain": 2.0, "tuning pack": 1.0, "trunk pack": 1.0} for w in widths}
-    found = answer_bills.bills(tuning, design, speed)
-    assert found["ours_flops"] == found["ours_core_seconds"] == 20.0
-    assert found["good"]["times_flops"]["low"] == 4 * (5 + 11 - 1) / 20
-    assert found["good"]["times_flops"]["high"] == 4 * (50 + 11 - 1) / 20
-    assert found["equal"]["times_core_seconds"]["median"] == 4 * (20 + 11 - 1) / 2 / 20
+    found = answer_bills.bills(tuning, design, {"float32": speed})
+    count = len(widths)
+    ours = 6 + 4 + 2.5 * count
+    assert found["ours_flops"] == found["ours_core_seconds"]["float32"] == ours
+    assert found["good"]["times_flops"]["low"] == count * (5 + 11 - 1) / ours
+    assert found["good"]["times_flops"]["high"] == count * (50 + 11 - 1) / ours
+    assert found["equal"]["times_core_seconds"]["float32"]["median"] == count * (20 + 11 - 1) / 2 / ours
     assert found["times_flops_of_the_ladder_alone"] == 11 / 2.5

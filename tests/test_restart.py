@@ -89,3 +89,13 @@ def test_a_pack_that_another_process_is_just_removing_is_left_to_it(tmp_path):
     (leaving / "step-000000001").mkdir(parents=True)
     sweep(store)  # too young to be a dead process's
     assert leaving.is_dir()
+
+
+@pytest.mark.slow
+def test_a_killed_study_s_next_start_is_timed_to_its_first_step_and_redoes_nothing(corpus, tmp_path):
+    """Four processes: buys that the counts of `benchmarks/restart.py` can be taken again."""
+    from benchmarks.restart import torment
+
+    counted = torment(tmp_path, kills=2, seed=0, tokens=64 * 40, corpus=str(corpus))
+    assert counted["kills"] == 2 and counted["runs redone"] == 0 and counted["differences"] == []
+    assert len(counted["recorded when killed"]) >= 2 and counted["seconds to the next step"]["median"] > 0

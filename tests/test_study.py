@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from tiny import sign_momentum
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.here import Here
+from windtunnel.parts.optimizers import AdamW
 from windtunnel.report.page import render
 from windtunnel.scaling.rules.mup import MuP
 from windtunnel.store import forecast_hash
 from windtunnel.study.answer import _shape
+from windtunnel.study.job import Silent
 from windtunnel.study.living import Living, flying
 from windtunnel.study.page import page_data
 from windtunnel.study.stages import Ask, Stages
@@ -238,6 +241,45 @@ def test_an_idea_whose_loss_rises_with_size_has_no_forecast_and_the_others_go_on
     assert "freezing" in render(page_data(both))
     alone = replace(both, forecasts={}, unfitted={"base": both.unfitted["freezing"]})
     assert three_lines(alone)[0].startswith("No forecast. The loss rises")
+
+
+class Hearing(Silent):
+    """Keeps the sentences."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A network whose forward pass raises once it is as wide as this."""
+
+    width: int
+
+    def __call__(self, model):
+        def look(module, inputs):
+            if next(module.parameters()).shape[-1] >= self.width:
+                raise AttributeError("no such layer")
+
+        model.register_forward_pre_hook(look)
+        return model
+
+
+@pytest.mark.parametrize("width,lost", [(8, 4), (24, 1)])
+def test_runs_of_the_ladder_that_crash_are_said_with_their_reason_and_the_study_ends(corpus, tmp_path, width, lost):
+    asked = tiny.recipe(corpus, optimizer=AdamW(lr=0.01), transforms=(Failing(width),))
+    ladder = wt.Ladder.widths((8, 12, 16, 24), depth=1, tokens=tiny.TOKENS, head_width=8, seeds=1)
+    study, watch = tiny.study(corpus, base=asked, ideas=[], ladder=ladder, train_target=False), Hearing()
+    result = study.run(wt.Store(tmp_path / "store"), launcher=Here(devices=1), watch=watch)
+    said = "\n".join(watch.said)
+    reason = rf"{lost} of 4 run\(s\) did not finish; at width {width} x .* one crashed: AttributeError: no such layer"
+    assert re.search(rf"base, ladder: {reason} \(test_study.py, line", said)
+    assert "base: no coordinate check; AttributeError: no such layer" in said
+    assert not result.reliable and ("base" in result.forecasts) == (lost == 1)
+    assert lost == 1 or re.search(rf"base: no forecast\. {reason}", "\n".join(result.lines()))
 
 
 def test_a_lost_record_is_trained_again_to_the_same_numbers(study, result, copied):

@@ -181,15 +181,19 @@ def _alone(
         return _alone(replace(single, precision="float32"), 0, device, place, report, created, stop, because)
 
 
-def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) -> Run:
+def where_it_failed(error: Exception) -> str:
+    """An error in one line, with the last place that is not torch's own: that is where a part's author looks first."""
     frames = traceback.extract_tb(error.__traceback__)
-    # the last line that is not torch's own: that is where a part's author looks first
     where = next((f for f in reversed(frames) if not f.filename.startswith(_TORCH)), frames[-1])
+    return f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+
+
+def _crashed(pack: Pack, member: int, error: Exception, device: torch.device) -> Run:
     return Run(
         key=pack.specs[member].key,
         spec=pack.specs[member],
         outcome=Outcome.CRASHED,
-        message=f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})",
+        message=where_it_failed(error),
         loss=None,
         metrics={},
         size=pack.size(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,12 @@ def fitted(stages: Stages, name: str, state: TuningState, draws: int = 200) -> F
     Also None where no law can describe them, as a loss that rises with size: `stages.unfitted` says why, and the other
     recipes of the study go on.
     """
-    runs = [r for r in stages.runs(stages.ladder(name, state.values)) if r.finished]
+    asked = stages.ladder(name, state.values)
+    recorded = stages.runs(asked)
+    runs = [run for run in recorded if run.finished]
     if len({run.spec.rung for run in runs}) < 3:
+        if len(recorded) == len(asked) and (lost := lost_in(recorded)):
+            stages.unfitted[name] = f"{lost} A law needs three rungs with a finished run."
         return None
     key = (tuple(run.key for run in runs), draws)
     if key not in stages.fits:
@@ -162,6 +166,17 @@ def fitted(stages: Stages, name: str, state: TuningState, draws: int = 200) -> F
         return None
     why.pop(name, None)
     return found
+
+
+def lost_in(runs: Sequence[Run]) -> str:
+    """How many of some runs did not finish, with the first one's reason; empty where all did."""
+    lost = [run for run in runs if not run.finished]
+    if not lost:
+        return ""
+    first = lost[0]
+    return (
+        f"{len(lost)} of {len(runs)} run(s) did not finish; at {first.spec.rung} one {first.outcome}: {first.message}."
+    )
 
 
 def seal(stages: Stages, name: str) -> dict[str, Any] | None:

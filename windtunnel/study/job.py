@@ -13,14 +13,15 @@ from typing import Any, Protocol
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast
 from windtunnel.ladder import compact
-from windtunnel.launch.one import spoken
+from windtunnel.launch.one import NOT_THE_RUNS, spoken, where_it_failed
 from windtunnel.store import Store
-from windtunnel.study.answer import Result, answered, forecast_of, seal
+from windtunnel.study.answer import Result, answered, forecast_of, lost_in, seal
 from windtunnel.study.budget import Budget, Meter, Metered
 from windtunnel.study.plan import plan
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
 from windtunnel.train.loop import Progress
+from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.pack import Pack
 
 
@@ -121,6 +122,8 @@ def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
     soon = _ForecastSoon(stages, watch)
     _train(stages, "ladder", asked, launch, watch, soon)
     for name in stages.recipes:
+        if lost := lost_in(stages.runs(stages.ladder(name, stages.tuning(name).values))):
+            watch.say(f"{name}, ladder: {lost}")
         for transfer in stages.transfers(name, stages.tuning(name)).values():
             watch.say(f"{name}: {transfer}")
 
@@ -138,8 +141,11 @@ def _foretell(stages: Stages, name: str, watch: Watch) -> bool:
 
 
 def _train_target(stages: Stages, foretold: Sequence[str], launch: Any, watch: Watch) -> None:
-    asked = [a for name in foretold for a in stages.target(name, stages.tuning(name).values)]
-    _train(stages, "target", asked, launch, watch)
+    asked = {name: stages.target(name, stages.tuning(name).values) for name in foretold}
+    _train(stages, "target", [ask for asks in asked.values() for ask in asks], launch, watch)
+    for name, asks in asked.items():
+        if lost := lost_in(stages.runs(asks)):
+            watch.say(f"{name}, target: {lost}")
 
 
 def _train(
@@ -190,11 +196,14 @@ def _check_coordinates(stages: Stages, watch: Watch) -> None:
         if stages.store.check("coordinates", key) is not None:
             continue
         filled = recipe.fill(state.values)
-        found = coordinate_check(
-            filled,
-            base=filled.settled(ladder.base),
-            widths=(1, 2, 4),
-            seed=stages.study.seeds(1)[0],
-        )
+        try:
+            found = coordinate_check(
+                filled, base=filled.settled(ladder.base), widths=(1, 2, 4), seed=stages.study.seeds(1)[0]
+            )
+        except Exception as error:  # in a part's code, as in the runs that crashed, or want of memory
+            if isinstance(error, NOT_THE_RUNS) and not is_out_of_memory(error):
+                raise
+            watch.say(f"{name}: no coordinate check; {where_it_failed(error)}")
+            continue
         stages.store.add_check("coordinates", key, found.to_json())
         watch.say(f"{name}: {found}")
