@@ -66,6 +66,20 @@ def test_a_compiled_step_with_other_losses_is_not_used(corpus, monkeypatch):
     assert run.cost.compiled_steps == 0 and "other losses" in run.cost.eager_because
 
 
+@pytest.mark.parametrize("wrong", [lambda before, after: before, lambda before, after: 2 * before - after])
+def test_a_compiled_step_with_the_same_losses_and_another_update_is_not_used(corpus, monkeypatch, wrong):
+    def other(step, *_):
+        def run(*given):
+            params, *rest = step(*given)
+            return [wrong(before, after) for before, after in zip(given[0], params, strict=True)], *rest
+
+        return run
+
+    monkeypatch.setattr(compiling, "_graph", other)
+    (run,) = train(pack(corpus, 1e-2), device=tiny.CPU, compile=True)
+    assert run.cost.compiled_steps == 0 and "moved the weights elsewhere" in run.cost.eager_because
+
+
 def recorded(step, *arguments):
     """Names of the operations of a graph as it is given to the compiler, and what it computes."""
     graph = compiling._recorded(step, arguments, "float32")

@@ -7,7 +7,10 @@ cent of what large ones do, so every shape is timed by itself.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
 import torch
 
@@ -17,6 +20,7 @@ from windtunnel.train.pack import Pack
 
 SECONDS = 0.4  # of steps that are timed, after the first one: longer than a machine's hiccups (guess)
 STEPS = 2  # at least
+JUDGEMENTS = 2  # of which the last is timed: the first allocates
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,22 @@ def timed(pack: Pack, device: torch.device) -> Timing:
     engine.judging.at = [set() for _ in pack.specs]  # judgements are timed apart
     state = engine.start()
     engine.advance(state)  # what is compiled or allocated once
-    done, started = 0, _now(device)
-    while state.alive and (done < STEPS or _now(device) - started < SECONDS):
+    times = [_now(device)]
+    while state.alive and (len(times) <= STEPS or times[-1] - times[0] < SECONDS):
         engine.advance(state)
-        done += 1
-    step = (_now(device) - started) / max(done, 1)
+        times.append(_now(device))
     begun = engine.start()
     engine.judging.at = [{begun.step} for _ in pack.specs]
-    started = _now(device)
-    engine.judging.judge(begun)
-    return Timing(step, _now(device) - started)
+    judged = [_now(device)]
+    for _ in range(JUDGEMENTS):
+        engine.judging.judge(begun)
+        judged.append(_now(device))
+    return Timing(_usual(times), judged[-1] - judged[-2])
+
+
+def _usual(times: Sequence[float]) -> float:
+    """The median of the time between two moments: the first few steps take longer than those that follow."""
+    return median(after - before for before, after in pairwise(times)) if len(times) > 1 else 0.0
 
 
 def _now(device: torch.device) -> float:
