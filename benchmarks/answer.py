@@ -53,7 +53,7 @@ from windtunnel.tune import Tuning, coarse_values
 BAR = 0.002  # of the loss, asked by the question
 TRIALS = 40  # of an Optuna study that is never good: what it spent by then is a lower bound
 EQUAL = 12  # runs that our tuning trains at the base (5 coarse, 5 fine with 2 seeds, 3 of them the same)
-TARGETS, LEVEL = (160, 256), 0.95  # widths of the models that are foretold, at the longest horizon
+TARGETS, LEVEL = (128, 192), 0.95  # widths of the models that are foretold, at the longest horizon
 
 
 # tuning: what each way spent when its value was good, and stayed good

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+import torch
 from tiny import sign_momentum
 
 import windtunnel as wt
@@ -280,6 +281,46 @@ def test_runs_of_the_ladder_that_crash_are_said_with_their_reason_and_the_study_
     assert "base: no coordinate check; AttributeError: no such layer" in said
     assert not result.reliable and ("base" in result.forecasts) == (lost == 1)
     assert lost == 1 or re.search(rf"base: no forecast\. {reason}", "\n".join(result.lines()))
+
+
+class Normalised(torch.nn.Module):
+    """Counts what it has seen in buffers."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.norm = inner, torch.nn.BatchNorm1d(tiny.CONTEXT, affine=False)
+
+    def forward(self, inputs):
+        return self.norm(self.inner(inputs))
+
+
+def normalised(base):
+    """A network that cannot be packed."""
+    return base.but(transforms=(Normalised,))
+
+
+@pytest.mark.parametrize(
+    "changes,reason",
+    [
+        ({"ladder": wt.Ladder.widths((8, 10, 16), depth=1, tokens=tiny.TOKENS, head_width=4)}, "base, width 10 x"),
+        ({"target": wt.Target(rung=wt.Rung(width=30, depth=1, heads=6, tokens=tiny.TOKENS))}, "base, width 30 x"),
+        ({"ideas": [normalised]}, "normalised, width 8 x .*: The model keeps state in buffers"),
+    ],
+)
+def test_what_cannot_be_built_somewhere_is_refused_before_anything_is_trained(corpus, tmp_path, changes, reason):
+    noting = Noting()
+    with pytest.raises(InputError, match=reason):
+        tiny.study(corpus, **changes).run(wt.Store(tmp_path / "store"), launcher=noting)
+    assert not noting.asked
+
+
+def test_runs_that_end_at_the_loss_of_guessing_are_said_before_the_forecast(corpus, tmp_path):
+    still = tiny.recipe(corpus, optimizer=AdamW(lr=1e-9))
+    ladder = wt.Ladder.widths((8, 12, 16, 24), depth=1, tokens=tiny.TOKENS, head_width=8, seeds=1)
+    study = tiny.study(corpus, base=still, ideas=[], ladder=ladder, train_target=False)
+    result = study.run(wt.Store(tmp_path / "store"), launcher=Here(devices=1))
+    (said,) = [line for line in caveat_lines(result) if "learned nothing" in line]
+    assert re.search(r"[34] of the 4 ladder runs", said) and "guessing among 256 outcomes (5.545)" in said
 
 
 def test_a_lost_record_is_trained_again_to_the_same_numbers(study, result, copied):

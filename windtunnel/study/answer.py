@@ -7,6 +7,7 @@ seal forbids.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Stages, TuningState
 from windtunnel.tune import Basin, Transfer
+
+LEARNED_NOTHING = 0.995  # of the loss of guessing: a run that ends above it has learned nothing (guess)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,9 +251,24 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     found += _mixed(stages, name)
+    found += _guessing(stages, name, state)
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
     found += [f"{len(lost)} ladder run(s) are left out: {lost[0].message}"] if lost else []
     return found
+
+
+def _guessing(stages: Stages, name: str, state: TuningState) -> list[str]:
+    """A sentence where runs of the ladder ended as a network does that was never trained."""
+    classes = stages.judge.data.shape().classes
+    runs = [run for run in stages.runs(stages.ladder(name, state.values)) if run.loss is not None]
+    losses = [run.loss for run in runs if run.loss and run.loss > LEARNED_NOTHING * math.log(classes)]
+    if not losses:
+        return []
+    return [
+        f"{len(losses)} of the {len(runs)} ladder runs learned nothing: their loss, {min(losses):.3f} or more, is no "
+        f"better than guessing among {classes} outcomes ({math.log(classes):.3f}). The learning rate may be far off, or the "
+        f"tokens far too few; a law of such runs says nothing of others."
+    ]
 
 
 def _mixed(stages: Stages, name: str) -> list[str]:

@@ -23,6 +23,7 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
 from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.runs import RunSpec
+from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sizes import scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, check_suits, geometry_of
 from windtunnel.train.precision import check_precision
@@ -152,6 +153,18 @@ def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
         roles=recipe.roles(),
         example=lambda: torch.from_numpy(recipe.data.batch(seed=0, step=0, size=1)[0]),
     )  # fmt: skip
+
+
+def check_builds(recipe: Recipe, rung: Rung) -> None:
+    """Raise InputError where the network cannot be made at a rung, or is not what its part says; by shapes alone."""
+    try:
+        model = on_meta(lambda: build_model(recipe, rung))
+    except InputError:
+        raise
+    except Exception:  # a part that looks at values, which there are none: its runs will tell
+        return
+    check_count(model, recipe.size(rung), recipe.model)
+    check_buffers(model)
 
 
 def check_count(model: nn.Module, size: Size, part: Any) -> None:
