@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import windtunnel as wt
+from windtunnel.scaling.adopt import SEEDS_APART
 
 BASE, HEAD, DEPTH, CONTEXT, VOCABULARY = 32, 16, 2, 64, 256
 
@@ -134,7 +135,7 @@ def plain_ready(build: Callable[[int], nn.Module], width: int, seed: int) -> tup
     """The standard parametrization: matrices 1/sqrt(fan-in), tables 1."""
     model = build(width)
     for number, param in enumerate(model.parameters()):
-        torch.manual_seed(seed + number)
+        torch.manual_seed(seed * SEEDS_APART + number)
         is_table = number < 2
         if is_table or param.ndim == 2:
             nn.init.normal_(param, std=1.0 if is_table else param.shape[1] ** -0.5)
@@ -173,7 +174,7 @@ def mup_ready(build: Callable[[int], nn.Module], width: int, seed: int) -> tuple
     model = build(width)
     mup.set_base_shapes(model, build(BASE), delta=build(2 * BASE))
     for number, param in enumerate(model.parameters()):
-        torch.manual_seed(seed + number)
+        torch.manual_seed(seed * SEEDS_APART + number)
         is_table = number < 2
         if is_table:
             mup.init.normal_(param, std=1.0)

@@ -264,6 +264,11 @@ class Recipe:
     transforms: tuple[Any, ...] = ()
     phases: Any = None
 
+    def __post_init__(self) -> None:
+        for slot, held in self.parts().items():
+            for part in held if isinstance(held, tuple) else (held,):
+                _check_fills(slot, part)
+
     def but(self, **slots: Any) -> Recipe:
         """This recipe with some slots filled otherwise."""
         names = [f.name for f in fields(self)]
@@ -368,6 +373,34 @@ class Recipe:
                 if is_dataclass(part) and not isinstance(part, type):
                     for field in fields(part):
                         yield slot, field.name, getattr(part, field.name)
+
+
+# What a part must have to fill a slot; nothing is asked of one that is a function but that it can be called.
+METHODS = {
+    "model": ("build", "size"), "parametrization": ("scale",), "optimizer": ("init", "update"),
+    "data": ("shape", "fingerprint", "batch", "held_out"),
+}  # fmt: skip
+CALLED = {
+    "schedule": "(tokens, horizon) -> share of the peak rate", "batch": "(rung, data shape) -> examples a step",
+    "objective": "(outputs, targets) -> losses", "transforms": "(module) -> module",
+}  # fmt: skip
+HINTS = {
+    "model": " windtunnel.parts.models.Own(function) makes one of a function that builds a torch module.",
+    "optimizer": " torch's optimizers do not fill it; windtunnel.parts.optimizers has AdamW(), SGD(), Muon() and more.",
+}
+
+
+def _check_fills(slot: str, part: Any) -> None:
+    """Raise InputError for what cannot be a part of a slot; whether it is a good one, its runs and `check` tell."""
+    missing = [name for name in METHODS.get(slot, ()) if not callable(getattr(part, name, None))]
+    if missing or (slot in METHODS and isinstance(part, type)):
+        said = f"{part.__qualname__} is a class" if isinstance(part, type) else f"it has no {' and no '.join(missing)}"
+        raise InputError(
+            f"{slot}={part!r} does not fill the slot: {said}; it takes a part with {', '.join(METHODS[slot])} "
+            f"(windtunnel.recipe has the protocol).{HINTS.get(slot, '')}"
+        )
+    if slot in CALLED and not callable(part):
+        raise InputError(f"{slot}={part!r} cannot be called; it is {CALLED[slot]}, see windtunnel.parts.")
 
 
 def _filled(part: Any, values: Mapping[str, float]) -> Any:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,14 @@ from torch import Tensor
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
+from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import Recipe
 from windtunnel.scaling.table import ScaleTable
 from windtunnel.train.pack import Group, build_model, check_buffers, groups_of, table_of
 from windtunnel.train.steps import gradient
 
 POOL = 8192  # examples that are drawn from
-_RULE = SimpleNamespace(geometry="entrywise")  # of every learned rule
+_RULE = AdamW(lr=1.0)  # entrywise, as every learned rule is
 CAP = 1.5  # the loss of one batch counts for at most so many times that of a uniform guess (LAgg, Celo)
 
 

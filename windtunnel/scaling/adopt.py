@@ -36,7 +36,7 @@ GEOMETRY_OF = {
 DECAYS = ("decoupled", "independent", "coupled")
 UNTIED = " Tied tensors come apart in to_empty: tie them again before."
 AS_BUILT = ("vector", MAGNITUDE)  # roles whose values are not drawn
-_APART = 1_000_003  # more than a model has tensors, so that two seeds share no tensor's values
+SEEDS_APART = 1_000_003  # more than a model has tensors, so that two seeds share no tensor's values
 _SAME = 1e-6  # relative: rates that differ by less are one
 
 
@@ -62,7 +62,7 @@ class Adopted:
         for number, (name, param) in enumerate(params.items()):
             scale = self.table.scales[name]
             if param.requires_grad and self.table.sites[name].role not in AS_BUILT:
-                own = None if seed is None else seed * _APART + number
+                own = None if seed is None else seed * SEEDS_APART + number
                 draw(param, scale.init_mean, scale.init_std, own, blank.get(id(param)))
         set_magnitudes(params, self.table.sites)
 

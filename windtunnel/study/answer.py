@@ -264,10 +264,11 @@ def _guessing(stages: Stages, name: str, state: TuningState) -> list[str]:
     losses = [run.loss for run in runs if run.loss and run.loss > LEARNED_NOTHING * math.log(classes)]
     if not losses:
         return []
+    level, least = math.log(classes), min(losses)
     return [
-        f"{len(losses)} of the {len(runs)} ladder runs learned nothing: their loss, {min(losses):.3f} or more, is no "
-        f"better than guessing among {classes} outcomes ({math.log(classes):.3f}). The learning rate may be far off, or the "
-        f"tokens far too few; a law of such runs says nothing of others."
+        f"{len(losses)} of the {len(runs)} ladder runs learned nothing: their loss, {least:.3f} or more, is no better "
+        f"than guessing among {classes} outcomes ({level:.3f}). The learning rate may be far off, or the tokens far "
+        f"too few; a law of such runs says nothing of others."
     ]
 
 

@@ -1,0 +1,178 @@
+"""A torch model of one's own in a study: its size is counted as a formula would, its tensors keep their names."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import windtunnel as wt
+from windtunnel.errors import InputError
+from windtunnel.launch.here import Here
+from windtunnel.parts.models import CNN, MLP, Own, Transformer
+from windtunnel.parts.optimizers import AdamW
+from windtunnel.recipe import DataShape
+from windtunnel.scaling.meta import on_meta
+from windtunnel.train.loop import train
+
+RUNG = wt.Rung(width=32, depth=2, heads=4, tokens=4096)
+TEXT = DataShape(classes=256, tokens_per_example=16, train_tokens=10_000, example_shape=(16,))
+IMAGES = DataShape(classes=10, tokens_per_example=1, train_tokens=1_000, example_shape=(1, 8, 8))
+
+
+def decoder(rung, data, **options):
+    return Transformer(**options).build(rung, data)
+
+
+def perceptron(rung, data):
+    return MLP().build(rung, data)
+
+
+def convolutions(rung, data):
+    return CNN().build(rung, data)
+
+
+@pytest.mark.parametrize(
+    "module,stock,data",
+    [
+        (decoder, Transformer(), TEXT),
+        (partial(decoder, tied=True, kv_groups=2, gains=True), Transformer(tied=True, kv_groups=2, gains=True), TEXT),
+        (perceptron, MLP(), IMAGES),
+        (convolutions, CNN(), IMAGES),
+    ],
+)
+@pytest.mark.parametrize("width,depth", [(32, 2), (64, 3)])
+def test_what_is_counted_is_what_the_stock_formulas_say(module, stock, data, width, depth):
+    rung = RUNG.but(width=width, depth=depth, heads=4)
+    counted, formula = Own(module).size(rung, data), stock.size(rung, data)
+    assert (counted.embedding, counted.non_embedding, counted.tied) == (
+        formula.embedding,
+        formula.non_embedding,
+        formula.tied,
+    )
+    assert counted.flops_per_token == pytest.approx(formula.flops_per_token, rel=1e-6)
+
+
+class Plain(nn.Module):
+    """A network that knows nothing of us; its answer is an object with logits."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.table, self.head = nn.Embedding(classes, width), nn.Linear(width, classes, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        x = x + self.down(torch.relu(self.up(x)))
+        return Answer(self.head(x))
+
+
+class Answer:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def plain(rung, data):
+    return Plain(rung.width, data.classes)
+
+
+def test_a_study_of_a_model_of_ones_own_is_tuned_climbed_foretold_and_scored(corpus, tmp_path):
+    base = tiny.recipe(corpus, model=Own(plain), optimizer=AdamW(lr=wt.tuned(1e-3, 1e-1)))
+    study = tiny.study(corpus, base=base, ideas=[])
+    result = study.run(wt.Store(tmp_path / "store"), launcher=Here(devices=1))
+    assert result.scores["base"] and result.forecasts["base"]
+    run = result.ladder["base"][0]
+    assert run.cost.alone_because is None and run.cost.members > 1
+    names = set(dict(on_meta(lambda: base.model.build(RUNG, TEXT)).named_parameters()))
+    assert names == {"table.weight", "head.weight", "up.weight", "up.bias", "down.weight", "down.bias"}
+
+
+def test_another_module_is_another_run(corpus):
+    keys = {tiny.pack(tiny.recipe(corpus, model=Own(f)), [{"lr": 0.01}]).key for f in (plain, decoder)}
+    assert len(keys) == 2
+
+
+def of_words(rung, data):
+    return nn.Embedding(data.classes, rung.width)
+
+
+def frozen(rung, data):
+    found = plain(rung, data)
+    found.table.weight.requires_grad_(False)
+    return found
+
+
+class Looking(Plain):
+    def forward(self, tokens):
+        return super().forward(tokens[:, : int(tokens.float().numpy().max())])
+
+
+def looking(rung, data):
+    return Looking(rung.width, data.classes)
+
+
+def misspelt(rung, data):
+    return nn.Linear(rung.width, data.clases)
+
+
+def nothing(rung, data):
+    return None
+
+
+@pytest.mark.parametrize(
+    "module,reason",
+    [
+        (of_words, r"returns outputs of shape \(1, 16, 32\) for one example; they must be logits \(1, 16, 256\)"),
+        (frozen, r"has frozen parameters \(table.weight\)"),
+        (looking, r"cannot be run on the meta device, where its FLOPs are counted"),
+        (misspelt, r"raised AttributeError: .*clases"),
+        (nothing, r"returned None; it must return a torch module"),
+    ],
+)
+def test_a_module_that_cannot_be_trained_or_counted_is_refused_by_name(module, reason):
+    with pytest.raises(InputError, match=rf"{module.__name__} at width 32 x depth 2 {reason}"):
+        Own(module).size(RUNG, TEXT)
+
+
+def llama(rung, data):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=rung.width, num_hidden_layers=rung.depth, num_attention_heads=rung.heads, use_cache=False,
+            intermediate_size=2 * rung.width, vocab_size=data.classes, max_position_embeddings=data.tokens_per_example,
+            bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+
+
+def gpt2(rung, data):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_embd=rung.width, n_layer=rung.depth, n_head=rung.heads, vocab_size=data.classes, use_cache=False,
+            n_positions=data.tokens_per_example, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, bos_token_id=None,
+            eos_token_id=None,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [llama, gpt2])
+def test_models_of_transformers_are_trained_as_they_are(corpus, module):
+    """Two architectures: buys that what most users have works unmodified, packed, with every matrix counted."""
+    pytest.importorskip("transformers", reason="pip install transformers")
+    recipe = tiny.recipe(corpus, model=Own(module), optimizer=AdamW(lr=0.01))
+    pack = tiny.pack(recipe, [{"lr": 0.01}, {"lr": 0.02}], rung=tiny.RUNG.but(width=16, heads=2))
+    runs = train(pack, device=tiny.CPU)
+    assert all(run.finished and run.cost.alone_because is None for run in runs)
+    assert all(run.curve["train_loss"][-1] < run.curve["train_loss"][0] for run in runs)
+    made = on_meta(lambda: recipe.model.build(RUNG, TEXT))
+    tables = {id(layer.weight) for layer in made.modules() if isinstance(layer, nn.Embedding)}
+    matrices = sum(p.numel() for p in made.parameters() if p.dim() == 2 and id(p) not in tables)
+    readout = 256 * 32 if recipe.size(RUNG).tied else 0  # a table of which a product is taken too
+    attention = 2 * 2 * 3 * 16 * 32 * RUNG.depth  # scores and weighted sum, forward and backward, over 16 tokens
+    assert recipe.size(RUNG).flops_per_token == pytest.approx(6 * (matrices + readout) + attention, rel=1e-3)

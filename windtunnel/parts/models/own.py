@@ -1,0 +1,132 @@
+"""A torch model of your own at any rung: you give the function that builds it, its size is counted here.
+
+Parameters and FLOPs are counted on the meta device, where nothing is computed, by torch's own counter of products. A
+newcomer would write the formulas, as the stock models do: they are exact where a counter is blind (a custom kernel, a
+router that sends a token to few experts), so a part with `build` and `size` remains the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from windtunnel.errors import InputError
+from windtunnel.ladder import Rung, Size
+from windtunnel.parts.models.attention import FoldedAttention
+from windtunnel.recipe import DataShape
+from windtunnel.scaling.meta import on_meta
+
+Built = Callable[[Rung, DataShape], nn.Module]
+
+
+@dataclass(frozen=True)
+class Own:
+    """Any torch module: `module(rung, data)` returns one of that width and depth, for data of that shape.
+
+    `module` is a function at the top level of a file. The forward pass takes inputs and returns logits (examples,
+    tokens, classes), or an object that has them as `logits`, as models of Hugging Face's `transformers` do. `roles`, by
+    pattern of tensor names, says what shapes cannot tell, as in `wt.adopt`. The values that the module begins with are
+    replaced by the parametrization's.
+
+    Its size: all parameters, those of `nn.Embedding` tables as its embedding, tied where another layer has the same
+    tensor; and the FLOPs of one example's forward and backward pass by torch's counter, which sees products alone, as
+    our formulas do, and takes all experts of a mixture for working. Raises InputError where the module cannot be built
+    and run on the meta device, or has a frozen parameter.
+    """
+
+    module: Built
+    roles: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def build(self, rung: Rung, data: DataShape) -> nn.Module:
+        """A fresh module."""
+        try:
+            found = self.module(rung, data)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{_at(self.module, rung)} raised {type(error).__name__}: {error}") from error
+        if not isinstance(found, nn.Module):
+            raise InputError(f"{_at(self.module, rung)} returned {found!r}; it must return a torch module.")
+        frozen = [name for name, param in found.named_parameters() if not param.requires_grad]
+        if frozen:
+            raise InputError(
+                f"{_at(self.module, rung)} has frozen parameters ({', '.join(frozen[:3])}), which would be trained; "
+                f"make them buffers, register_buffer(..., persistent=False)."
+            )
+        found.__class__ = _adapted(type(found))  # a module around it would change the tensors' names
+        return found
+
+    def size(self, rung: Rung, data: DataShape) -> Size:
+        """Counted once for each width, depth, number of heads and shape of data."""
+        return _counted(self.module, rung.but(tokens=1, batch=None, unique_tokens=None), data)
+
+
+@cache
+def _adapted(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class of modules that return logits, and whose attention a pack can batch."""
+
+    def forward(self: nn.Module, inputs: Tensor) -> Tensor:
+        with FoldedAttention():
+            found = kind.forward(self, inputs)
+        return found if isinstance(found, Tensor) else found.logits
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+class _Agreeing(TorchDispatchMode):
+    """Says yes, or 1, where a forward pass asks a tensor without values for one: is this mask all ones?"""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            kind = args[0].dtype
+            return True if kind is torch.bool else 1.0 if kind.is_floating_point else 1
+        return func(*args, **(kwargs or {}))
+
+
+@cache
+def _counted(module: Built, rung: Rung, data: DataShape) -> Size:
+    model = on_meta(lambda: Own(module).build(rung, data)).to("meta")
+    flops = _flops(module, model, rung, data)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    tables = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Embedding)}
+    embedding = {id(named[name]): named[name].numel() for name in tables}
+    return Size(
+        embedding=sum(embedding.values()),
+        non_embedding=sum(p.numel() for p in model.parameters() if id(p) not in embedding),
+        flops_per_token=flops / data.tokens_per_example,
+        tied=any(id(param) in embedding for name, param in named.items() if name not in tables),
+    )
+
+
+def _flops(module: Built, model: nn.Module, rung: Rung, data: DataShape) -> float:
+    """Of a forward and backward pass of one example."""
+    text = data.example_shape == (data.tokens_per_example,)
+    inputs = torch.zeros(1, *data.example_shape, dtype=torch.int64 if text else torch.float32, device="meta")
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.device("meta"), _Agreeing(), counter:  # a forward pass too may make tensors
+            outputs = model(inputs)
+            outputs.float().sum().backward()
+    except Exception as error:
+        raise InputError(
+            f"{_at(module, rung)} cannot be run on the meta device, where its FLOPs are counted "
+            f"({type(error).__name__}: {error}). Write a part with build(rung, data) and size(rung, data) of its own."
+        ) from error
+    shape = (data.tokens_per_example, data.classes)
+    if tuple(outputs.shape) != (1, *shape):
+        raise InputError(
+            f"{_at(module, rung)} returns outputs of shape {tuple(outputs.shape)} for one example; they must be logits "
+            f"{(1, *shape)}: examples, tokens, classes."
+        )
+    return float(counter.get_total_flops())
+
+
+def _at(module: Built, rung: Rung) -> str:
+    return f"{getattr(module, '__name__', module)} at width {rung.width} x depth {rung.depth}"
