@@ -24,7 +24,10 @@ from windtunnel.cli import main, parser
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the blocks of a page need beside torch; their own warnings are not ours to mend.
-NEEDS = {"bridges.md": ("transformers", "accelerate", "lightning", "optuna", "tensorboard")}
+NEEDS = {
+    "bridges.md": ("transformers", "accelerate", "lightning", "optuna", "tensorboard"),
+    "your-own-model.md": ("transformers",),
+}
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.is_file()]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)

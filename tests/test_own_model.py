@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -161,14 +162,15 @@ def gpt2(rung, data):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("module", [llama, gpt2])
-def test_models_of_transformers_are_trained_as_they_are(corpus, module):
+def test_models_of_transformers_are_trained_as_they_are(corpus, module, precision):
     """Two architectures: buys that what most users have works unmodified, packed, with every matrix counted."""
     pytest.importorskip("transformers", reason="pip install transformers")
     recipe = tiny.recipe(corpus, model=Own(module), optimizer=AdamW(lr=0.01))
     pack = tiny.pack(recipe, [{"lr": 0.01}, {"lr": 0.02}], rung=tiny.RUNG.but(width=16, heads=2))
-    runs = train(pack, device=tiny.CPU)
-    assert all(run.finished and run.cost.alone_because is None for run in runs)
+    runs = train(replace(pack, precision=precision), device=tiny.CPU)
+    assert all(run.finished and run.cost.precision == precision and run.cost.alone_because is None for run in runs)
     assert all(run.curve["train_loss"][-1] < run.curve["train_loss"][0] for run in runs)
     made = on_meta(lambda: recipe.model.build(RUNG, TEXT))
     tables = {id(layer.weight) for layer in made.modules() if isinstance(layer, nn.Embedding)}
