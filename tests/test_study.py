@@ -302,9 +302,18 @@ def normalised(base):
 @pytest.mark.parametrize(
     "changes,reason",
     [
-        ({"ladder": wt.Ladder.widths((8, 10, 16), depth=1, tokens=tiny.TOKENS, head_width=4)}, "base, width 10 x"),
-        ({"target": wt.Target(rung=wt.Rung(width=30, depth=1, heads=6, tokens=tiny.TOKENS))}, "base, width 30 x"),
-        ({"ideas": [normalised]}, "normalised, width 8 x .*: The model keeps state in buffers"),
+        (
+            {"ladder": wt.Ladder.widths((8, 10, 16), depth=1, tokens=tiny.TOKENS, head_width=4)},
+            "base cannot be trained everywhere. At width 10 x",
+        ),
+        (
+            {"target": wt.Target(rung=wt.Rung(width=30, depth=1, heads=6, tokens=tiny.TOKENS))},
+            "base cannot be trained everywhere. At width 30 x",
+        ),
+        (
+            {"ideas": [normalised]},
+            "normalised cannot be trained everywhere. At width 8 x .*: The model keeps state in buffers",
+        ),
     ],
 )
 def test_what_cannot_be_built_somewhere_is_refused_before_anything_is_trained(corpus, tmp_path, changes, reason):

@@ -25,7 +25,7 @@ from windtunnel.launch.torchrun import Torchrun, _serve
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import bundled
-from windtunnel.parts.models import Transformer
+from windtunnel.parts.models import Own, Transformer
 from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
 from windtunnel.recipe import Site
 from windtunnel.runs import Outcome, Run
@@ -71,6 +71,32 @@ OPTIMIZERS = {
 }
 
 
+class Told:
+    """As an answer of `transformers` has its logits."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Layers(torch.nn.Module):
+    """A network of one's own."""
+
+    def __init__(self, width, depth, classes):
+        super().__init__()
+        self.table, self.head = torch.nn.Embedding(classes, width), torch.nn.Linear(width, classes, bias=False)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return Told(self.head(x))
+
+
+def layers(rung, data):
+    return Layers(rung.width, rung.depth, data.classes)
+
+
 def one(corpus, optimizer=None, rung=RUNG, **slots):
     recipe = tiny.recipe(corpus, optimizer=optimizer or AdamW(lr=0.01), **slots)
     return tiny.pack(recipe, [{}], rung=rung, base=BASE)
@@ -86,6 +112,7 @@ def asked(corpus):
         "diverging": one(corpus, SGD(lr=1e30)),
         "images": images(),
         "SmallFC": one(corpus, LEARNED, parametrization=LEARNED.parametrization),
+        "own": one(corpus, model=Own(layers)),
     }
 
 
@@ -189,7 +216,7 @@ def same(run: Run, other: Run, tolerance: float = 1e-5) -> None:
     assert run.metrics == pytest.approx(other.metrics, abs=2e-2)  # a near tie may fall the other way
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "tied", "five examples", "diverging", "images", "SmallFC"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "tied", "five examples", "diverging", "images", "SmallFC", "own"])
 def test_two_processes_train_what_one_does(name, two, alone):
     same(two[0][name], alone[name])
 

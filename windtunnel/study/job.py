@@ -77,11 +77,10 @@ def _check_builds(stages: Stages) -> None:
     rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
     for name, recipe in stages.recipes.items():
         somewhere = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
-        for rung in rungs:
-            try:
-                check_builds(somewhere, somewhere.settled(rung))
-            except InputError as error:
-                raise InputError(f"{name}, {rung}: {error}") from error
+        try:
+            check_builds(somewhere, [somewhere.settled(rung) for rung in rungs], somewhere.settled(study.ladder.base))
+        except InputError as error:
+            raise InputError(f"{name} cannot be trained everywhere. {error}") from error
 
 
 def _say_if_slow(watch: Watch) -> None:

@@ -155,16 +155,20 @@ def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
     )  # fmt: skip
 
 
-def check_builds(recipe: Recipe, rung: Rung) -> None:
-    """Raise InputError where the network cannot be made at a rung, or is not what its part says; by shapes alone."""
+def check_builds(recipe: Recipe, rungs: Sequence[Rung], base: Rung) -> None:
+    """Raise InputError where the network cannot be made at a rung, or is not what its part says, or has no table at the
+    last of them; by shapes alone."""
+    at = base
     try:
-        model = on_meta(lambda: build_model(recipe, rung))
-    except InputError:
-        raise
+        for at in rungs:
+            model = on_meta(lambda at=at: build_model(recipe, at))
+            check_count(model, recipe.size(at), recipe.model)
+            check_buffers(model)
+        table_of(recipe, rungs[-1], base)
+    except InputError as error:
+        raise InputError(f"At {at}: {error}") from error
     except Exception:  # a part that looks at values, which there are none: its runs will tell
         return
-    check_count(model, recipe.size(rung), recipe.model)
-    check_buffers(model)
 
 
 def check_count(model: nn.Module, size: Size, part: Any) -> None:
