@@ -17,7 +17,9 @@ from windtunnel.parts.models import CNN, MLP, Own, Transformer
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.recipe import DataShape
 from windtunnel.scaling.meta import on_meta
+from windtunnel.train.engine import Engine
 from windtunnel.train.loop import train
+from windtunnel.train.steps import named_params
 
 RUNG = wt.Rung(width=32, depth=2, heads=4, tokens=4096)
 TEXT = DataShape(classes=256, tokens_per_example=16, train_tokens=10_000, example_shape=(16,))
@@ -160,6 +162,68 @@ def gpt2(rung, data):
             eos_token_id=None,
         )
     )  # fmt: skip
+
+
+def vit(rung, data):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=rung.width, num_hidden_layers=rung.depth, num_attention_heads=rung.heads, image_size=8,
+            patch_size=4, num_channels=1, intermediate_size=2 * rung.width, num_labels=data.classes,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
+    )  # fmt: skip
+
+
+def test_a_classifier_of_transformers_answers_with_one_prediction_an_image():
+    pytest.importorskip("transformers", reason="pip install transformers")
+    rung = wt.Rung(width=16, depth=1, heads=2, tokens=64 * 8, batch=8)
+    recipe = wt.recipes.mlp_mup_sgd(data=wt.data.digits()).but(
+        model=Own(vit, roles={"*.cls_token": "vector", "*.position_embeddings": "vector"}), optimizer=AdamW(lr=0.01)
+    )
+    (run,) = train(tiny.pack(recipe, [{}], rung=rung), device=tiny.CPU)
+    assert run.finished and run.curve["train_loss"][-1] < run.curve["train_loss"][0]
+
+
+class Scaled(Plain):
+    """With a vector that begins at a value of its own, and one that is drawn."""
+
+    def __init__(self, width, classes):
+        super().__init__(width, classes)
+        self.decay, self.start = nn.Parameter(torch.full((width,), 0.25)), nn.Parameter(torch.randn(width))
+
+    def forward(self, tokens):
+        x = self.table(tokens) * self.decay + self.start
+        return Answer(self.head(x + self.down(torch.relu(self.up(x)))))
+
+
+def scaled(rung, data):
+    return Scaled(rung.width, data.classes)
+
+
+def test_a_vector_begins_as_it_was_built_alike_in_every_run(corpus):
+    recipe = tiny.recipe(corpus, model=Own(scaled, roles={"decay": "vector", "start": "vector"}))
+    first = []
+    for _ in range(2):
+        torch.manual_seed(len(first) + 5)
+        engine = Engine(tiny.pack(recipe, [{"lr": 0.01}, {"lr": 0.02}]), tiny.CPU, packed=True)
+        first.append(named_params(engine.groups, engine.start().params))
+    for tensors in (*first[0], *first[1]):
+        assert torch.equal(tensors["decay"], torch.full((8,), 0.25)) and tensors["start"].std() > 0.3
+        assert torch.equal(tensors["start"], first[0][0]["start"])
+    assert not torch.equal(first[0][0]["up.weight"], first[0][1]["up.weight"])
+
+
+def normed(rung, data):
+    found = plain(rung, data)
+    torch.nn.utils.parametrizations.weight_norm(found.up)
+    return found
+
+
+def test_weight_norm_is_refused_by_name(corpus):
+    with pytest.raises(InputError, match=r"up.parametrizations.weight.original0 is a magnitude of weight_norm"):
+        Engine(tiny.pack(tiny.recipe(corpus, model=Own(normed)), [{"lr": 0.01}]), tiny.CPU, packed=True)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -37,6 +37,7 @@ from windtunnel.train.judging import Judging
 from windtunnel.train.pack import (
     Group,
     Pack,
+    as_built,
     build_model,
     check_buffers,
     check_count,
@@ -74,7 +75,7 @@ class Engine:
         check_count(self.model, self.size, pack.recipe.model)
         check_buffers(self.model)
         self.table.attach(self.model)
-        self.groups: list[Group] = groups_of(self.table)
+        self.groups: list[Group] = as_built(groups_of(self.table), lambda: model)
         optimizer = pack.recipe.optimizer  # unfilled: what differs between members reaches it through hp alone
         self.needs = needs_of(pack.recipe.objective)
         self.told = told_to(optimizer)

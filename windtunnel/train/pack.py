@@ -11,8 +11,8 @@ Legend: m members, g tensors of a group; a group's parameters are one tensor (m,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from windtunnel.ladder import Rung, Size
 from windtunnel.recipe import Judge, Recipe, Site
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.meta import on_meta
+from windtunnel.scaling.normed import ROLE as MAGNITUDE
 from windtunnel.scaling.sizes import scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, check_suits, geometry_of
 from windtunnel.train.precision import check_precision
@@ -130,18 +131,21 @@ def carried(recipe: Recipe, rung: Rung, base: Rung) -> Recipe:
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors with equal site and scale, by name."""
+    """Tensors with equal site and scale, by name; with their first values where those are not drawn."""
 
     site: Site
     scale: Scale
     names: tuple[str, ...]
+    built: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 def build_model(recipe: Recipe, rung: Rung) -> nn.Module:
     """The recipe's module at a rung, transforms applied."""
-    model = recipe.model.build(rung, recipe.data.shape())
-    for transform in recipe.transforms:
-        model = transform(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is not drawn anew is alike in all runs and processes
+        model = recipe.model.build(rung, recipe.data.shape())
+        for transform in recipe.transforms:
+            model = transform(model)
     return model
 
 
@@ -164,7 +168,7 @@ def check_builds(recipe: Recipe, rungs: Sequence[Rung], base: Rung) -> None:
             model = on_meta(lambda at=at: build_model(recipe, at))
             check_count(model, recipe.size(at), recipe.model)
             check_buffers(model)
-        table_of(recipe, rungs[-1], base)
+        groups_of(table_of(recipe, rungs[-1], base))
     except InputError as error:
         raise InputError(f"At {at}: {error}") from error
     except Exception:  # a part that looks at values, which there are none: its runs will tell
@@ -193,11 +197,34 @@ def check_buffers(model: nn.Module) -> None:
 
 
 def groups_of(table: ScaleTable) -> list[Group]:
-    """Names grouped by equal (site, scale), in the order they first appear."""
+    """Names grouped by equal (site, scale), in the order they first appear.
+
+    Raises InputError for magnitudes of torch's weight_norm, whose first values depend on those of other tensors.
+    """
     found: dict[tuple[Site, Scale], list[str]] = {}
     for name, scale in table.scales.items():
+        if table.sites[name].role == MAGNITUDE:
+            raise InputError(
+                f"{name} is a magnitude of weight_norm, which is not trained in packs; leave the weight plain, or "
+                f"train the model in a loop of your own with wt.adopt."
+            )
         found.setdefault((table.sites[name], scale), []).append(name)
     return [Group(site, scale, tuple(names)) for (site, scale), names in found.items()]
+
+
+def as_built(groups: Sequence[Group], model: Callable[[], nn.Module]) -> list[Group]:
+    """The groups, tensors whose role is `vector` with the values that the module gave them; it is made only for those.
+
+    Such a tensor has no inputs from which an initial size would follow: a class token, a decay of a state-space layer.
+    """
+    if not any(group.site.role == "vector" for group in groups):
+        return list(groups)
+    params = dict(model().named_parameters())
+    return [
+        replace(group, built={name: params[name].detach().cpu().clone() for name in group.names})
+        if group.site.role == "vector" else group
+        for group in groups
+    ]  # fmt: skip
 
 
 def initial_params(groups: Sequence[Group], seeds: Sequence[int], device: torch.device) -> list[Tensor]:
@@ -209,6 +236,8 @@ def initial_params(groups: Sequence[Group], seeds: Sequence[int], device: torch.
 
 
 def _draw(name: str, group: Group, seed: int) -> Tensor:
+    if name in group.built:
+        return group.built[name]
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     noise = torch.randn(group.site.shape, generator=generator, dtype=torch.float32)

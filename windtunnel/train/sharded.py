@@ -29,6 +29,7 @@ from windtunnel.train.extras import asked_of
 from windtunnel.train.loop import Progress
 from windtunnel.train.pack import (
     Pack,
+    as_built,
     build_model,
     check_buffers,
     check_count,
@@ -117,7 +118,7 @@ class ShardedEngine:
 
     def _build(self) -> None:
         table = table_of(self.pack.recipe, self.rung, self.spec.base_rung)
-        self.groups = groups_of(table)
+        self.groups = as_built(groups_of(table), lambda: build_model(self.pack.recipe, self.rung))
         self.model = sharded(lambda: build_model(self.pack.recipe, self.rung), table, self.ranks, self.how.compiled)
         check_count(self.model, self.size, self.pack.recipe.model)
         check_buffers(self.model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ class Own:
     """Any torch module: `module(rung, data)` returns one of that width and depth, for data of that shape.
 
     `module` is a function at the top level of a file. The forward pass takes inputs and returns logits (examples,
-    tokens, classes), or an object that has them as `logits`, as models of Hugging Face's `transformers` do. `roles`, by
-    pattern of tensor names, says what shapes cannot tell, as in `wt.adopt`. The values that the module begins with are
-    replaced by the parametrization's.
+    tokens, classes), or (examples, classes) where an example is one prediction, or an object that has them as `logits`,
+    as models of Hugging Face's `transformers` do. `roles`, by pattern of tensor names, says what shapes cannot tell, as
+    in `wt.adopt`. The values that the module begins with are replaced by the parametrization's.
 
     Its size: all parameters, those of `nn.Embedding` tables as its embedding, tied where another layer has the same
     tensor; and the FLOPs of one example's forward and backward pass by torch's counter, which sees products alone, as
@@ -60,7 +60,8 @@ class Own:
                 f"{_at(self.module, rung)} has frozen parameters ({', '.join(frozen[:3])}), which would be trained; "
                 f"make them buffers, register_buffer(..., persistent=False)."
             )
-        found.register_forward_hook(_logits)  # a module around it would change the tensors' names
+        # a module around it would change the tensors' names
+        found.register_forward_hook(partial(_logits, one=data.tokens_per_example == 1))
         # vmap takes the CPU's fused attention member by member, which costs nothing: 4.3 ms a member's step either way
         # (measured, eight Llamas of width 32)
         warnings.filterwarnings("ignore", "There is a performance drop .* aten::_scaled_dot_product", UserWarning)
@@ -71,8 +72,10 @@ class Own:
         return _counted(self.module, rung.but(tokens=1, batch=None, unique_tokens=None), data)
 
 
-def _logits(module: nn.Module, inputs: Any, outputs: Any) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs.logits
+def _logits(module: nn.Module, inputs: Any, outputs: Any, *, one: bool) -> Tensor:
+    """With an axis of tokens also where an example is one prediction, which classifiers leave out."""
+    found = outputs if isinstance(outputs, Tensor) else outputs.logits
+    return found.unsqueeze(1) if one and found.dim() == 2 else found
 
 
 class _Agreeing(TorchDispatchMode):
