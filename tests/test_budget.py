@@ -11,6 +11,7 @@ from windtunnel.errors import InputError, Paused
 from windtunnel.launch.here import Here
 from windtunnel.study.budget import Budget, Meter
 from windtunnel.train.loop import Progress
+from windtunnel.train.timing import timed
 
 
 class Said:
@@ -169,3 +170,9 @@ def test_the_command_pauses_with_code_4_and_refuses_what_it_cannot_keep(tmp_path
     with pytest.raises(SystemExit):
         main(["run", str(file), "--store", store, "--budget", "2 weeks"])
     assert "A budget of '2 weeks' cannot be read" in capsys.readouterr().err
+
+
+def test_a_pack_of_a_single_step_is_timed_by_it(corpus):
+    single = tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}], rung=tiny.RUNG.but(tokens=tiny.BATCH * tiny.CONTEXT))
+    found = timed(single, tiny.CPU)
+    assert found.step > 0 and found.judgement > 0 and found.pack_seconds(single) > 0

@@ -150,7 +150,8 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
     "needs what there is not": (
         "contract", "Wishful.needs names 'tomorrow'", "only what there is",
         (BUT, "    return base.but(optimizer=Mine(), objective=Wishful())\n\n\n@dataclass(frozen=True)\n"
-         "class Wishful:  # here\n    needs = ('tomorrow',)\n"),
+         "class Wishful:  # here\n    needs = ('tomorrow',)\n\n    def __call__(self, outputs, targets, told):\n"
+         "        raise NotImplementedError\n"),
     ),
     "step alone": ("contract", "returned a", "two things", (RETURN, '        return -hp["lr"] * mean  # here\n')),
     "state forgets": (

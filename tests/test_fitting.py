@@ -9,7 +9,7 @@ import tiny
 import torch
 
 import windtunnel as wt
-from windtunnel.errors import InputError
+from windtunnel.errors import InputError, Paused
 from windtunnel.ideas.early_learning import early_learning
 from windtunnel.launch import fitting, one
 from windtunnel.launch.fitting import free_bytes, in_parts
@@ -17,6 +17,8 @@ from windtunnel.launch.pieces import Pieces
 from windtunnel.parts.models import Transformer
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.parts.schedules import WSD
+from windtunnel.parts.transforms import Dropout
+from windtunnel.train.loop import train
 from windtunnel.train.memory import is_out_of_memory, pack_bytes, row_bytes
 from windtunnel.train.pack import Pack
 
@@ -34,6 +36,8 @@ class Known:
 
     def more(self, tried):
         raise AssertionError("a step was cut")
+
+    remember = more
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def test_in_how_many_pieces_is_remembered_by_the_store(corpus, tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     store, pack = wt.Store(tmp_path / "store"), sweep(corpus, 1)
+    assert Pieces(store, pack, tiny.CPU).known() == 1
     for _ in range(2):
         in_parts(pack, until_two, free=None, pieces=Pieces(store, pack, tiny.CPU))
     longer = tiny.pack(tiny.recipe(corpus), [{"lr": 0.05}] * 2, rung=tiny.RUNG.but(tokens=2 * tiny.RUNG.tokens))
@@ -201,7 +206,47 @@ def test_a_step_that_cannot_be_cut_is_refused_with_the_reason(corpus, tmp_path):
         rung = tiny.RUNG if recipe is not remembers else wt.Rung(width=8, depth=2, tokens=256, batch=8)
         with pytest.raises(InputError, match=rf"does not fit in memory, and a step .*: .*{reason}"):
             store_of(tmp_path, tiny.pack(recipe, [{"lr": 0.01}], rung=rung))
+        assert Pieces(wt.Store(tmp_path / "store"), tiny.pack(recipe, [{"lr": 0.01}], rung=rung), tiny.CPU).known() == 1
     assert not list(wt.Store(tmp_path / "store").runs())
+
+
+@dataclass(frozen=True)
+class ForCuda:
+    """A network that this device cannot run, once memory has run out."""
+
+    def __call__(self, model):
+        left = [1]
+
+        def look(module, inputs):
+            if len(inputs[0]) > 2:
+                left[0] -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            raise RuntimeError("expected a CUDA tensor")
+
+        model.register_forward_pre_hook(look)
+        return model
+
+
+@pytest.mark.parametrize(
+    "transforms,reason", [((ForCuda(),), "could not be seen"), ((Hungry(2), Dropout(rate=0.1)), "draws by the place")]
+)
+def test_a_step_of_which_it_cannot_be_said_is_not_cut_and_nothing_is_recorded(corpus, tmp_path, transforms, reason):
+    with pytest.raises(InputError, match=reason):
+        store_of(tmp_path, tiny.pack(tiny.recipe(corpus, transforms=transforms), [{"lr": 0.01}]))
+    assert not list(wt.Store(tmp_path / "store").runs())
+
+
+def test_a_run_that_was_compiled_so_far_goes_on_in_pieces_as_written(corpus, tmp_path):
+    pack = tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}])
+
+    def after_four(progress):
+        if progress.step == 4:
+            raise Paused
+
+    with pytest.raises(Paused):
+        train(pack, device=tiny.CPU, folder=tmp_path, compile=True, report=after_four)
+    (run,) = train(replace(pack, pieces=2), device=tiny.CPU, folder=tmp_path)
+    assert run.cost.compiled_steps == 4 and run.cost.pieces == 2
 
 
 def test_one_run_that_does_not_fit_stops_the_study_with_a_sentence(corpus, tmp_path):

@@ -117,6 +117,23 @@ def looking(rung, data):
     return Looking(rung.width, data.classes)
 
 
+class Looping(Plain):
+    """Says in a tensor how often it goes round."""
+
+    def __init__(self, width, classes):
+        super().__init__(width, classes)
+        self.register_buffer("times", torch.tensor(8), persistent=False)
+
+    def forward(self, tokens):
+        for _ in range(int(self.times)):
+            found = super().forward(tokens)
+        return found
+
+
+def looping(rung, data):
+    return Looping(rung.width, data.classes)
+
+
 def misspelt(rung, data):
     return nn.Linear(rung.width, data.clases)
 
@@ -131,6 +148,7 @@ def nothing(rung, data):
         (of_words, r"returns outputs of shape \(1, 16, 32\) for one example; they must be logits \(1, 16, 256\)"),
         (frozen, r"has frozen parameters \(table.weight\)"),
         (looking, r"cannot be run on the meta device, where its FLOPs are counted"),
+        (looping, r"cannot be run on the meta device, where its FLOPs are counted"),
         (misspelt, r"raised AttributeError: .*clases"),
         (nothing, r"returned None; it must return a torch module"),
     ],

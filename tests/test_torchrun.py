@@ -31,7 +31,7 @@ from windtunnel.recipe import Site
 from windtunnel.runs import Outcome, Run
 from windtunnel.scaling.table import Scale
 from windtunnel.train import sharded_checkpoint as checkpoint
-from windtunnel.train.cutting import share
+from windtunnel.train.data import share
 from windtunnel.train.pack import Group, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.ranks import Ranks, joined
 from windtunnel.train.sharded import ShardedEngine, check_division, train_sharded

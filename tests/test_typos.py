@@ -133,3 +133,19 @@ def _refused(folder, capsys, line: str) -> str:
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "Traceback" not in err
     return err
+
+
+@pytest.mark.parametrize(
+    "slot,part,reason",
+    [
+        ("schedule", "cosine", r"\(tokens, horizon\) -> share"),
+        ("schedule", schedules.WSD, r"\(tokens, horizon\) -> share"),
+        ("optimizer", optimizers.AdamW, "AdamW is a class; .* torch's optimizers do not fill it"),
+        ("model", 3, r"has no build and no size; .*Own\(function\)"),
+        ("transforms", [len], r"is no tuple; write transforms=\(one, another\)"),
+        ("data", "corpus", "has no shape and no fingerprint"),
+    ],
+)
+def test_what_does_not_fill_a_slot_is_refused_where_it_is_given(corpus, slot, part, reason):
+    with pytest.raises(InputError, match=rf"^{slot}=.*{reason}"):
+        tiny.recipe(corpus).but(**{slot: part})

@@ -265,6 +265,8 @@ class Recipe:
     phases: Any = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.transforms, tuple):
+            raise InputError(f"transforms={self.transforms!r} is no tuple; write transforms=(one, another) or (one,).")
         for slot, held in self.parts().items():
             for part in held if isinstance(held, tuple) else (held,):
                 _check_fills(slot, part)
@@ -392,6 +394,8 @@ HINTS = {
 
 def _check_fills(slot: str, part: Any) -> None:
     """Raise InputError for what cannot be a part of a slot; whether it is a good one, its runs and `check` tell."""
+    if slot == "data" and part is None:  # to be filled
+        return
     missing = [name for name in METHODS.get(slot, ()) if not callable(getattr(part, name, None))]
     if missing or (slot in METHODS and isinstance(part, type)):
         said = f"{part.__qualname__} is a class" if isinstance(part, type) else f"it has no {' and no '.join(missing)}"
@@ -399,8 +403,11 @@ def _check_fills(slot: str, part: Any) -> None:
             f"{slot}={part!r} does not fill the slot: {said}; it takes a part with {', '.join(METHODS[slot])} "
             f"(windtunnel.recipe has the protocol).{HINTS.get(slot, '')}"
         )
-    if slot in CALLED and not callable(part):
-        raise InputError(f"{slot}={part!r} cannot be called; it is {CALLED[slot]}, see windtunnel.parts.")
+    if slot in CALLED and (not callable(part) or (slot != "transforms" and isinstance(part, type))):
+        raise InputError(
+            f"{slot}={part!r} does not fill the slot; it takes a part that is called, {CALLED[slot]}: see "
+            f"windtunnel.parts."
+        )
 
 
 def _filled(part: Any, values: Mapping[str, float]) -> Any:

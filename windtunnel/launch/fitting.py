@@ -39,6 +39,8 @@ def in_parts(pack: Pack, train: Callable[[Pack], None], *, free: float | None, p
             part = replace(part, pieces=max(part.pieces, pieces.known()))
         try:
             train(part)
+            if part.pieces > pieces.known():  # not before: what ran out for once, or cannot be cut, is no reason
+                pieces.remember(part.pieces)
             continue
         except Exception as error:
             if not is_out_of_memory(error):

@@ -37,13 +37,16 @@ class Pieces:
         return max(1, min(found, self.share)) if isinstance(found, int) else 1
 
     def more(self, tried: int) -> int:
-        """Twice as many, remembered. Raises InputError where an example at a time did not fit."""
+        """Twice as many. Raises InputError where an example at a time did not fit."""
         if tried >= self.share:
             raise InputError(
                 f"Memory ran out at {self.rung} with one example at a time on each device; train over more devices "
                 f"(--on torchrun), or make the model or its examples smaller."
             )
-        found = min(2 * tried, self.share)
+        return min(2 * tried, self.share)
+
+    def remember(self, found: int) -> int:
+        """Begin with so many from now on."""
         self.path.parent.mkdir(exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"pieces": found}), "utf-8")

@@ -194,10 +194,11 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
             raise
         except Exception as error:
             if is_out_of_memory(error):
+                more = pieces.more(pack.pieces)
                 # this process has left the others inside a collective, and cannot try again by itself
                 raise InputError(
                     f"Memory ran out with {-(-pieces.share // pack.pieces)} examples at a time on each process; half "
-                    f"as many are taken from now on ({pieces.more(pack.pieces)} pieces), for the same step. torchrun "
+                    f"as many are taken from now on ({pieces.remember(more)} pieces), for the same step. torchrun "
                     f"with --max-restarts goes on by itself; else run again."
                 ) from error
             if not _all_failed(ranks, pack, stop):

@@ -10,34 +10,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from windtunnel.errors import InputError
-from windtunnel.train.extras import needs_of
+from windtunnel.train.extras import followed, needs_of
 from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.pack import Pack
+from windtunnel.train.steps import Within
 
 WHOLE = ("memory", "indices")  # of what an objective needs: it is of the step's examples, all of them
-CLOSE = 1e-4  # two examples together and apart, relative to the largest number (rounding was seen to be 1e-6)
+CLOSE = {"float32": 1e-4, "bfloat16": 2e-2}  # examples together and apart, relative to the largest number (guess)
+MOST = 64  # examples whose losses are compared
 
 
-def share(count: int, part: int, parts: int) -> slice:
-    """The examples of `count` that one of `parts` takes: contiguous, sizes at most one apart."""
-    return slice(count * part // parts, count * (part + 1) // parts)
-
-
-def check_cut(pack: Pack, model: nn.Module, data: Any) -> None:
+def check_cut(pack: Pack, model: nn.Module, data: Any, device: torch.device, within: Within) -> None:
     """Raise InputError where a step of this pack in pieces would be another step.
 
-    `model` is on the CPU, with the values its module gave it: those of a parametrization may be zero and show nothing.
+    `model` is on `device`, with the values its module gave it: those of a parametrization may be zero and show nothing.
     """
-    objective, needs = pack.recipe.objective, needs_of(pack.recipe.objective)
-    because = f"{type(objective).__name__} needs all of a step's examples at once" if {*WHOLE} & {*needs} else ""
-    if not because:
-        training = model.training
-        model.eval()  # dropout draws for each example
-        because = _mixing(model, None if needs else objective, data.batch(seed=0, step=0, size=pack.rung.batch or 1))
-        model.train(training)
+    training = model.training
+    model.eval()  # dropout draws for each example
+    because = _because(pack, model, data, device, within)
+    model.train(training)
     if because:
         raise InputError(
             f"One run at {pack.rung} with {pack.rung.batch} examples a step does not fit in memory, and a step cannot "
@@ -45,25 +39,37 @@ def check_cut(pack: Pack, model: nn.Module, data: Any) -> None:
         )
 
 
-def _mixing(model: nn.Module, objective: Any, batch: Any) -> str:
-    """What makes two examples together something else than each alone; empty where nothing does, or no two fit."""
-    inputs, targets = (torch.from_numpy(array[:2]) for array in batch)
-    with torch.no_grad():
-        try:
-            whole = model(inputs)
-        except Exception as error:
-            if is_out_of_memory(error):
+def _because(pack: Pack, model: nn.Module, data: Any, device: torch.device, within: Within) -> str:
+    """Why not; empty where nothing speaks against it, or no two examples fit."""
+    objective, size = pack.recipe.objective, pack.rung.batch or 1
+    named = type(objective).__name__
+    if {*WHOLE} & {*needs_of(objective)}:
+        return f"{named} needs all of a step's examples at once"
+    if "noise" in followed(pack.recipe):
+        return "the network draws by the place of an example in its step"
+    if size < 2:
+        return ""
+    inputs, targets = (torch.from_numpy(array[:MOST]).to(device) for array in data.batch(seed=0, step=0, size=size))
+    close = CLOSE[pack.precision]
+    try:
+        with torch.no_grad(), within():
+            whole = model(inputs[:2]).float()
+            apart = torch.cat([model(inputs[:1]), model(inputs[1:2])]).float()
+            if not _near(whole, apart, close):
+                return "what the network makes of an example depends on the others"
+            if needs_of(objective):
                 return ""
-            raise
-        apart = torch.cat([model(inputs[:1]), model(inputs[1:])])
-        if not _near(whole, apart):
-            return "what the network makes of an example depends on the others"
-        if objective is not None:
-            each = torch.stack([objective(apart[i : i + 1], targets[i : i + 1]).mean() for i in range(2)])
-            if not _near(objective(apart, targets).mean(), each.mean()):
-                return f"{type(objective).__name__} is not a mean over examples"
+            drawn = torch.Generator().manual_seed(0)
+            outputs = torch.randn(len(inputs), *whole.shape[1:], generator=drawn).to(device)
+            each = [objective(outputs[i : i + 1], targets[i : i + 1]).mean() for i in range(len(inputs))]
+            if not _near(objective(outputs, targets).mean(), torch.stack(each).mean(), close):
+                return f"{named} is not a mean over examples"
+    except Exception as error:
+        if is_out_of_memory(error):
+            return ""
+        return f"whether an example's loss is its own could not be seen ({type(error).__name__}: {error})"
     return ""
 
 
-def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return float((one - other).abs().max()) <= CLOSE * float(other.abs().max().clamp(min=1.0))
+def _near(one: Tensor, other: Tensor, close: float) -> bool:
+    return float((one - other).abs().max()) <= close * float(other.abs().max().clamp(min=1.0))

@@ -23,6 +23,11 @@ def pack_batch(data: Any, seeds: Sequence[int], step: int, size: int, device: to
     return inputs.to(device), targets.to(device)
 
 
+def share(count: int, part: int, parts: int) -> slice:
+    """The examples of `count` that one of `parts` takes: contiguous, sizes at most one apart."""
+    return slice(count * part // parts, count * (part + 1) // parts)
+
+
 def judge_steps(judge: Judge, steps: int) -> set[int]:
     """The steps of a run of `steps` after which it is judged; the last one is among them."""
     return {math.ceil(steps * (i + 1) / judge.evaluations) for i in range(judge.evaluations)}

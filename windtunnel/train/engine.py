@@ -58,6 +58,7 @@ class Engine:
 
     def __init__(self, pack: Pack, device: torch.device, packed: bool, compile: bool | None = None) -> None:
         self.pack, self.device, self.packed, self.compile = pack, device, packed, compile
+        self.precision = pack.precision
         self.recipes = [pack.recipe_of(i) for i in range(len(pack.specs))]
         self.data, self.rung = pack.recipe.data_at(pack.rung), pack.rung
         self.tokens_per_step = pack.tokens_per_step()
@@ -67,20 +68,18 @@ class Engine:
         self.keeps, self.last = False, dict[int, dict[str, Tensor]]()  # of a run in stretches: members' last weights
         self.forked, self.ends = False, dict[int, dict[str, Tensor]]()  # and all that a fork of them goes on with
         self.table = table_of(pack.recipe, self.rung, pack.specs[0].base_rung)
-        model = build_model(pack.recipe, self.rung)
+        self.model: nn.Module = build_model(pack.recipe, self.rung).to(device)
         if pack.pieces > 1:
-            check_cut(pack, model, self.data)
-        self.model: nn.Module = model.to(device)
+            check_cut(pack, self.model, self.data, device, self._within)
         self.size = pack.size()
         check_count(self.model, self.size, pack.recipe.model)
         check_buffers(self.model)
         self.table.attach(self.model)
-        self.groups: list[Group] = as_built(groups_of(self.table), lambda: model)
+        self.groups: list[Group] = as_built(groups_of(self.table), lambda: self.model)
         optimizer = pack.recipe.optimizer  # unfilled: what differs between members reaches it through hp alone
         self.needs = needs_of(pack.recipe.objective)
         self.told = told_to(optimizer)
         self.listening = listening(self.model, pack.recipe)
-        self.precision = pack.precision
         objective = pack.recipe.objective
         self.gradient = gradient(self.model, self.groups, objective, packed, self._within, pack.pieces)
         self.look_ahead = look_ahead(self.groups, optimizer, packed)
@@ -135,7 +134,8 @@ class Engine:
         given = self.given(state, indices)
         if not self.packed:
             torch.manual_seed(hash((seeds[0], state.step)))  # a part that draws noise stays a function of seed and step
-        faster = self._compiled(state, inputs, targets, given) if state.compiled else None
+        joined = state.compiled and self.pack.pieces == 1  # a checkpoint may be of a run that was whole so far
+        faster = self._compiled(state, inputs, targets, given) if joined else None
         if faster is None or not self._at_once(faster, state, factors, inputs, targets, given, indices):
             self._as_written(state, factors, inputs, targets, given, indices)
         if any(self.judging.due(state, m) for m in state.alive):

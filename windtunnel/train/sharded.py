@@ -23,8 +23,7 @@ from torch import Tensor
 from windtunnel.errors import InputError, Stopped
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
-from windtunnel.train.cutting import share
-from windtunnel.train.data import judge_chunk, judge_steps
+from windtunnel.train.data import judge_chunk, judge_steps, share
 from windtunnel.train.extras import asked_of
 from windtunnel.train.loop import Progress
 from windtunnel.train.pack import (

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from windtunnel.train.cutting import share
+from windtunnel.train.data import share
 from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import Group
 

@@ -41,23 +41,25 @@ def timed(pack: Pack, device: torch.device) -> Timing:
     engine = Engine(pack, device, packed=True)
     engine.judging.at = [set() for _ in pack.specs]  # judgements are timed apart
     state = engine.start()
+    begun = _now(device)
     engine.advance(state)  # what is compiled or allocated once
     times = [_now(device)]
     while state.alive and (len(times) <= STEPS or times[-1] - times[0] < SECONDS):
         engine.advance(state)
         times.append(_now(device))
-    begun = engine.start()
-    engine.judging.at = [{begun.step} for _ in pack.specs]
+    step = _usual(times) if len(times) > 1 else times[0] - begun
+    fresh = engine.start()
+    engine.judging.at = [{fresh.step} for _ in pack.specs]
     judged = [_now(device)]
     for _ in range(JUDGEMENTS):
-        engine.judging.judge(begun)
+        engine.judging.judge(fresh)
         judged.append(_now(device))
-    return Timing(_usual(times), judged[-1] - judged[-2])
+    return Timing(step, judged[-1] - judged[-2])
 
 
 def _usual(times: Sequence[float]) -> float:
     """The median of the time between two moments: the first few steps take longer than those that follow."""
-    return median(after - before for before, after in pairwise(times)) if len(times) > 1 else 0.0
+    return median(after - before for before, after in pairwise(times))
 
 
 def _now(device: torch.device) -> float:

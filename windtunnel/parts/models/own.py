@@ -79,12 +79,11 @@ def _logits(module: nn.Module, inputs: Any, outputs: Any, *, one: bool) -> Tenso
 
 
 class _Agreeing(TorchDispatchMode):
-    """Says yes, or 1, where a forward pass asks a tensor without values for one: is this mask all ones?"""
+    """Says yes where a forward pass asks a tensor without values for one: is this mask all ones?"""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            kind = args[0].dtype
-            return True if kind is torch.bool else 1.0 if kind.is_floating_point else 1
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype is torch.bool:
+            return True
         return func(*args, **(kwargs or {}))
 
 
