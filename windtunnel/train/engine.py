@@ -134,7 +134,7 @@ class Engine:
         given = self.given(state, indices)
         if not self.packed:
             torch.manual_seed(hash((seeds[0], state.step)))  # a part that draws noise stays a function of seed and step
-        joined = state.compiled and self.pack.pieces == 1  # a checkpoint may be of a run that was whole so far
+        joined = state.compiled and self.pack.pieces == 1  # not of several forward passes
         faster = self._compiled(state, inputs, targets, given) if joined else None
         if faster is None or not self._at_once(faster, state, factors, inputs, targets, given, indices):
             self._as_written(state, factors, inputs, targets, given, indices)
@@ -241,8 +241,7 @@ class Engine:
         """Whether the rows as they are now are trained by a compiled step: decided when they change, and kept."""
         left = min((self.steps_of[m] for m in state.alive), default=state.step) - state.step
         work = left * self.tokens_per_step * len(state.rows) * math.sqrt(self.size.total)
-        pays = work >= PAYS_FROM if self.compile is None else self.compile
-        state.compiled = self.packed and self.pack.pieces == 1 and pays
+        state.compiled = self.packed and (work >= PAYS_FROM if self.compile is None else self.compile)
 
     def _compiled(self, state: State, inputs: Tensor, targets: Tensor, given: Given) -> Any:
         """The compiled step for batches of this shape, None where there is none."""

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,9 @@ class ShardedEngine:
 
     def _build(self) -> None:
         table = table_of(self.pack.recipe, self.rung, self.spec.base_rung)
-        self.groups = as_built(groups_of(table), lambda: build_model(self.pack.recipe, self.rung))
-        self.model = sharded(lambda: build_model(self.pack.recipe, self.rung), table, self.ranks, self.how.compiled)
+        build = partial(build_model, self.pack.recipe, self.rung)
+        self.groups = as_built(groups_of(table), build)
+        self.model = sharded(build, table, self.ranks, self.how.compiled)
         check_count(self.model, self.size, self.pack.recipe.model)
         check_buffers(self.model)
         draw(self.model, self.groups, self.spec.seed)
