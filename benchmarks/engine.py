@@ -3,7 +3,7 @@
     python -m benchmarks.engine rates   [--pairs 7]      # steady state, one core: as written, compiled, plain loop
     python -m benchmarks.engine agreement                # whether bfloat16 has the losses of float32, beside seeds
     python -m benchmarks.engine roofline                 # where a compiled step's time goes, what is left to gain
-    python -m benchmarks.engine members                  # throughput and memory by rows of a pack
+    python -m benchmarks.engine members [--pairs 7]      # throughput and memory by rows of a pack
     python -m benchmarks.engine kept                     # a worker that keeps freed memory beside one that does not
     python -m benchmarks.engine start                    # from `run` to the first step, and what checkpoints cost
     python -m benchmarks.engine sweep   [--steps 3000]   # 32 members from start to end, every core, all ways
@@ -49,6 +49,7 @@ from windtunnel.train.peak import matmul_rate
 from windtunnel.train.precision import PRECISIONS
 
 CONTEXT, BATCH, DEPTH, MEMBERS, PACK = 64, 8, 2, 32, 8
+ROWS = (1, 2, 4, 8, 16, 32)
 WIDTHS = {"10k": 16, "100k": 64, "1M": 192}  # name to width; 14k, 130k and 983k parameters with embedding and readout
 BARS = {"10k": 3.0, "100k": 1.5, "1M": 1.2}
 OTHERS = ("optuna", "ray", "loop")
@@ -254,22 +255,36 @@ def _product_flops(pack: Pack) -> float:
     return sum(n for op, n in by_operation.items() if str(op).replace(".", "::") in PRODUCTS) / PACK
 
 
-def members() -> dict[str, Any]:
-    """Throughput and peak memory of packs of 1 to 32 rows, each in a process of its own."""
+def members(names: list[str], pairs: int) -> dict[str, Any]:
+    """Throughput of packs of 1 to 32 rows over that of 8, in turns; and the peak memory of each, alone in a process."""
+    torch.set_num_threads(1)
     found: dict[str, Any] = {}
-    for name, width in WIDTHS.items():
-        rows = {}
-        for count in (1, 2, 4, 8, 16, 32):
-            command = [sys.executable, "-m", "benchmarks.engine", "one", "--width", str(width), "--members", str(count)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rows[count] = json.loads(said.splitlines()[-1])
-        base = rows[1]["tokens_a_second"]
-        for count, row in rows.items():
-            row["over_one"] = row["tokens_a_second"] / base
-            memory = f"{row['peak_mib']:.0f} MiB (counted {row['counted_mib']:.0f})"
-            print(f"{name}, {count} rows: {row['over_one']:.2f}x, {memory}", flush=True)
-        found[name] = rows
+    for name in names:
+        found[name] = {}
+        for kind, precision, compile in (("as written", "float32", False), ("compiled", "bfloat16", True)):
+            acts, turns = {}, {count: list[float]() for count in ROWS}
+            for count in ROWS:
+                engine = Engine(pack_of(WIDTHS[name], count, precision=precision), CPU, True, compile)
+                acts[count] = lambda i, e=engine, s=engine.start(): e.advance(s)
+            steps = {count: max(2, round(0.8 / timed(act, 2, 0))) for count, act in acts.items()}
+            for turn in range(pairs):
+                for count, act in acts.items():
+                    turns[count].append(timed(act, steps[count], 2 + turn * steps[count]) / count)
+            rows = {count: _ratios(turns[PACK], seconds) for count, seconds in turns.items()}
+            found[name][f"{kind}, {precision}"] = rows
+            said = (
+                f"{count}: {row['median']:.2f} [{row['least']:.2f}, {row['most']:.2f}]" for count, row in rows.items()
+            )
+            print(f"{name}, {kind}, {precision}, rows: rate over that of {PACK}", *said, sep="\n  ", flush=True)
+        found[name]["memory"] = {count: _alone(name, count) for count in ROWS}
     return found
+
+
+def _alone(name: str, count: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.engine", "one", "--width", str(WIDTHS[name]), "--members", str(count)]
+    row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    print(f"{name}, {count} rows: {row['peak_mib']:.0f} MiB (counted {row['counted_mib']:.0f})", flush=True)
+    return {which: row[which] for which in ("peak_mib", "counted_mib")}
 
 
 def kept(pairs: int) -> dict[str, Any]:
@@ -402,7 +417,7 @@ def main() -> None:
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "rates": lambda: rates(args.sizes, args.pairs), "agreement": lambda: agreement(args.sizes),
-        "roofline": lambda: roofline(args.sizes), "members": members, "start": start,
+        "roofline": lambda: roofline(args.sizes), "members": lambda: members(args.sizes, args.pairs), "start": start,
         "kept": lambda: kept(args.pairs), "sweep": lambda: sweep(args.sizes, args.steps, args.ways, args.warm),
     }  # fmt: skip
     path = RESULTS / "engine.json"

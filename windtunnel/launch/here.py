@@ -27,6 +27,7 @@ from windtunnel.errors import InputError, Paused, Stopped
 from windtunnel.launch.errand import refused
 from windtunnel.launch.leave import GRACE_SECONDS, asked_to_leave, stopped_by_sigterm
 from windtunnel.launch.one import Report, execute, sweep
+from windtunnel.launch.width import on_cores, on_gpus
 from windtunnel.launch.worker import LEFT
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
@@ -65,6 +66,11 @@ class Here:
         else:
             _Workers(workers, store, report, finished).train(packs)
             sweep(store)  # what a worker that was replaced left half-written
+
+    def pack_rows(self, asked: int, store: Store) -> int:
+        """Most rows of a pack, of so many of one shape that are asked."""
+        on_gpu = device_of(0).type == "cuda"
+        return on_gpus(asked, self.devices or default_devices()) if on_gpu else on_cores(asked)
 
 
 def default_devices() -> int:

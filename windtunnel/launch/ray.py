@@ -26,6 +26,7 @@ from windtunnel.launch.errand import errands, refused, untold
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
+from windtunnel.launch.width import on_cores, on_gpus
 from windtunnel.places import Local
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
@@ -48,6 +49,7 @@ class Ray:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""  # of the files of a cluster of our own
         self._kept = self._connected = False
+        self._gpus: int | None = None  # of the cluster, once it said so
 
     def __enter__(self) -> Ray:
         self._kept = True
@@ -70,8 +72,21 @@ class Ray:
         """
         check_installed("ray", "ray")
         sweep(store)
-        if not packs:
-            return
+        if packs:
+            self._ask(packs, store, report, finished)
+
+    def pack_rows(self, asked: int, store: Store) -> int:
+        """Most rows of a pack, of so many of one shape that are asked; the cluster says whether it has GPUs.
+
+        Raises InputError if Ray is not installed or no cluster answers.
+        """
+        check_installed("ray", "ray")
+        if self._gpus is None:
+            self._ask((), store, None, None)
+        gpus = min(self._gpus or 0, self.devices or sys.maxsize)
+        return on_gpus(asked, gpus) if gpus else on_cores(asked)
+
+    def _ask(self, packs: Sequence[Pack], store: Store, report: Any, finished: Any) -> None:
         try:
             with stopped_by_sigterm():
                 self._train(packs, store, report, finished)
@@ -89,15 +104,17 @@ class Ray:
         with suppress(BrokenPipeError):  # it died: following it says so
             _send(self._process.stdin, self._asked(packs, store))  # type: ignore[arg-type]
         for event in self._events(log):
-            if "progress" in event and report is not None:
+            if "gpus" in event:
+                self._gpus = event["gpus"]
+            elif "progress" in event and report is not None:
                 report(Progress(**event["progress"]))
             elif "finished" in event:
                 pack = left.pop(event["finished"])
                 untold(store.path, pack.key)
                 if finished is not None:
                     finished(pack)
-                if not left:
-                    return
+            if not left:
+                return
 
     def _events(self, log: Path) -> Iterator[dict[str, Any]]:
         """What the driver says; raises what stopped it."""
@@ -108,7 +125,7 @@ class Ray:
                 raise refusal
             if "error" in event:
                 raise RuntimeError(event["error"])
-            self._connected |= "connected" in event
+            self._connected |= "gpus" in event
             yield event
         # Ray ends a process whose cluster is gone, whatever it is doing
         raise InputError(lost(log) if self._connected else not_connected(self._address(), f"its words are in {log}"))

@@ -164,7 +164,7 @@ def _serve(launches: queue.Queue[Any], events: IO[str], gone: threading.Event, f
     while (asked := launches.get()) is not None:
         if not ray.is_initialized():
             _connect(asked["address"], folder)
-            tell(events, connected=True)
+            tell(events, gpus=int(_room()["GPU"]))
         Tasks(asked, events, gone).run()
 
 

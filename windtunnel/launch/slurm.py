@@ -22,11 +22,12 @@ from typing import Any
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.deaths import Deaths, gave_up
 from windtunnel.launch.errand import Heard, errands, refused, told, untold
-from windtunnel.launch.here import default_devices
+from windtunnel.launch.here import Here, default_devices
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
 from windtunnel.launch.ray import check_installed, shared_folder
 from windtunnel.launch.slurm_job import Job
+from windtunnel.launch.width import on_cores, on_gpus
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
 from windtunnel.train.memory import process_bytes
@@ -80,6 +81,13 @@ class Slurm:
             if cluster != "slurm" or not isinstance(error, Stopped):
                 jobs.cancel()
             raise
+
+    def pack_rows(self, asked: int, store: Store) -> int:
+        """Most rows of a pack, of so many of one shape that are asked: wide ones where the jobs ask for GPUs."""
+        if self.settings.get("cluster") == "local":
+            return Here(devices=self.devices).pack_rows(asked, store)
+        on_gpu = any("gpu" in word for setting in self.settings.items() for word in setting)
+        return on_gpus(asked, self.devices or 1) if on_gpu else on_cores(asked)
 
     def _cluster(self) -> str:
         cluster = self.settings.get("cluster", "slurm")

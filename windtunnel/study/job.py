@@ -58,7 +58,7 @@ def run(
     watch, launch = watch or Silent(), launcher or Here()
     if precision == "bfloat16" and isinstance(launch, Here):
         _say_if_slow(watch)
-    stages = Stages(study, store, precision)
+    stages = Stages(study, store, precision, launch)
     _check_builds(stages)
     if budget is not None:
         launch = _metered(study, store, launch, budget, watch, precision)
@@ -102,7 +102,7 @@ def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Wat
 
     meter = Meter(budget, study.name, store)
     devices, here = getattr(launch, "devices", None), isinstance(launch, Here)
-    planned = plan(study, store, devices, measure=here, precision=precision)
+    planned = plan(study, store, devices, measure=here, precision=precision, launcher=launch)
     left = planned.seconds if budget.seconds else planned.flops
     watch.say(
         f"estimate: {planned.missing} runs to train, {compact(planned.flops)}FLOPs, about {planned.minutes:.3g} "

@@ -16,7 +16,7 @@ from windtunnel.recipe import Recipe
 from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.study.speed import by_size, stored, timed_here
-from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
+from windtunnel.study.stages import Ask, Stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class PlanRow:
     missing: int
     seconds: float = 0.0  # of device time for what is missing
     run_flops: float | None = None  # of one run, where it is not the size's at the rung: a run in stretches
+    together: int = 1  # of what is missing, most runs in one pack
 
     @property
     def flops(self) -> float:
@@ -78,7 +79,7 @@ class Plan:
     @property
     def memory_bytes(self) -> float:
         """Weights, gradients and two optimizer states of the largest packs, one a device; activations come on top."""
-        packs = [16.0 * row.size.total * min(row.missing, PACK_MEMBERS) for row in self.rows]
+        packs = [16.0 * row.size.total * min(row.missing, row.together) for row in self.rows]
         return sum(sorted(packs, reverse=True)[: self.devices])
 
     def to_json(self) -> dict[str, Any]:
@@ -127,12 +128,19 @@ class Plan:
 
 
 def plan(
-    study: Study, store: Store, devices: int | None = None, *, measure: bool = False, precision: str = "float32"
+    study: Study,
+    store: Store,
+    devices: int | None = None,
+    *,
+    measure: bool = False,
+    precision: str = "float32",
+    launcher: Any = None,
 ) -> Plan:
-    """The rows of a study and what is missing from the store; `measure` times a few steps of every shape here."""
-    from windtunnel.launch.here import default_devices
+    """The rows of a study and what is missing from the store, packed as a launcher (None: this machine) will train it;
+    `measure` times a few steps of every shape here."""
+    from windtunnel.launch.here import Here, default_devices
 
-    stages = Stages(study, store, precision)
+    stages = Stages(study, store, precision, launcher or Here(devices=devices))
     rows = [row for name in stages.recipes for row in _rows(stages, name)]
     rows, source = _timed(stages, rows, measure)
     return Plan(
@@ -216,6 +224,11 @@ def _timed(stages: Stages, rows: Sequence[PlanRow], measure: bool) -> tuple[list
     known = [(row.size.params, row.flops / s) for row, s in zip(rows, timed, strict=True) if s]
     speeds = by_size(known, "timed on a few steps of each size here") if known else stored(stages.store.rows())
     found = [
-        replace(row, seconds=s if s else row.flops / speeds.at(row.size)) for row, s in zip(rows, timed, strict=True)
+        replace(
+            row,
+            seconds=s if s else row.flops / speeds.at(row.size),
+            together=stages.pack_rows(row.runs),
+        )
+        for row, s in zip(rows, timed, strict=True)
     ]
     return found, speeds.source

@@ -16,9 +16,10 @@ import numpy as np
 
 from windtunnel.ladder import Rung, Size
 from windtunnel.launch.here import device_of
-from windtunnel.study.stages import PACK_MEMBERS, Ask, Stages
+from windtunnel.study.stages import Ask, Stages
 from windtunnel.train.memory import is_out_of_memory
-from windtunnel.train.timing import timed
+from windtunnel.train.pack import Pack
+from windtunnel.train.timing import Timing, timed
 
 # FLOPs per second of one CPU core on packs of these small models (measured, width 16 to 64: 4e9 to 1.5e10).
 GUESSED = 6e9
@@ -73,7 +74,7 @@ def timed_here(stages: Stages) -> Seconds:
     reached = [GUESSED]
 
     def seconds(name: str, rung: Rung, runs: int, size: Size) -> float | None:
-        members = math.ceil(runs / math.ceil(runs / PACK_MEMBERS))
+        members = math.ceil(runs / math.ceil(runs / stages.pack_rows(runs)))
         values, settled = stages.tuning(name).values, stages.recipes[name].settled(rung)
         asks = [Ask(name, "timing", stages.spec(name, rung, values, seed)) for seed in stages.study.seeds(members)]
         pack = stages.packed(asks)
@@ -82,19 +83,24 @@ def timed_here(stages: Stages) -> Seconds:
             flops = members * size.training_flops(pack.tokens_per_step())
             known[shape] = None if flops / max(reached) > TIMED_SECONDS else _tried(pack)
             if known[shape] is not None:
-                reached.append(flops / known[shape].step)
-        timing = known[shape]
-        return None if timing is None else timing.pack_seconds(pack) * runs / members
+                timing, rows = known[shape]
+                reached.append(flops * rows / members / timing.step)
+        if known[shape] is None:
+            return None
+        timing, rows = known[shape]
+        return timing.pack_seconds(pack) * runs / rows
 
     return seconds
 
 
-def _tried(pack: Any) -> Any:
+def _tried(pack: Pack) -> tuple[Timing, int] | None:
+    """How long a pack's steps take, or as many of its rows as memory holds."""
     if pack.recipe.phases is not None:  # stretches of several shapes and horizons
         return None
+    rows = len(pack.specs)
     try:
-        return timed(pack, device_of(0))
+        return timed(pack, device_of(0)), rows
     except Exception as error:  # the run itself will say what is wrong with it
-        if not (is_out_of_memory(error) or isinstance(error, (RuntimeError, ValueError, TypeError))):
+        if not (short := is_out_of_memory(error)) and not isinstance(error, (RuntimeError, ValueError, TypeError)):
             raise
-        return None
+    return _tried(pack.part(range(rows // 2))) if short and rows > 1 else None

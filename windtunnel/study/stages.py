@@ -14,6 +14,7 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
+from windtunnel.launch.width import on_cores
 from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
@@ -34,8 +35,6 @@ from windtunnel.tune import (
     transfer,
 )
 
-# Members of a pack on one CPU core: past about 8 the throughput no longer rose (measured, width 16 to 32).
-PACK_MEMBERS = 8
 MOST_HEARD = 10_000  # sets of values after which a search that goes on asking is taken for one that never ends
 
 
@@ -61,11 +60,12 @@ class TuningState:
 class Stages:
     """A study beside a store. A record is read once and kept: records never change.
 
-    What is missing is trained in `precision`, which changes nothing of what is asked.
+    What is missing is trained in `precision` and in packs of at most `launcher.pack_rows(asked, store)` rows, which
+    change nothing of what is asked.
     """
 
-    def __init__(self, study: Study, store: Store, precision: str = "float32") -> None:
-        self.study, self.store, self.precision = study, store, precision
+    def __init__(self, study: Study, store: Store, precision: str = "float32", launcher: Any = None) -> None:
+        self.study, self.store, self.precision, self._launcher = study, store, precision, launcher
         self.recipes = study.recipes()
         self.judge = study.judged_by()
         self._judge = self.judge.describe()
@@ -242,11 +242,18 @@ class Stages:
 
     # packs
 
-    def packs(self, asks: Sequence[Ask]) -> list[Pack]:
-        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to PACK_MEMBERS rows; with
-        them go runs of other horizons that begin as they do, which are trained as one trunk with branches.
+    def pack_rows(self, asked: int) -> int:
+        """Most rows of a pack, of so many of one shape that are asked: what the launcher says, else a CPU core's."""
+        of_launcher = getattr(self._launcher, "pack_rows", None)
+        return on_cores(asked) if of_launcher is None else of_launcher(asked, self.store)
 
-        A pack that was interrupted is formed again with the members it had: its checkpoint goes by them.
+    def packs(self, asks: Sequence[Ask]) -> list[Pack]:
+        """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to as many rows as the
+        launcher says; with them go runs of other horizons that begin as they do, which are trained as one trunk with
+        branches.
+
+        A pack that was interrupted is formed again with the members it had: its checkpoint goes by them. The others are
+        formed so that what is left of a group is packed as it was, or two processes would train one run twice.
         """
         asked = {a.spec.key: a for a in asks}
         packs, left = [], {a.spec.key: a for a in self.missing(asks)}
@@ -254,14 +261,16 @@ class Stages:
             if any(key in left for key in members) and all(key in asked for key in members):
                 packs.append(self.packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
+        alike = self._alike(asks)
         together: dict[Any, list[list[Ask]]] = {}
         for trunk in self._trunks(list(left.values())):
             first = trunk[0]
             shape = self.recipe(first.name, first.stage).shaped(first.spec.hyperparameters)
             kind = (first.name, self._is_elsewhere(first.stage), *(ask.spec.rung for ask in trunk), repr(shape))
             together.setdefault(kind, []).append(trunk)
-        chunks = [chunk for group in together.values() for chunk in _evenly(group, PACK_MEMBERS)]
-        packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in chunks]
+        for group in together.values():
+            most = self.pack_rows(alike[self._kind(group[0][0])])
+            packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in _evenly(group, most)]
         return sorted(packs, key=Pack.training_flops, reverse=True)
 
     def saved_flops(self, asks: Sequence[Ask]) -> float:
@@ -280,6 +289,17 @@ class Stages:
         for group in alike.values():
             found += [group] if len(group) > 1 and self._shares(group) else [[ask] for ask in group]
         return found
+
+    def _kind(self, ask: Ask) -> Any:
+        return ask.name, self._is_elsewhere(ask.stage), ask.spec.rung.but(tokens=1)
+
+    def _alike(self, asks: Sequence[Ask]) -> dict[Any, int]:
+        """How many runs of a recipe are asked at a rung, those that differ in their horizon alone counted once."""
+        found: dict[Any, set[Any]] = {}
+        for ask in asks:
+            begins = (ask.spec.seed, *sorted(ask.spec.hyperparameters.items()))
+            found.setdefault(self._kind(ask), set()).add(begins)
+        return {kind: len(all_of) for kind, all_of in found.items()}
 
     def _shares(self, asks: Sequence[Ask]) -> bool:
         pack = self.packed(asks)
@@ -323,9 +343,10 @@ class Stages:
 
 
 def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:
-    """Chunks of nearly equal length, none over `most`."""
+    """Chunks of nearly equal length, none over `most`, the longer ones first: without one of them, the others stay."""
     count = math.ceil(len(trunks) / most)
-    edges = [round(i * len(trunks) / count) for i in range(count + 1)]
+    each, over = divmod(len(trunks), count)
+    edges = [i * each + min(i, over) for i in range(count + 1)]
     return [list(trunks[a:b]) for a, b in pairwise(edges)]
 
 

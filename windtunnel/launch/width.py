@@ -1,0 +1,26 @@
+"""How many rows a pack has where there is work for more: what one device trains best at once.
+
+A newcomer would look for a setting: the width of a pack changes no number, and `fitting` cuts what memory cannot hold.
+"""
+
+from __future__ import annotations
+
+import math
+
+# On one CPU core throughput no longer rises past about 8 rows: 16 have 0.9 to 1.3 times the rate, 32 0.9 to 1.1
+# (measured, 14 and 130 thousand parameters, as written and compiled).
+A_CORE = 8
+
+
+def on_cores(rows: int) -> int:
+    """Most rows of a pack that a CPU core trains, of so many that are asked."""
+    return A_CORE
+
+
+def on_gpus(rows: int, gpus: int) -> int:
+    """Most rows of a pack where so many rows of one shape are asked: an even share for each GPU.
+
+    A GPU that trains small models gains with every row until its memory is full (not measured: no GPU was at hand). A
+    share is of what is asked, not of what is missing, so that what is left is packed as it was when some is done.
+    """
+    return max(A_CORE, math.ceil(rows / gpus))
