@@ -265,7 +265,8 @@ def members(names: list[str], pairs: int) -> dict[str, Any]:
             acts, turns = {}, {count: list[float]() for count in ROWS}
             for count in ROWS:
                 engine = Engine(pack_of(WIDTHS[name], count, precision=precision), CPU, True, compile)
-                acts[count] = lambda i, e=engine, s=engine.start(): e.advance(s)
+                state = engine.start()
+                acts[count] = lambda i, e=engine, s=state: e.advance(s)
             steps = {count: max(2, round(0.8 / timed(act, 2, 0))) for count, act in acts.items()}
             for turn in range(pairs):
                 for count, act in acts.items():
