@@ -7,7 +7,8 @@ steps on one batch ("size"), and of its mean |change of that output since the st
 because nothing is learnt, so moves stand beside it. The rate is set beforehand, at the base: the smallest power of two
 that goes half as far down on that batch, in those steps, as the best one (other seeds); the best itself learns one
 batch by heart, and seeds then scatter too much to tell a slope. A newcomer would choose rates, steps or modules by
-the slopes.
+the slopes. A router's few outputs are no more hidden activations than a readout's are: they start small and grow, so
+theirs are listed apart.
 
 Narrow networks differ most from seed to seed and cost least, so they have most seeds. Experts of one block are alike
 but for chance, so their modules are averaged.
@@ -46,8 +47,8 @@ from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
 
-SEEDS = {64: 8, 128: 6, 256: 3, 512: 1, 1024: 1}  # by width
-TWICE = ("experts",)  # a router has four outputs, and so scatters more from seed to seed
+SEEDS = {64: 8, 128: 8, 256: 6, 512: 4, 1024: 4}  # by width
+TIMES = {"experts": 2, "CNN": 4}  # so many seeds more: few experts, and few input channels, scatter from seed to seed
 CONTRAST = {64: 2, 128: 2, 256: 2}  # the standard parametrization needs no more to fail
 DEPTH, STEPS, HEAD_WIDTH, CONTEXT = 2, 3, 16, 32
 BAR, LEVEL = 0.05, 0.9
@@ -91,14 +92,14 @@ def main(
             there = {w: [found.values[key] for key in at if key in found.values] for w, at in keys.items()}
             cells[f"{rule} {o} {m}"] = {"rates": rates[o, m]} | slopes_of({w: at for w, at in there.items() if at})
     print(*matrix(cells, plans, models, optimizers), sep="\n")
-    setting = {"depth": DEPTH, "steps": STEPS, "seeds": plans, "twice the seeds": TWICE, "bar": BAR, "level": LEVEL}
+    setting = {"depth": DEPTH, "steps": STEPS, "seeds": plans, "times the seeds": TIMES, "bar": BAR, "level": LEVEL}
     return {"setting": setting, "cpu_seconds": round(sum(found.seconds.values())), "cells": cells}
 
 
 def _runs(plans: Mapping[str, Plan], models: Sequence[str], optimizers: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Width, seed, rule, optimizer and model of every run: muP first, every width once, then further seeds."""
     for rule, plan in plans.items():
-        for seed in range(2 * max(plan.values())):
+        for seed in range(max(TIMES.values()) * max(plan.values())):
             for width in sorted(plan):
                 cells = ((o, m) for o in optimizers for m in models if seed < seeds_of(m, plan[width]))
                 yield from ((width, seed, rule, o, m) for o, m in cells)
@@ -106,7 +107,7 @@ def _runs(plans: Mapping[str, Plan], models: Sequence[str], optimizers: Sequence
 
 def seeds_of(model: str, planned: int) -> int:
     """Seeds of a model where so many are planned."""
-    return planned * (2 if model in TWICE else 1)
+    return planned * TIMES.get(model, 1)
 
 
 class Kept:
@@ -185,8 +186,11 @@ def measured(recipe: Recipe, width: int, base: int, seed: int) -> dict[str, Any]
     result, after = outputs(model, groups, params, inputs[0])
     losses.append(float(recipe.objective(result, targets[0]).mean()))
     readouts = {user for name, user in readout_modules(model).items() if table.sites[name].role in ("readout", "tied")}
+    routers = {name.removesuffix(".weight") for name, site in table.sites.items() if site.role == "router"}
     seen = {n: [_mean(before[n]), _mean(after[n]), _mean(after[n] - before[n])] for n in before if n not in readouts}
-    return {"loss": losses, "seen": seen}
+    return {"loss": losses, "seen": {n: at for n, at in seen.items() if n not in routers}} | (
+        {"routers": {n: seen[n] for n in routers}} if routers else {}
+    )
 
 
 def _mean(values: Tensor) -> float:
@@ -205,15 +209,21 @@ def slopes_of(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
     """Slope and interval of each module's size at the start, size and move; the worst module and the median."""
     found: dict[str, Any] = {"seeds": {w: len(at) for w, at in runs.items()}}
     found |= {"losses": {w: [round(run["loss"][-1], 3) for run in at] for w, at in runs.items()}}
-    logs = {w: [_logs(run["seen"]) for run in at] for w, at in runs.items()}
     for index, quantity in enumerate(("start", "size", "move")):
-        names = next(iter(logs.values()))[0]
-        fits = {n: slope({w: [run[n][index] for run in at] for w, at in logs.items()}) for n in names}
-        fits = {n: [round(x, 3) for x in fit] for n, fit in fits.items() if all(map(math.isfinite, fit))}
+        fits = _fits(runs, "seen", index)
         worst = max(fits, key=lambda name: abs(fits[name][0]))
         median = round(statistics.median(abs(value) for value, _ in fits.values()), 3)
         found[quantity] = {"worst": worst, "median": median, "modules": fits}
+        if all("routers" in run for at in runs.values() for run in at):
+            found[quantity]["routers"] = _fits(runs, "routers", index)
     return found
+
+
+def _fits(runs: Mapping[int, Sequence[Mapping[str, Any]]], which: str, index: int) -> dict[str, list[float]]:
+    logs = {w: [_logs(run[which]) for run in at] for w, at in runs.items()}
+    names = next(iter(logs.values()))[0]
+    fits = {n: slope({w: [run[n][index] for run in at] for w, at in logs.items()}) for n in names}
+    return {n: [round(x, 3) for x in fit] for n, fit in fits.items() if all(map(math.isfinite, fit))}
 
 
 def _logs(seen: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:

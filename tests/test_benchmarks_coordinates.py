@@ -44,9 +44,11 @@ def test_what_was_measured_is_read_and_not_measured_again(tmp_path):
 
 def test_experts_of_a_block_are_one_module_and_the_readout_is_none(tmp_path):
     recipe = coordinates.recipe_of("SGD", "experts", {"lr": 0.1}, "muP")
-    names = set(coordinates._logs(coordinates.measured(recipe, 32, 32, 0)["seen"]))
-    assert {"blocks.0.mlp.experts.*.down", "blocks.0.mlp.router", "norm"} <= names
-    assert not {"readout", "blocks.0.mlp.experts.0.down"} & names
+    found = coordinates.measured(recipe, 32, 32, 0)
+    names = set(coordinates._logs(found["seen"]))
+    assert {"blocks.0.mlp.experts.*.down", "norm"} <= names
+    assert not {"readout", "blocks.0.mlp.experts.0.down", "blocks.0.mlp.router"} & names
+    assert set(found["routers"]) == {"blocks.0.mlp.router", "blocks.1.mlp.router"}
 
 
 def test_what_standard_training_adds_grows_with_width_and_what_mup_adds_does_not(tmp_path, capsys):

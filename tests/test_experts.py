@@ -64,11 +64,11 @@ def test_laws_count_what_a_token_meets(corpus):
     assert size.total - size.params - size.embedding == BASE.depth * 2 * 3 * 16 * 8
 
 
-@pytest.mark.parametrize("optimizer, router, expert", [(AdamW(), 1 / M, 1 / M), (SGD(), 1 / M, 1), (Muon(), 1, 1)])
-def test_a_router_is_hidden_and_each_expert_a_matrix(corpus, optimizer, router, expert):
+@pytest.mark.parametrize("optimizer, router, expert", [(AdamW(), 1 / M, 1 / M), (SGD(), 1 / M, 1), (Muon(), 1 / M, 1)])
+def test_a_router_is_one_and_each_expert_a_matrix(corpus, optimizer, router, expert):
     recipe = tiny.recipe(corpus, model=MODEL, optimizer=optimizer, parametrization=MuP())
     found = table_of(recipe, WIDE, BASE)
-    assert found.sites["blocks.0.mlp.router.weight"].role == "hidden"
+    assert found.sites["blocks.0.mlp.router.weight"].role == "router"
     assert found.scales["blocks.0.mlp.router.weight"].lr == pytest.approx(router)
     experts = {found.scales[name].lr for name in found.scales if ".experts." in name}
     assert experts == {expert}

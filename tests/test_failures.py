@@ -284,9 +284,9 @@ def test_a_model_whose_parts_are_compiled_or_checkpointed_has_the_same_names():
 
 
 def test_a_linear_router_of_a_fixed_number_of_experts_is_asked_for():
-    with pytest.raises(InputError, match=r'head\.weight: .*routers.*roles=\{"router\.weight": "hidden"'):
+    with pytest.raises(InputError, match=r'head\.weight: .*"router".*roles=\{"router\.weight": "router"'):
         experts(4)
-    scales = experts(4, **{"router.weight": "hidden"}).table
+    scales = experts(4, **{"router.weight": "router"}).table
     assert scales.scales["router.weight"].lr == 1 / M
     assert set(scales.forward) == {"head"}
 

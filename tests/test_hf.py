@@ -62,7 +62,7 @@ def bert(width, depth=2):
 # What shapes cannot tell, stated in one line each.
 STATED = {
     mistral: {"*.k_proj.weight": "hidden", "*.v_proj.weight": "hidden"},
-    mixtral: {"*.mlp.gate.weight": "hidden", "*.experts.*": ("hidden", "-oi")},
+    mixtral: {"*.mlp.gate.weight": "router", "*.experts.*": ("hidden", "-oi")},
     mamba: {"*.A_log": "vector", "*.D": "vector", "*.dt_proj.bias": "vector", "*.x_proj.weight": "hidden"},
     vit: {"*_token": "vector", "*position_embeddings": "vector"},
 }

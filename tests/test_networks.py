@@ -81,7 +81,7 @@ def test_a_transform_states_roles_and_a_wrong_one_is_named(corpus):
     assert scales["blocks.0.mlp.up.right"].lr == 0.5 and scales["blocks.0.mlp.up.left"].lr == 1.0
     assert recipe.but(transforms=()).roles() == {}
     both = recipe.but(model=Transformer(mlp=Experts())).roles()
-    assert both["*.router.weight"] == "hidden" and both["*.core"] == "fixed"
+    assert both["*.router.weight"] == "router" and both["*.core"] == "fixed"
 
 
 def test_only_named_tensors_are_trained(corpus):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +14,7 @@ from torch import nn
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
 from windtunnel.scaling.adopt import adopt
-from windtunnel.scaling.rules import Decay, LargeVocabulary, MeanField, MuP, complete_p
+from windtunnel.scaling.rules import Decay, LargeVocabulary, MeanField, MuP, Standard, complete_p
 from windtunnel.scaling.rules.decay import independent, inverse_width, square_root, unchanged
 
 HIDDEN = Site(role="hidden", shape=(256, 256), fan_in=256, fan_out=256)
@@ -72,6 +75,28 @@ def test_a_router_learns_as_one_over_width_and_is_not_multiplied():
     here, there = (Site(role="router", shape=(8, w), fan_in=w, fan_out=8) for w in (256, 16))
     scale = MuP().scale(here, there, "entrywise")
     assert (scale.lr, scale.forward) == (1 / 16, 1.0)
+    assert scale.init_std == pytest.approx(16**-0.5 / 16)  # as a readout without a multiplier
+    grown = MuP().scale(replace(here, shape=(128, 256), fan_out=128), there, "entrywise")
+    assert grown.init_std == pytest.approx(256**-0.5)  # as many experts more as channels: hidden
+    assert Standard().scale(here, there, "entrywise").init_std == pytest.approx(256**-0.5)
+
+
+def moved_by_what_is_below(role, width, seed):
+    """How far a router's logits go when each feature takes one step of its gradient's sign, as Adam and Lion do."""
+    here, there = (Site(role=role, shape=(4, w), fan_in=w, fan_out=4) for w in (width, 64))
+    generator = torch.Generator().manual_seed(seed)
+    router = torch.randn(4, width, generator=generator) * MuP().scale(here, there, "entrywise").init_std
+    x = torch.randn(32, width, generator=generator).requires_grad_()
+    torch.nn.functional.cross_entropy(x @ router.T, torch.arange(32) % 4).backward()
+    return float((0.1 * x.grad.sign() @ router.T).abs().mean())
+
+
+@pytest.mark.parametrize("role, exponent", [("hidden", 0.5), ("router", 0.0)])
+def test_features_push_the_logits_of_a_router_that_starts_as_hidden_ever_further(role, exponent):
+    """The reason of the rule: such features are the signs of its own weights, so each logit sums n of n^-1/2."""
+    widths = [64, 256, 1024, 4096]
+    logs = [math.log(statistics.mean(moved_by_what_is_below(role, w, seed) for seed in range(4))) for w in widths]
+    assert np.polyfit(np.log(widths), logs, 1)[0] == pytest.approx(exponent, abs=0.05)
 
 
 class Experts(nn.Module):

@@ -87,8 +87,9 @@ class DataShape:
 class Model(Protocol):
     """Builds a plain torch module for a rung and knows its size without building it.
 
-    A part may have an attribute `roles`, tensor name or pattern to role, for what shapes cannot tell: a router or keys
-    of a fixed number of heads look like a readout ("hidden"), stacked matrices need their axes (("hidden", "-oi")).
+    A part may have an attribute `roles`, tensor name or pattern to role, for what shapes cannot tell: a router
+    ("router") or keys of a fixed number of heads ("hidden") look like a readout, stacked matrices need their axes
+    (("hidden", "-oi")).
     """
 
     def build(self, rung: Rung, data: DataShape) -> nn.Module: ...

@@ -24,6 +24,7 @@ ROLES = (
     "embedding", "tied", "input", "hidden", "router", "expert_up", "expert_down", "readout", "gain", "bias", "vector",
     "fixed",
 )  # fmt: skip
+READING = ("readout", "tied", "router")  # few outputs of many inputs: they start small, and only growth is a fault
 Roles = Mapping[str, str | tuple[str, str]]  # by tensor name or pattern: a role, or a role and the meaning of the axes
 TRANSPOSED = ("Conv1D",)  # linear layers whose weight is (in, out): transformers.pytorch_utils
 
@@ -92,18 +93,24 @@ def _told(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list
     return _role(name, base, wider, owners), ""
 
 
+def _likely(pattern: str) -> str:
+    """The role to propose for a matrix that only shrinks, going by its name; a gate of a gated MLP keeps its width."""
+    return "router" if any(word in pattern for word in ("router", "gate")) else "hidden"
+
+
 def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None:
     """A network is read out once: of several matrices that only shrink, shapes cannot tell which one does it."""
     shrink = [name for name, role in guessed.items() if role == "readout"]
     others = [name for name, role in told.items() if role in ("readout", "tied") and name not in shrink]
     if len(shrink) + bool(others) > 1:
         inside = list(dict.fromkeys(map(_like, shrink if others else shrink[:-1])))
-        stated = ", ".join(f'"{pattern}": "hidden"' for pattern in inside)
+        stated = ", ".join(f'"{pattern}": "{_likely(pattern)}"' for pattern in inside)
         raise InputError(
             f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
             f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
-            f'logits is the "readout"; others inside the network (keys and values of a fixed number of heads, routers, '
-            f'the first matrices of adapters) are "hidden". Say so, as in roles={{{stated}}}.'
+            f'logits is the "readout"; inside the network, one that chooses experts is a "router", others (keys '
+            f'and values of a fixed number of heads, the first matrices of adapters) are "hidden". Say so, as in '
+            f"roles={{{stated}}}."
         )
     lookups = [name for name, role in guessed.items() if role == "embedding"]
     stated_lookup = any(role == "embedding" and name not in guessed for name, role in told.items())

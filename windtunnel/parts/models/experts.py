@@ -4,7 +4,7 @@ As in Mixtral (2401.04088): a linear router, the softmax over the chosen logits 
 Every expert is computed for every token and what was not chosen is multiplied by zero, so that no shape depends on a
 value and a pack can batch it; sizes count what a token needs, not what is wasted here. Each expert is a module of its
 own: an optimizer that is written for one matrix sees one, where a stack would be orthogonalised as a whole. A newcomer
-would leave the router to the shapes: it only shrinks, so it looks like a readout; `roles` says what it is.
+would leave the router to the shapes, which cannot tell it from the readout; `roles` says what it is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Experts:
     active: int = 2
     share: float = 1.0
 
-    roles = {"*.router.weight": "hidden"}  # noqa: RUF012  2601.20205: rate 1/width, initial size unimportant
+    roles = {"*.router.weight": "router"}  # noqa: RUF012
 
     def __post_init__(self) -> None:
         if not 1 <= self.active <= self.count:

@@ -18,7 +18,7 @@ from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, Started, axis_of, runs, seeded, start, train
 from windtunnel.scaling.checks.words import counted, lines_table, listed, loss_of, record, told
-from windtunnel.scaling.sites import readout_modules
+from windtunnel.scaling.sites import READING, readout_modules
 from windtunnel.scaling.slopes import Line, line_of, overall
 from windtunnel.scaling.wrapped import unwrapped
 
@@ -165,7 +165,7 @@ def _outputs(setup: Setup, model: Any, batch: Any, seed: int) -> listen.Outputs:
 
 def _readouts(run: Started) -> set[str]:
     users = readout_modules(unwrapped(run.model))
-    return {users[n] for n, site in run.scales.table.sites.items() if site.role in ("readout", "tied") and n in users}
+    return {users[n] for n, site in run.scales.table.sites.items() if site.role in READING and n in users}
 
 
 def _line(

@@ -1,12 +1,12 @@
 """Unit-scaled muP (Blake et al. 2407.17465): values start at unit size, multipliers and rates are absolute numbers.
 
-Every matrix starts with standard deviation 1 and has its input multiplied by 1/sqrt(fan_in), the readout by 1/fan_in:
-numbers stay near one in low precision and good hyperparameters are near one at every size. Rates are the paper's, for
-Adam and kin: 1/sqrt(fan_in) for matrices, 1/sqrt(width) for embeddings (muP keeps them constant), 1 for readout and
-vectors. The paper's scaling of gradients and of non-linearities needs its operations (package `unit-scaling`) and is
-not made here. A newcomer would carry a learning rate over from muP; here it means something else and is tuned anew. For
-depth use `Depth(width=UnitMuP(), alpha=0.5)`: the paper's residual rule in a pre-norm network, relative to the base's
-depth (its own is absolute).
+Every matrix starts with standard deviation 1 and has its input multiplied by 1/sqrt(fan_in), readout and routers by
+1/fan_in: numbers stay near one in low precision and good hyperparameters are near one at every size. Rates are the
+paper's, for Adam and kin: 1/sqrt(fan_in) for matrices, 1/sqrt(width) for embeddings (muP keeps them constant), 1 for
+readout and vectors. The paper's scaling of gradients and of non-linearities needs its operations (package
+`unit-scaling`) and is not made here. A newcomer would carry a learning rate over from muP; here it means something else
+and is tuned anew. For depth use `Depth(width=UnitMuP(), alpha=0.5)`: the paper's residual rule in a pre-norm network,
+relative to the base's depth (its own is absolute).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class UnitMuP:
         if site.role in ("embedding", "tied"):
             forward = 1 / site.fan_out if site.role == "tied" else 1.0
             return Scale(init_std=1.0, lr=site.fan_out**-0.5, eps=1 / m_out, coupled=1 / m_out, forward=forward)
-        if site.role == "readout":
+        if site.role in ("readout", "router"):
             return Scale(init_std=1.0, eps=1 / m_in, coupled=1 / m_in, forward=1 / site.fan_in)
         gradient = m_in**-0.5 / (m_out if site.role in (*HIDDEN, "input") else 1.0)
         std = site.fan_in**-0.5

@@ -14,7 +14,9 @@ from windtunnel.recipe import Site
 from windtunnel.scaling.rules.reach import growth, reach
 from windtunnel.scaling.table import Scale
 
-# Matrices inside the network. A router is one too: its fan-out is the number of experts (2601.20205).
+# Matrices inside the network. Where the number of experts does not grow with the width, a router has few outputs and
+# starts as a readout does: 2508.09752 and the measured growth of docs/scaling.md; 2601.20205, whose experts grow in
+# number, finds its start unimportant.
 HIDDEN = ("hidden", "router", "expert_up", "expert_down")
 
 
@@ -52,7 +54,10 @@ def width_scale(
         return Scale(init_std=initial_std(site, embedding_std))
     m_in, m_out = growth(site, base)
     a, b = exponents.readout if site.role == "readout" else exponents.hidden if site.role in HIDDEN else (0.0, 0.0)
-    narrowed = (m_out / m_in) ** 0.5 if site.role == "expert_down" else 1.0  # their sum stays (2601.20205)
+    narrows = {"expert_down": 0.5}  # their sum stays (2601.20205)
+    if weights is None:
+        narrows["router"] = exponents.backward - sum(exponents.hidden)
+    narrowed = (m_out / m_in) ** narrows.get(site.role, 0.0)
     forward, grown = m_in**-a, (m_in**-b if weights is None else weights) * narrowed
     gradient = forward if site.role == "readout" else forward * m_out**-exponents.backward
     grows = {"gradient": gradient, "weights": grown, "alignment": alignment}
