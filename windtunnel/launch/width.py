@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-# On one CPU core throughput no longer rises past about 8 rows: 16 have 0.9 to 1.3 times the rate, 32 0.9 to 1.1
-# (measured, 14 and 130 thousand parameters, as written and compiled).
+# On one CPU core throughput hardly rises past 8 rows: 16 have 1.1 to 1.2 times the rate at 14 thousand parameters and 1.0
+# at 130 thousand and a million, 32 have 0.75 to 1.2 (measured, docs/engine.md).
 A_CORE = 8
 
 
