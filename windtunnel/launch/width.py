@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-# On one CPU core throughput hardly rises past 8 rows: 16 have 1.1 to 1.2 times the rate at 14 thousand parameters and 1.0
-# at 130 thousand and a million, 32 have 0.75 to 1.2 (measured, docs/engine.md).
+# On one CPU core throughput hardly rises past 8 rows: 16 have 1.1 to 1.2 times the rate at 14 thousand parameters and
+# 1.0 at 130 thousand and a million, 32 have 0.75 to 1.2 (measured, docs/engine.md).
 A_CORE = 8
 
 
