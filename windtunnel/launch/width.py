@@ -1,6 +1,7 @@
 """How many rows a pack has where there is work for more: what one device trains best at once.
 
-A newcomer would look for a setting: the width of a pack changes no number, and `fitting` cuts what memory cannot hold.
+A newcomer would look for a setting: the width of a pack changes numbers by rounding at most, and `fitting` cuts what
+memory cannot hold.
 """
 
 from __future__ import annotations
