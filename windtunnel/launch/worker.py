@@ -19,7 +19,7 @@ import traceback
 from dataclasses import asdict
 from typing import IO, Any
 
-PROGRESS_SECONDS = 0.1  # between reports; a budget is stopped to half of what all workers do between two
+PROGRESS_SECONDS = 0.05  # between reports; a budget is stopped to half of what all workers do between two
 LEFT = 128 + signal.SIGTERM  # the exit code of a worker that was asked to leave and has checkpointed
 
 
