@@ -42,7 +42,7 @@ from windtunnel.parts.optimizers import LAMB, SGD, AdamW, Lion, Muon, Shampoo
 from windtunnel.recipe import Recipe, Tuned
 from windtunnel.scaling.checks.listen import outputs_of
 from windtunnel.scaling.rules import MuP, Standard
-from windtunnel.scaling.sites import readout_modules
+from windtunnel.scaling.sites import reading_modules
 from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
@@ -185,12 +185,10 @@ def measured(recipe: Recipe, width: int, base: int, seed: int) -> dict[str, Any]
         params, states = stepped(params, grads_of(params, inputs, targets)[0], states, hps)
     result, after = outputs(model, groups, params, inputs[0])
     losses.append(float(recipe.objective(result, targets[0]).mean()))
-    readouts = {user for name, user in readout_modules(model).items() if table.sites[name].role in ("readout", "tied")}
-    routers = {name.removesuffix(".weight") for name, site in table.sites.items() if site.role == "router"}
-    seen = {n: [_mean(before[n]), _mean(after[n]), _mean(after[n] - before[n])] for n in before if n not in readouts}
-    return {"loss": losses, "seen": {n: at for n, at in seen.items() if n not in routers}} | (
-        {"routers": {n: seen[n] for n in routers}} if routers else {}
-    )
+    routers, reading = reading_modules(model, table.sites, ("router",)), reading_modules(model, table.sites)
+    seen = {n: [_mean(before[n]), _mean(after[n]), _mean(after[n] - before[n])] for n in before}
+    hidden = {n: at for n, at in seen.items() if n not in reading}
+    return {"loss": losses, "seen": hidden} | ({"routers": {n: seen[n] for n in routers}} if routers else {})
 
 
 def _mean(values: Tensor) -> float:

@@ -10,7 +10,7 @@ import windtunnel as wt
 from windtunnel.launch import here
 from windtunnel.launch.here import Here
 from windtunnel.launch.slurm import Slurm
-from windtunnel.launch.width import A_CORE, on_gpus
+from windtunnel.launch.width import A_CORE, most_rows
 from windtunnel.study.plan import plan
 from windtunnel.study.speed import timed_here
 from windtunnel.study.stages import Stages, _evenly
@@ -39,7 +39,7 @@ def test_what_is_left_of_a_group_is_packed_as_it_was(rows, most):
 
 
 def test_a_gpu_has_an_even_share_of_what_is_asked_and_never_less_than_a_core():
-    assert [on_gpus(100, gpus) for gpus in (1, 2, 3, 64)] == [100, 50, 34, A_CORE]
+    assert [most_rows(100, gpus) for gpus in (1, 2, 3, 64)] == [100, 50, 34, A_CORE]
 
 
 def test_packs_are_as_wide_as_the_launcher_says_of_all_that_is_asked(corpus, tmp_path):
@@ -113,5 +113,5 @@ def test_a_pack_that_is_too_wide_to_time_is_timed_by_half(corpus, tmp_path, monk
     stages = Stages(tiny.study(corpus), wt.Store(tmp_path / "store"), launcher=Wide(100))
     rung = stages.recipes["base"].settled(stages.study.ladder.base)
     size = stages.study.size(stages.recipes["base"].fill(stages.tuning("base").values), rung)
-    assert timed_here(stages)("base", rung, 12, size) > 0
+    assert timed_here(stages)("base", rung, 12, 100, size) > 0
     assert tried == [12, 6, 3]

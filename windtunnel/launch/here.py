@@ -27,7 +27,7 @@ from windtunnel.errors import InputError, Paused, Stopped
 from windtunnel.launch.errand import refused
 from windtunnel.launch.leave import GRACE_SECONDS, asked_to_leave, stopped_by_sigterm
 from windtunnel.launch.one import Report, execute, sweep
-from windtunnel.launch.width import on_cores, on_gpus
+from windtunnel.launch.width import most_rows
 from windtunnel.launch.worker import LEFT
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
@@ -69,8 +69,7 @@ class Here:
 
     def pack_rows(self, asked: int, store: Store) -> int:
         """Most rows of a pack, of so many of one shape that are asked."""
-        on_gpu = device_of(0).type == "cuda"
-        return on_gpus(asked, self.devices or default_devices()) if on_gpu else on_cores(asked)
+        return most_rows(asked, (self.devices or default_devices()) if device_of(0).type == "cuda" else 0)
 
 
 def default_devices() -> int:

@@ -26,7 +26,7 @@ from windtunnel.launch.errand import errands, refused, untold
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
-from windtunnel.launch.width import on_cores, on_gpus
+from windtunnel.launch.width import most_rows
 from windtunnel.places import Local
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
@@ -83,8 +83,7 @@ class Ray:
         check_installed("ray", "ray")
         if self._gpus is None:
             self._ask((), store, None, None)
-        gpus = min(self._gpus or 0, self.devices or sys.maxsize)
-        return on_gpus(asked, gpus) if gpus else on_cores(asked)
+        return most_rows(asked, min(self._gpus or 0, self.devices or sys.maxsize))
 
     def _ask(self, packs: Sequence[Pack], store: Store, report: Any, finished: Any) -> None:
         try:

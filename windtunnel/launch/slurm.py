@@ -27,7 +27,7 @@ from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
 from windtunnel.launch.ray import check_installed, shared_folder
 from windtunnel.launch.slurm_job import Job
-from windtunnel.launch.width import on_cores, on_gpus
+from windtunnel.launch.width import most_rows
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
 from windtunnel.train.memory import process_bytes
@@ -87,7 +87,7 @@ class Slurm:
         if self.settings.get("cluster") == "local":
             return Here(devices=self.devices).pack_rows(asked, store)
         on_gpu = any("gpu" in word for setting in self.settings.items() for word in setting)
-        return on_gpus(asked, self.devices or 1) if on_gpu else on_cores(asked)
+        return most_rows(asked, (self.devices or 1) if on_gpu else 0)
 
     def _cluster(self) -> str:
         cluster = self.settings.get("cluster", "slurm")

@@ -29,7 +29,7 @@ from windtunnel.launch.here import default_devices
 from windtunnel.launch.leave import asked_to_leave
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
 from windtunnel.launch.pieces import Pieces
-from windtunnel.launch.width import on_cores, on_gpus
+from windtunnel.launch.width import most_rows
 from windtunnel.runs import Run
 from windtunnel.store import Store
 from windtunnel.train import sharded_checkpoint
@@ -77,7 +77,7 @@ class Torchrun:
 
     def pack_rows(self, asked: int, store: Store) -> int:
         """Most rows of a pack, of so many of one shape that are asked."""
-        return on_gpus(asked, self.ranks.world) if self.ranks.device.type == "cuda" else on_cores(asked)
+        return most_rows(asked, self.ranks.world if self.ranks.device.type == "cuda" else 0)
 
     def _train(self, pack: Pack, store: Store, report: Report | None) -> None:
         key = pack.specs[0].key

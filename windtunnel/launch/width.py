@@ -13,15 +13,10 @@ import math
 A_CORE = 8
 
 
-def on_cores(rows: int) -> int:
-    """Most rows of a pack that a CPU core trains, of so many that are asked."""
-    return A_CORE
-
-
-def on_gpus(rows: int, gpus: int) -> int:
-    """Most rows of a pack where so many rows of one shape are asked: an even share for each GPU.
+def most_rows(asked: int, gpus: int) -> int:
+    """Most rows of a pack where so many runs of one shape are asked: an even share for each GPU, or (0) a core's.
 
     A GPU that trains small models gains with every row until its memory is full (not measured: no GPU was at hand). A
     share is of what is asked, not of what is missing, so that what is left is packed as it was when some is done.
     """
-    return max(A_CORE, math.ceil(rows / gpus))
+    return max(A_CORE, math.ceil(asked / gpus)) if gpus else A_CORE

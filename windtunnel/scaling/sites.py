@@ -8,7 +8,7 @@ compared at the target's depth; how many blocks a tensor stands among follows fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
@@ -140,6 +140,12 @@ def readout_modules(model: nn.Module) -> dict[str, str]:
             if not isinstance(module, nn.Embedding):
                 found[names[id(param)]] = module_name
     return found
+
+
+def reading_modules(model: nn.Module, sites: Mapping[str, Site], roles: Sequence[str] = READING) -> set[str]:
+    """Names of the modules that hold tensors of these roles: by default those that read out, or choose experts."""
+    users = readout_modules(model)
+    return {users[name] for name, site in sites.items() if site.role in roles and name in users}
 
 
 def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:

@@ -142,6 +142,7 @@ def plan(
 
     stages = Stages(study, store, precision, launcher or Here(devices=devices))
     rows = [row for name in stages.recipes for row in _rows(stages, name)]
+    rows = [replace(row, together=stages.pack_rows(row.runs)) if row.missing else row for row in rows]
     rows, source = _timed(stages, rows, measure)
     return Plan(
         study=study.name,
@@ -220,15 +221,10 @@ def _grouped(stages: Stages, recipe: Recipe, stage: str, asks: Sequence[Ask], kn
 def _timed(stages: Stages, rows: Sequence[PlanRow], measure: bool) -> tuple[list[PlanRow], str]:
     """The rows with their seconds, and where those come from."""
     seconds_of = timed_here(stages) if measure else lambda *asked: None
-    timed = [seconds_of(r.recipe, r.rung, r.missing, r.size) if r.missing else None for r in rows]
+    timed = [seconds_of(r.recipe, r.rung, r.missing, r.together, r.size) if r.missing else None for r in rows]
     known = [(row.size.params, row.flops / s) for row, s in zip(rows, timed, strict=True) if s]
     speeds = by_size(known, "timed on a few steps of each size here") if known else stored(stages.store.rows())
     found = [
-        replace(
-            row,
-            seconds=s if s else row.flops / speeds.at(row.size),
-            together=stages.pack_rows(row.runs),
-        )
-        for row, s in zip(rows, timed, strict=True)
+        replace(row, seconds=s if s else row.flops / speeds.at(row.size)) for row, s in zip(rows, timed, strict=True)
     ]
     return found, speeds.source

@@ -62,7 +62,8 @@ def stored(rows: Sequence[dict[str, Any]]) -> Speeds:
     return by_size(known, f"the medians of {len(finished)} runs in the store, by size")
 
 
-Seconds = Callable[[str, Rung, int, Size], float | None]  # recipe, rung, runs, size -> device seconds to train them
+# recipe, rung, runs, most of them in a pack, size -> device seconds to train them
+Seconds = Callable[[str, Rung, int, int, Size], float | None]
 
 
 def timed_here(stages: Stages) -> Seconds:
@@ -73,18 +74,17 @@ def timed_here(stages: Stages) -> Seconds:
     known: dict[Any, Any] = {}
     reached = [GUESSED]
 
-    def seconds(name: str, rung: Rung, runs: int, size: Size) -> float | None:
-        members = math.ceil(runs / math.ceil(runs / stages.pack_rows(runs)))
+    def seconds(name: str, rung: Rung, runs: int, together: int, size: Size) -> float | None:
+        members = math.ceil(runs / math.ceil(runs / together))
         values, settled = stages.tuning(name).values, stages.recipes[name].settled(rung)
         asks = [Ask(name, "timing", stages.spec(name, rung, values, seed)) for seed in stages.study.seeds(members)]
         pack = stages.packed(asks)
         shape = (name, settled.but(tokens=1), members)
         if shape not in known:
-            flops = members * size.training_flops(pack.tokens_per_step())
-            known[shape] = None if flops / max(reached) > TIMED_SECONDS else _tried(pack)
-            if known[shape] is not None:
-                timing, rows = known[shape]
-                reached.append(flops * rows / members / timing.step)
+            flops = size.training_flops(pack.tokens_per_step())
+            known[shape] = tried = None if members * flops / max(reached) > TIMED_SECONDS else _tried(pack)
+            if tried is not None:
+                reached.append(tried[1] * flops / tried[0].step)
         if known[shape] is None:
             return None
         timing, rows = known[shape]

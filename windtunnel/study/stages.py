@@ -7,6 +7,7 @@ idea are all the same call.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +15,7 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
-from windtunnel.launch.width import on_cores
+from windtunnel.launch.width import A_CORE
 from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
@@ -245,7 +246,7 @@ class Stages:
     def pack_rows(self, asked: int) -> int:
         """Most rows of a pack, of so many of one shape that are asked: what the launcher says, else a CPU core's."""
         of_launcher = getattr(self._launcher, "pack_rows", None)
-        return on_cores(asked) if of_launcher is None else of_launcher(asked, self.store)
+        return A_CORE if of_launcher is None else of_launcher(asked, self.store)
 
     def packs(self, asks: Sequence[Ask]) -> list[Pack]:
         """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to as many rows as the
@@ -261,7 +262,7 @@ class Stages:
             if any(key in left for key in members) and all(key in asked for key in members):
                 packs.append(self.packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
-        alike = self._alike(asks)
+        alike = self._alike(asks) if left else {}
         together: dict[Any, list[list[Ask]]] = {}
         for trunk in self._trunks(list(left.values())):
             first = trunk[0]
@@ -269,7 +270,7 @@ class Stages:
             kind = (first.name, self._is_elsewhere(first.stage), *(ask.spec.rung for ask in trunk), repr(shape))
             together.setdefault(kind, []).append(trunk)
         for group in together.values():
-            most = self.pack_rows(alike[self._kind(group[0][0])])
+            most = self.pack_rows(alike[self._begins(group[0][0])[0]])
             packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in _evenly(group, most)]
         return sorted(packs, key=Pack.training_flops, reverse=True)
 
@@ -282,24 +283,20 @@ class Stages:
         """Asks that begin as one run together, by rising horizon; all others by themselves."""
         alike: dict[Any, list[Ask]] = {}
         for ask in sorted(asks, key=lambda a: a.spec.rung.tokens):
-            values = tuple(sorted(ask.spec.hyperparameters.items()))
-            begins = (ask.name, self._is_elsewhere(ask.stage), ask.spec.rung.but(tokens=1), ask.spec.seed, values)
-            alike.setdefault(begins, []).append(ask)
+            alike.setdefault(self._begins(ask), []).append(ask)
         found: list[list[Ask]] = []
         for group in alike.values():
             found += [group] if len(group) > 1 and self._shares(group) else [[ask] for ask in group]
         return found
 
-    def _kind(self, ask: Ask) -> Any:
-        return ask.name, self._is_elsewhere(ask.stage), ask.spec.rung.but(tokens=1)
+    def _begins(self, ask: Ask) -> tuple[Any, Any]:
+        """All but the horizon: the recipe at its rung, and what tells its runs apart."""
+        at = (ask.name, self._is_elsewhere(ask.stage), ask.spec.rung.but(tokens=1))
+        return at, (ask.spec.seed, tuple(sorted(ask.spec.hyperparameters.items())))
 
-    def _alike(self, asks: Sequence[Ask]) -> dict[Any, int]:
+    def _alike(self, asks: Sequence[Ask]) -> Mapping[Any, int]:
         """How many runs of a recipe are asked at a rung, those that differ in their horizon alone counted once."""
-        found: dict[Any, set[Any]] = {}
-        for ask in asks:
-            begins = (ask.spec.seed, *sorted(ask.spec.hyperparameters.items()))
-            found.setdefault(self._kind(ask), set()).add(begins)
-        return {kind: len(all_of) for kind, all_of in found.items()}
+        return Counter(at for at, _ in {self._begins(ask) for ask in asks})
 
     def _shares(self, asks: Sequence[Ask]) -> bool:
         pack = self.packed(asks)

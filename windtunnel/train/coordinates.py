@@ -22,7 +22,7 @@ from windtunnel.ladder import Rung
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.meta import on_meta
-from windtunnel.scaling.sites import READING, readout_modules
+from windtunnel.scaling.sites import reading_modules
 from windtunnel.scaling.slopes import Slope, slope_of
 from windtunnel.train.data import pack_batch
 from windtunnel.train.engine import Engine
@@ -100,9 +100,7 @@ def coordinate_check(
 
 def _readouts(recipe: Recipe, base: Rung) -> set[str]:
     """Names of the modules that read the network out, or choose experts."""
-    users = readout_modules(on_meta(lambda: build_model(recipe, base)))
-    found = table_of(recipe, base, base).sites
-    return {users[name] for name, site in found.items() if site.role in READING and name in users}
+    return reading_modules(on_meta(lambda: build_model(recipe, base)), table_of(recipe, base, base).sites)
 
 
 def activations(recipe: Recipe, rung: Rung, base: Rung, seed: int, steps: int = STEPS) -> dict[str, float]:

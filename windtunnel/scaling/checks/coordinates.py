@@ -16,9 +16,9 @@ import torch
 
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
-from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, Started, axis_of, runs, seeded, start, train
+from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, seeded, start, train
 from windtunnel.scaling.checks.words import counted, lines_table, listed, loss_of, record, told
-from windtunnel.scaling.sites import READING, readout_modules
+from windtunnel.scaling.sites import reading_modules
 from windtunnel.scaling.slopes import Line, line_of, overall
 from windtunnel.scaling.wrapped import unwrapped
 
@@ -142,7 +142,7 @@ def _watched(setup: Setup, size: Size, seed: int, steps: int, lost: list[Lost]) 
     run = start(setup, size, seed)
     bare, batch = unwrapped(run.model), setup.batches(seed, steps)
     before = _outputs(setup, run.model, batch, seed)
-    readouts = listen.like(_readouts(run), before)
+    readouts = listen.like(reading_modules(bare, run.scales.table.sites), before)
     seen = {name: [(listen.mean_absolute(outputs), 0.0)] for name, outputs in before.items()}
     for step, loss in enumerate(train(setup, run, seed, steps + 1)):
         if not isfinite(loss):
@@ -161,11 +161,6 @@ def _outputs(setup: Setup, model: Any, batch: Any, seed: int) -> listen.Outputs:
     with seeded(seed), torch.no_grad(), listen.outputs_of(unwrapped(model)) as seen:
         setup.loss(model, batch)
     return seen
-
-
-def _readouts(run: Started) -> set[str]:
-    users = readout_modules(unwrapped(run.model))
-    return {users[n] for n, site in run.scales.table.sites.items() if site.role in READING and n in users}
 
 
 def _line(

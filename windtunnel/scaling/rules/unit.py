@@ -3,7 +3,7 @@
 Every matrix starts with standard deviation 1 and has its input multiplied by 1/sqrt(fan_in), readout and routers by
 1/fan_in: numbers stay near one in low precision and good hyperparameters are near one at every size. Rates are the
 paper's, for Adam and kin: 1/sqrt(fan_in) for matrices, 1/sqrt(width) for embeddings (muP keeps them constant), 1 for
-readout and vectors. The paper's scaling of gradients and of non-linearities needs its operations (package
+readout, routers and vectors. The paper's scaling of gradients and of non-linearities needs its operations (package
 `unit-scaling`) and is not made here. A newcomer would carry a learning rate over from muP; here it means something else
 and is tuned anew. For depth use `Depth(width=UnitMuP(), alpha=0.5)`: the paper's residual rule in a pre-norm network,
 relative to the base's depth (its own is absolute).
