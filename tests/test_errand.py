@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -55,13 +56,17 @@ def test_a_part_travels_where_its_file_is_not_or_says_something_else(sent, tmp_p
     alone = tiny.alone(pack, 0)
     (tmp_path / "errand").write_bytes(pickle.dumps(errand))
     file.unlink() if there == "gone" else file.write_text(PARTS.replace("2 *", "3 *"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", PERFORM, str(tmp_path / "errand")], capture_output=True, text=True, cwd=tmp_path
-    )
+        [sys.executable, "-c", PERFORM, str(tmp_path / "errand")],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
     assert "'finished'" in done.stdout, done.stdout + done.stderr
     run = store.get(pack.specs[0].key)
     assert tiny.numbers(run) == tiny.numbers(alone)
     assert "return 2 * step" in run.source["travelling_parts.py"]
+    assert not list(temporary.glob("windtunnel-sources-*"))
 
 
 def test_another_engine_refuses_in_a_sentence(sent):

@@ -8,10 +8,13 @@ Importing this file must not import torch: the processes that only wait stay sma
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import os
 import pickle
+import shutil
 import site
 import socket
 import sys
@@ -189,15 +192,22 @@ def _arrive(sources: Mapping[str, tuple[str, str]]) -> None:
     other = {name: sent for name, sent in sources.items() if not _same(*sent)}
     if not other:
         return
-    digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:20]
-    root = Path(tempfile.gettempdir()) / f"windtunnel-sources-{os.getuid()}-{os.getpid()}-{digest}"
+    root = _folder_of(hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest())
     for name, (file, text) in other.items():
         at = root.joinpath(*name.split("."))
         at = at / "__init__.py" if Path(file).name == "__init__.py" else at.with_suffix(".py")
-        at.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        at.parent.mkdir(parents=True, exist_ok=True)
         at.write_text(text, "utf-8")
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
+
+
+@functools.cache
+def _folder_of(digest: str) -> Path:
+    """A folder of this process alone, under a name that no other user can take before, removed when it ends."""
+    root = Path(tempfile.mkdtemp(prefix="windtunnel-sources-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root
 
 
 def _same(file: str, text: str) -> bool:
