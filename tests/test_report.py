@@ -245,7 +245,7 @@ def example(ideas: tuple[str, ...] = ("sign_momentum",)) -> dict[str, Any]:
                 "to_width": 128,
                 "moved_log2": interval(-0.05, 0.3),
                 "cost_relative": {"median": 0.0004, "low": 0.0, "high": 0.0031},
-                "transfers": True,
+                "transfers": None if recipe["name"] == "base" else True,
                 "sentence": f"{recipe['name']}: lr transfers from width 64 to 128 at a cost of 0.04 % of the loss.",
             }
             for recipe in recipes

@@ -119,14 +119,18 @@ class Transfer:
     carried: Interval
 
     @property
-    def transfers(self) -> bool:
-        """Whether the intervals of cost and move reach into the published bars (0.3 % of loss, a factor of two)."""
-        return self.carried.low <= COST_BAR and self.moved.low <= MOVE_BAR and self.moved.high >= -MOVE_BAR
+    def transfers(self) -> bool | None:
+        """By the published bars, 0.3 % of loss as carried and a factor of two in the value: True if both intervals lie
+        within, False if one lies beyond, None where these runs cannot tell."""
+        if self.carried.low > COST_BAR or self.moved.low > MOVE_BAR or self.moved.high < -MOVE_BAR:
+            return False
+        within = self.carried.high <= COST_BAR and self.moved.low >= -MOVE_BAR and self.moved.high <= MOVE_BAR
+        return True if within else None
 
     def __str__(self) -> str:
-        verb = "transfers" if self.transfers else "does not transfer"
+        known = {True: "transfers", False: "does not transfer", None: "may or may not transfer"}[self.transfers]
         return (
-            f"{self.field} {verb} from width {self.from_width} to {self.to_width}: its optimum moved by "
+            f"{self.field} {known} from width {self.from_width} to {self.to_width}: its optimum moved by "
             f"{self.moved.median:+.2f} [{self.moved.low:+.2f}, {self.moved.high:+.2f}] log2 steps and using the base "
             f"value costs {100 * self.cost.median:.2f} % of the loss [{100 * self.cost.low:.2f}, "
             f"{100 * self.cost.high:.2f}]; carried on to width {self.at_width} that is "

@@ -239,7 +239,7 @@ def _hyperparameters(stages: Stages, name: str, state: TuningState) -> dict[str,
 def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
     found = _shape(stages) + _unchecked(stages, name, state)
     elsewhere = "" if stages.study.tuned_on is None else "; it was tuned on other data, which may have moved it too"
-    found += [f"{t}{elsewhere}" for t in stages.transfers(name, state).values() if not t.transfers]
+    found += [f"{t}{elsewhere}" for t in stages.transfers(name, state).values() if t.transfers is False]
     found += [
         f"The best {f} lies at the edge of what was tried ({basin.optimum}); widen its tuned range."
         for f, basin in state.basins.items()
