@@ -317,9 +317,11 @@ def normalised(base):
     ],
 )
 def test_what_cannot_be_built_somewhere_is_refused_before_anything_is_trained(corpus, tmp_path, changes, reason):
-    noting = Noting()
+    noting, study, store = Noting(), tiny.study(corpus, **changes), wt.Store(tmp_path / "store")
     with pytest.raises(InputError, match=reason):
-        tiny.study(corpus, **changes).run(wt.Store(tmp_path / "store"), launcher=noting)
+        study.plan(store)
+    with pytest.raises(InputError, match=reason):
+        study.run(store, launcher=noting)
     assert not noting.asked
 
 

@@ -22,7 +22,7 @@ from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
 from windtunnel.train.loop import Progress
 from windtunnel.train.memory import is_out_of_memory
-from windtunnel.train.pack import Pack, check_builds
+from windtunnel.train.pack import Pack
 
 
 class Watch(Protocol):
@@ -59,7 +59,7 @@ def run(
     if precision == "bfloat16" and isinstance(launch, Here):
         _say_if_slow(watch)
     stages = Stages(study, store, precision, launch)
-    _check_builds(stages)
+    stages.check_builds()
     if budget is not None:
         launch = _metered(study, store, launch, budget, watch, precision)
     _tune(stages, launch, watch)
@@ -69,18 +69,6 @@ def run(
     if study.train_target:
         _train_target(stages, foretold, launch, watch)
     return answered(stages)
-
-
-def _check_builds(stages: Stages) -> None:
-    """Raise InputError for a recipe that cannot be trained at some rung, or at the target, before a FLOP is spent."""
-    study = stages.study
-    rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
-    for name, recipe in stages.recipes.items():
-        somewhere = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
-        try:
-            check_builds(somewhere, [somewhere.settled(rung) for rung in rungs], somewhere.settled(study.ladder.base))
-        except InputError as error:
-            raise InputError(f"{name} cannot be trained everywhere. {error}") from error
 
 
 def _say_if_slow(watch: Watch) -> None:

@@ -137,10 +137,11 @@ def plan(
     launcher: Any = None,
 ) -> Plan:
     """The rows of a study and what is missing from the store, packed as a launcher (None: this machine) will train it;
-    `measure` times a few steps of every shape here."""
+    `measure` times a few steps of every shape here. Raises InputError for what could not be trained."""
     from windtunnel.launch.here import Here, default_devices
 
     stages = Stages(study, store, precision, launcher or Here(devices=devices))
+    stages.check_builds()
     rows = [row for name in stages.recipes for row in _rows(stages, name)]
     rows = [replace(row, together=stages.pack_rows(row.runs)) if row.missing else row for row in rows]
     rows, source = _timed(stages, rows, measure)

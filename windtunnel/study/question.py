@@ -216,7 +216,10 @@ class Study:
         return 6.0 * target.params * target.tokens if target.params and target.tokens else None
 
     def plan(self, store: Store) -> Plan:
-        """What is missing from the store, its FLOPs, minutes and memory; trains nothing."""
+        """What is missing from the store, its FLOPs, minutes and memory; trains nothing.
+
+        Raises InputError for what `run` would refuse.
+        """
         from windtunnel.study.plan import plan
 
         self.check()

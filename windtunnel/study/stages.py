@@ -21,7 +21,7 @@ from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
-from windtunnel.train.pack import Pack
+from windtunnel.train.pack import Pack, check_builds
 from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import (
     Basin,
@@ -240,6 +240,17 @@ class Stages:
             if not self.missing(asks) and len({t.value for t in tried if t.loss is not None}) >= 3:
                 found[f] = basin(f, tried, reach=6.0)
         return found
+
+    def check_builds(self) -> None:
+        """Raise InputError for a recipe that cannot be trained at some rung, or at the target; builds shapes alone."""
+        study = self.study
+        rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
+        for name, recipe in self.recipes.items():
+            filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
+            try:
+                check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
+            except InputError as error:
+                raise InputError(f"{name} cannot be trained everywhere. {error}") from error
 
     # packs
 
