@@ -26,6 +26,7 @@ ROLES = (
 )  # fmt: skip
 READING = ("readout", "tied", "router")  # few outputs of many inputs: they start small, and only growth is a fault
 Roles = Mapping[str, str | tuple[str, str]]  # by tensor name or pattern: a role, or a role and the meaning of the axes
+LOOKUPS = nn.Embedding | nn.EmbeddingBag
 TRANSPOSED = ("Conv1D",)  # linear layers whose weight is (in, out): transformers.pytorch_utils
 
 
@@ -88,8 +89,11 @@ def _stated(name: str, stated: Roles) -> tuple[str, str] | None:
 
 def _told(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> tuple[str, str]:
     """Role and axes as shapes and module types tell them."""
-    if len(base) == 2 and type(owners[0]).__name__ in TRANSPOSED and name.endswith(".weight"):
-        return _grown((base[1], base[0]), (wider[1], wider[0])), "io"
+    layer = owners[0]
+    linear = len(base) == 2 and type(layer).__name__ in TRANSPOSED
+    image = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) and layer.groups == 1
+    if (linear or image) and name.endswith(".weight"):
+        return _grown((base[1], base[0]), (wider[1], wider[0])), "io" + "i" * (len(base) - 2)
     return _role(name, base, wider, owners), ""
 
 
@@ -137,7 +141,7 @@ def readout_modules(model: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for module_name, module in model.named_modules():
         for param in module.parameters(recurse=False):
-            if not isinstance(module, nn.Embedding):
+            if not isinstance(module, LOOKUPS):
                 found[names[id(param)]] = module_name
     return found
 
@@ -159,19 +163,34 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 
 def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> str:
-    if any(isinstance(module, nn.Embedding) for module in owners):
+    if any(isinstance(module, LOOKUPS) for module in owners):
         return "tied" if len(owners) > 1 else "embedding"
+    if (kind := _called_otherwise(name.rpartition(".")[2], owners[0])) is not None:
+        return _grown(base, wider) if kind == "matrix" else kind
     plain = isinstance(owners[0], nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     if name.rpartition(".")[2] not in ("weight", "bias") or (len(base) > 1 and not plain):
         raise InputError(
             f"The role of tensor {name} (shape {base}, in a {type(owners[0]).__name__}) cannot be told from its shape, "
             f"and a wrong role would scale it wrongly. Use Linear, Conv, Embedding and norm layers, whose tensors are "
             f'called weight and bias, or state it: roles={{"{_like(name)}": "vector"}} for one that grows with width '
-            f'and has no inputs, ("hidden", "-oi") for stacked matrices (copies, out, in); one of {", ".join(ROLES)}.'
+            f'and has no inputs, "hidden" for a matrix (out, in), ("hidden", "-oi") for stacks (copies, out, in); '
+            f"one of {', '.join(ROLES)}."
         )
     if len(base) < 2:
         return "bias" if name.endswith("bias") else "gain"
     return _grown(base, wider)
+
+
+def _called_otherwise(tensor: str, layer: nn.Module) -> str | None:
+    """ "matrix" (out, in), "bias" or "vector" for tensors of torch's layers that are not called weight and bias.
+
+    Queries, keys and values, or the gates of a cell, are stacked in the fan-out of one matrix.
+    """
+    if isinstance(layer, nn.MultiheadAttention):
+        return "vector" if tensor in ("bias_k", "bias_v") else "matrix" if tensor.endswith("_weight") else "bias"
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+        return "matrix" if tensor.startswith("weight_") else "bias"
+    return None
 
 
 def _grown(base: tuple[int, ...], wider: tuple[int, ...]) -> str:

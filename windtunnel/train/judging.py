@@ -7,8 +7,8 @@ then those are judged and probed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Judging:
         due = [i for i, row in enumerate(state.rows) if any(self.due(state, m) for m in row)]
         params = self.judged(state, due)
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _attention_as_trained():
             sums = [self.judgement(params, x, y) for x, y in self.held_out]
         self.model.train()
         count = sum(y.numel() for _, y in self.held_out)
@@ -92,6 +92,18 @@ class Judging:
                     raise InputError(f"Two probes of the judge measure {name!r}; give one another name.")
                 found[name] = value
         return found
+
+
+@contextmanager
+def _attention_as_trained() -> Iterator[None]:
+    """Keep torch's attention layers from the kernel that they take by themselves for inference: rows of a pack would be
+    computed one by one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _at_once(pack: Pack) -> int | None:

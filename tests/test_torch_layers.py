@@ -1,0 +1,120 @@
+"""torch's own layers whose tensors are not called weight and bias: their roles are told, and they train as they are."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import windtunnel as wt
+from windtunnel.launch.one import execute
+from windtunnel.parts.models import Own
+from windtunnel.parts.optimizers import AdamW
+
+BASE, TARGET = 16, 32
+
+
+class Around(nn.Module):
+    """A layer of a width between a lookup and a readout."""
+
+    def __init__(self, layer, width, outcomes=20, lookup=nn.Embedding):
+        super().__init__()
+        self.table, self.layer, self.head = lookup(outcomes, width), layer(width), nn.Linear(width, outcomes)
+
+
+def sites(layer, **options):
+    """Tensor name to (role, fan-in, fan-out) in the layer at the target's width."""
+    adopted = wt.adopt(lambda w: Around(layer, w, **options), base=BASE, target=TARGET, optimizer=torch.optim.AdamW)
+    return {n: (s.role, s.fan_in, s.fan_out) for n, s in adopted.table.sites.items()}
+
+
+def encoder(width):
+    return nn.TransformerEncoderLayer(width, width // 4, 4 * width, dropout=0.0, batch_first=True)
+
+
+def test_attention_has_its_queries_keys_and_values_in_one_hidden_matrix():
+    found = sites(encoder)
+    assert found["layer.self_attn.in_proj_weight"] == ("hidden", TARGET, 3 * TARGET)
+    assert found["layer.self_attn.in_proj_bias"][0] == "bias"
+    assert found["layer.self_attn.out_proj.weight"] == ("hidden", TARGET, TARGET)
+    assert found["layer.linear1.weight"] == ("hidden", TARGET, 4 * TARGET)
+
+
+def test_attention_over_something_else_has_a_matrix_for_each():
+    found = sites(lambda w: nn.MultiheadAttention(w, 2, kdim=2 * w, vdim=12, add_bias_kv=True))
+    assert found["layer.q_proj_weight"] == ("hidden", TARGET, TARGET)
+    assert found["layer.k_proj_weight"] == ("hidden", 2 * TARGET, TARGET)
+    assert found["layer.v_proj_weight"] == ("input", 12, TARGET)  # from 12 features at every width
+    assert found["layer.bias_k"] == found["layer.bias_v"] == ("vector", 1, TARGET)
+
+
+@pytest.mark.parametrize("cell,gates", [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_a_recurrent_layer_has_its_gates_in_the_fan_out(cell, gates):
+    found = sites(lambda w: cell(w, 2 * w, num_layers=2, bidirectional=True))
+    assert found["layer.weight_ih_l0"] == ("hidden", TARGET, 2 * gates * TARGET)
+    assert found["layer.weight_hh_l0_reverse"] == ("hidden", 2 * TARGET, 2 * gates * TARGET)
+    assert found["layer.weight_ih_l1"] == ("hidden", 4 * TARGET, 2 * gates * TARGET)
+    assert {role for n, (role, *_) in found.items() if ".bias_" in n} == {"bias"}
+
+
+def test_projections_and_cells_are_told_too():
+    assert sites(lambda w: nn.LSTM(w, 2 * w, proj_size=w))["layer.weight_hr_l0"] == ("hidden", 2 * TARGET, TARGET)
+    assert sites(lambda w: nn.GRUCell(5, w))["layer.weight_ih"] == ("input", 5, 3 * TARGET)
+
+
+def test_a_transposed_convolution_is_stored_inputs_first():
+    found = sites(lambda w: nn.ConvTranspose2d(w, 3 * w, 4))
+    assert found["layer.weight"] == ("hidden", 16 * TARGET, 3 * TARGET)
+    with pytest.raises(wt.InputError, match=r"The role of tensor layer.weight .* in a ConvTranspose2d"):
+        sites(lambda w: nn.ConvTranspose2d(w, w, 4, groups=w))  # one input each: its shape looks like a readout's
+
+
+def test_a_bag_of_embeddings_is_a_lookup():
+    assert sites(nn.Identity, lookup=nn.EmbeddingBag)["table.weight"][0] == "embedding"
+
+
+def test_what_no_layer_of_torch_tells_is_still_asked_for():
+    with pytest.raises(wt.InputError, match=r"layer.weight .* in a Bilinear\) cannot be told"):
+        sites(lambda w: nn.Bilinear(w, w, w))
+
+
+class Attending(Around):
+    """A causal encoder."""
+
+    def forward(self, tokens):
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1], device=tokens.device)
+        return self.head(self.layer(self.table(tokens), src_mask=mask, is_causal=True))
+
+
+class Recurrent(Around):
+    """A recurrent layer."""
+
+    def forward(self, tokens):
+        return self.head(self.layer(self.table(tokens))[0])
+
+
+def attending(rung, data):
+    return Attending(encoder, rung.width, data.classes)
+
+
+def recurrent(rung, data):
+    return Recurrent(lambda w: nn.LSTM(w, w, batch_first=True), rung.width, data.classes)
+
+
+@pytest.mark.parametrize("module", [attending, recurrent])
+def test_they_train_in_a_study_without_a_word_of_warning(corpus, tmp_path, module):
+    """torch has no batching rule for attention's inference kernel, which a network takes by itself when it is judged,
+    and none at all for recurrent layers, which are trained one by one."""
+    pack = tiny.pack(tiny.recipe(corpus, model=Own(module), optimizer=AdamW(lr=0.01)), [{"lr": 0.01}, {"lr": 0.02}])
+    before = torch.backends.mha.get_fastpath_enabled()
+    store = wt.Store(tmp_path / "store")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        execute(pack, store, device=tiny.CPU)
+    runs = [store.get(spec.key) for spec in pack.specs]
+    assert torch.backends.mha.get_fastpath_enabled() is before
+    assert all(run.finished and run.curve["train_loss"][-1] < run.curve["train_loss"][0] for run in runs)
+    assert [run.cost.alone_because is None for run in runs] == [module is attending] * 2
