@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 
@@ -268,6 +269,37 @@ def test_a_weight_that_is_computed_from_others_is_asked_for():
 
     with pytest.raises(InputError, match=r"head\.parametrizations\.weight\.original.*state it"):
         adopted(build=build)
+
+
+class Odd(nn.Module):
+    """A block with tensors that no layer of torch holds."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.mix = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width, 2 * width))
+        self.router, self.pads = nn.Parameter(torch.ones(4, width)), nn.Parameter(torch.ones(3, width))
+        self.gate_bias, self.flag = nn.Parameter(torch.ones(4, width)), nn.Parameter(torch.ones(5))
+        self.experts, self.few = nn.Parameter(torch.ones(4, 2 * width, width)), nn.Linear(width, 8)
+
+
+def test_all_kinds_of_tensors_that_shapes_cannot_tell_are_asked_for_at_once():
+    """One round for the user, with a line to confirm; how a stack lies is not guessed, and the line itself says so."""
+
+    def build(width):
+        return nn.Sequential(nn.Embedding(32, width), Odd(width), Odd(width), nn.Linear(width, 32))
+
+    with pytest.raises(InputError, match=r"tensor 1\.scale .*, 1\.mix .*1\.flag \(shape \(5,\), in a Odd\)") as refused:
+        adopted(build=build)
+    guess = (
+        '{"*.scale": "vector", "*.mix": "hidden", "*.router": "router", "*.pads": "vector", "*.gate_bias": "vector", '
+        '"*.flag": "fixed", "*.experts": ("hidden", "-??")}'
+    )
+    assert f"roles={guess}." in str(refused.value) and 'roles={"*.few.weight": "hidden"}.' in str(refused.value)
+    with pytest.raises(InputError, match=r"axes '-\?\?' of 1\.experts do not fit"):
+        adopted(build=build, roles=ast.literal_eval(guess))
+    told = {"*.experts": ("hidden", "-oi"), "*.few.weight": "hidden"}
+    stated = adopted(build=build, roles=ast.literal_eval(guess) | told)
+    assert stated.table.sites["2.experts"].fan_in == TARGET
 
 
 def test_multipliers_and_groups_survive_a_safetensors_round_trip(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.scaling.adopt import adopt
 from windtunnel.scaling.rules import Standard
@@ -155,3 +156,39 @@ def slopes(build, widths=(32, 64, 128, 256), **rule):
     """Slopes of the log of `sizes_of` over log width, mean of two seeds."""
     logs = np.log([np.mean([sizes_of(build, width, seed, **rule) for seed in (0, 1)], axis=0) for width in widths])
     return np.polyfit(np.log(widths), logs, 1)[0]
+
+
+def gemma(width):
+    sizes = {"hidden_size": width, "intermediate_size": 3 * width, "head_dim": 8, "num_key_value_heads": width // 8}
+    return hf.GemmaForCausalLM(hf.GemmaConfig(vocab_size=V, **sizes, **heads(width, 2)))
+
+
+def gemma_of_one_scale(width):
+    model = gemma(width)
+    table = model.model.embed_tokens
+    table.scalar_embed_scale = BASE**0.5
+    if not table.embed_scale.is_meta:
+        table.embed_scale.fill_(BASE**0.5)
+    return model
+
+
+def next_tokens(seed, step):
+    start = torch.randint(V, (8, 1), generator=torch.Generator().manual_seed(1000 * seed + step))
+    return (start + torch.arange(16)) % V
+
+
+def loss(model, tokens):
+    return F.cross_entropy(model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def test_a_model_that_multiplies_its_embedding_by_the_root_of_its_width_is_found_out():
+    def slopes(build):
+        setup = wt.checks.Setup(
+            build=build, base=BASE, optimizer=torch.optim.AdamW, loss=loss, batches=next_tokens, lr=2e-3
+        )
+        found = wt.checks.coordinates(setup, (32, 64, 128), seeds=(0, 1))
+        return found.ok, {line.name: line.slope.value for line in found.last if line.quantity == "size"}
+
+    told, as_it_is = slopes(gemma)
+    assert told is False and as_it_is["model.embed_tokens"] == pytest.approx(0.5, abs=0.05)
+    assert slopes(gemma_of_one_scale)[0] is not False

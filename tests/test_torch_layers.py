@@ -77,7 +77,7 @@ def test_a_bag_of_embeddings_is_a_lookup():
 
 
 def test_what_no_layer_of_torch_tells_is_still_asked_for():
-    with pytest.raises(wt.InputError, match=r"layer.weight .* in a Bilinear\) cannot be told"):
+    with pytest.raises(wt.InputError, match=r"layer.weight .* in a Bilinear\) cannot be told from its shape"):
         sites(lambda w: nn.Bilinear(w, w, w))
 
 

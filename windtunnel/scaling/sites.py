@@ -48,7 +48,7 @@ def compared(
     shapes = {name: tuple(p.shape) for name, p in wider.named_parameters()}
     at_base, owners, stated = dict(there.named_parameters()), _owners(there), dict(roles or {})
     _check_patterns(stated, at_base)
-    found, told = {}, {}
+    found, told, untold = {}, {}, {}
     for name, param in here.named_parameters():
         if name not in at_base or name not in shapes or at_base[name].ndim != param.ndim:
             raise InputError(
@@ -56,15 +56,22 @@ def compared(
                 f"model must have the same tensors at every width."
             )
         base_shape = tuple(at_base[name].shape)
-        role, axes = _stated(name, stated) or _told(name, base_shape, shapes[name], owners[name])
-        told[name] = role
+        known = _stated(name, stated) or _told(name, base_shape, shapes[name], owners[name])
+        if known is None:
+            where = f"{name} (shape {base_shape}, in a {type(owners[name][0]).__name__})"
+            untold.setdefault(_like(name), (where, base_shape, shapes[name]))
+            continue
+        told[name], (role, axes) = known[0], known
         pair = _site(role, tuple(param.shape), axes, name), _site(role, base_shape, axes, name)
         many, few = layers_of(name, growing or {})
         found[name] = replace(pair[0], layers=many), replace(pair[1], layers=few)
+    guessed = {name: role for name, role in told.items() if _stated(name, stated) is None}
+    if asked := ([_asked(untold)] if untold else []) + _several_readouts(guessed, told):
+        raise InputError(" ".join(asked))
     gone = sorted(set(at_base) - set(found))
     if gone:
         raise InputError(f"Tensor {gone[0]} at {called[1]} has no counterpart at {called[0]}; build the same model.")
-    _check_readouts({name: role for name, role in told.items() if _stated(name, stated) is None}, told)
+    _check_read_out(guessed, told)
     return found
 
 
@@ -87,14 +94,39 @@ def _stated(name: str, stated: Roles) -> tuple[str, str] | None:
     return (given, "") if isinstance(given, str) else given
 
 
-def _told(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> tuple[str, str]:
-    """Role and axes as shapes and module types tell them."""
+def _told(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> tuple[str, str] | None:
+    """Role and axes as shapes and module types tell them; None where they cannot."""
     layer = owners[0]
     linear = len(base) == 2 and type(layer).__name__ in TRANSPOSED
     image = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) and layer.groups == 1
     if (linear or image) and name.endswith(".weight"):
         return _grown((base[1], base[0]), (wider[1], wider[0])), "io" + "i" * (len(base) - 2)
-    return _role(name, base, wider, owners), ""
+    role = _role(name, base, wider, owners)
+    return None if role is None else (role, "")
+
+
+def _asked(untold: Mapping[str, tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:
+    """What to say of tensors whose roles must be stated: by pattern the first one, its shapes at the base and wider."""
+    named = ", ".join(where for where, *_ in untold.values())
+    guessed = ", ".join(f'"{pattern}": {_guess(pattern, *shapes)}' for pattern, (_, *shapes) in untold.items())
+    return (
+        f"The role of tensor {named} cannot be told from its shape, and a wrong role would scale it wrongly. Use "
+        f"Linear, Conv, Embedding and norm layers, whose tensors are called weight and bias, or state it. A guess by "
+        f"shape and name, for you to confirm: roles={{{guessed}}}. A vector grows with width and has no inputs, a "
+        f'hidden matrix is (out, in), the axes of stacks are "-oi" (copies, out, in) or "-io"; one of '
+        f"{', '.join(ROLES)}."
+    )
+
+
+def _guess(pattern: str, base: tuple[int, ...], wider: tuple[int, ...]) -> str:
+    grows = [a != b for a, b in zip(base, wider, strict=True)]
+    if len(grows) == 3 and all(grows[1:]):
+        return '("hidden", "-??")'  # copies first; what is in and what out, no shape says
+    if grows == [True, True]:
+        return '"hidden"'
+    if grows == [False, True] and _likely(pattern) == "router" and not pattern.endswith("bias"):
+        return '"router"'
+    return '"vector"' if any(grows) else '"fixed"'
 
 
 def _likely(pattern: str) -> str:
@@ -102,20 +134,30 @@ def _likely(pattern: str) -> str:
     return "router" if any(word in pattern for word in ("router", "gate")) else "hidden"
 
 
-def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None:
+def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> list[str]:
     """A network is read out once: of several matrices that only shrink, shapes cannot tell which one does it."""
+    shrink, others = _readouts(guessed, told)
+    if len(shrink) + bool(others) < 2:
+        return []
+    inside = list(dict.fromkeys(map(_like, shrink if others else shrink[:-1])))
+    stated = ", ".join(f'"{pattern}": "{_likely(pattern)}"' for pattern in inside)
+    return [
+        f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
+        f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
+        f'logits is the "readout"; inside the network, one that chooses experts is a "router", others (keys '
+        f'and values of a fixed number of heads, the first matrices of adapters) are "hidden". Say so, as in '
+        f"roles={{{stated}}}."
+    ]
+
+
+def _readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Tensors that read out by their shapes, and the others that do."""
     shrink = [name for name, role in guessed.items() if role == "readout"]
-    others = [name for name, role in told.items() if role in ("readout", "tied") and name not in shrink]
-    if len(shrink) + bool(others) > 1:
-        inside = list(dict.fromkeys(map(_like, shrink if others else shrink[:-1])))
-        stated = ", ".join(f'"{pattern}": "{_likely(pattern)}"' for pattern in inside)
-        raise InputError(
-            f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
-            f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
-            f'logits is the "readout"; inside the network, one that chooses experts is a "router", others (keys '
-            f'and values of a fixed number of heads, the first matrices of adapters) are "hidden". Say so, as in '
-            f"roles={{{stated}}}."
-        )
+    return shrink, [name for name, role in told.items() if role in ("readout", "tied") and name not in shrink]
+
+
+def _check_read_out(guessed: Mapping[str, str], told: Mapping[str, str]) -> None:
+    shrink, others = _readouts(guessed, told)
     lookups = [name for name, role in guessed.items() if role == "embedding"]
     stated_lookup = any(role == "embedding" and name not in guessed for name, role in told.items())
     if lookups and not shrink and not others and not stated_lookup:
@@ -129,10 +171,10 @@ def _check_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> None
 
 def _like(name: str) -> str:
     """A pattern of the tensor and those like it in other blocks."""
-    words = name.split(".")
+    words = ["*" if word.isdigit() else word for word in name.split(".")]
     if "lora_A" in words:  # peft; only a hint in an error, roles are never read off names
         return "*.lora_A.*"
-    return name if len(words) < 3 else "*." + ".".join(words[-2:])
+    return ".".join(words) if len(words) < 3 or words[-2] in ("*", "weight") else "*." + ".".join(words[-2:])
 
 
 def readout_modules(model: nn.Module) -> dict[str, str]:
@@ -162,20 +204,14 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
     return owners
 
 
-def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> str:
+def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list[nn.Module]) -> str | None:
     if any(isinstance(module, LOOKUPS) for module in owners):
         return "tied" if len(owners) > 1 else "embedding"
     if (kind := _called_otherwise(name.rpartition(".")[2], owners[0])) is not None:
         return _grown(base, wider) if kind == "matrix" else kind
     plain = isinstance(owners[0], nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     if name.rpartition(".")[2] not in ("weight", "bias") or (len(base) > 1 and not plain):
-        raise InputError(
-            f"The role of tensor {name} (shape {base}, in a {type(owners[0]).__name__}) cannot be told from its shape, "
-            f"and a wrong role would scale it wrongly. Use Linear, Conv, Embedding and norm layers, whose tensors are "
-            f'called weight and bias, or state it: roles={{"{_like(name)}": "vector"}} for one that grows with width '
-            f'and has no inputs, "hidden" for a matrix (out, in), ("hidden", "-oi") for stacks (copies, out, in); '
-            f"one of {', '.join(ROLES)}."
-        )
+        return None
     if len(base) < 2:
         return "bias" if name.endswith("bias") else "gain"
     return _grown(base, wider)
