@@ -10,8 +10,8 @@ batch by heart, and seeds then scatter too much to tell a slope. A newcomer woul
 the slopes. A router's few outputs are no more hidden activations than a readout's are: they start small and grow, so
 theirs are listed apart.
 
-Narrow networks differ most from seed to seed and cost least, so they have most seeds. Experts of one block are alike
-but for chance, so their modules are averaged.
+A seed has one batch at all widths, so every width has the same seeds and each seed has its own slope: what a batch does
+to all widths is no scatter. Experts of one block are alike but for chance, so their modules are averaged.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ from windtunnel.train.data import pack_batch
 from windtunnel.train.pack import build_model, groups_of, initial_params, stacked_hyperparameters, table_of
 from windtunnel.train.steps import first_states, gradient, update
 
-SEEDS = {64: 8, 128: 8, 256: 6, 512: 4, 1024: 4}  # by width
-TIMES = {"experts": 2, "CNN": 4}  # so many seeds more: few experts, and few input channels, scatter from seed to seed
-CONTRAST = {64: 2, 128: 2, 256: 2}  # the standard parametrization needs no more to fail
+WIDTHS, SEEDS = (64, 128, 256, 512, 1024), 8
+TIMES = {"experts": 4, "CNN": 3, "MLP": 8}  # so many times the seeds: these scatter more, and an MLP costs little
+CONTRAST = (64, 128, 256), 4  # the standard parametrization needs no more to fail
+FIRST_SEED = 1000  # lower ones were seen before the numbers of seeds were chosen
 DEPTH, STEPS, HEAD_WIDTH, CONTEXT = 2, 3, 16, 32
 BAR, LEVEL = 0.05, 0.9
 SEARCH_SEEDS = (100, 101)
@@ -68,7 +69,7 @@ OPTIMIZERS: dict[str, Any] = {
     "AdamW": AdamW(), "SGD": SGD(), "Lion": Lion(), "LAMB": LAMB(), "Muon": Muon(), "Shampoo": Shampoo(),
 }  # fmt: skip
 RULES: dict[str, Any] = {"muP": MuP(), "standard": Standard()}  # standard: one rate for all tensors
-Plan = Mapping[int, int]  # width to seeds
+Plan = tuple[Sequence[int], int]  # widths, and seeds at each
 
 
 def main(
@@ -81,33 +82,34 @@ def main(
     """Measure what is missing in `kept` (or go by what is there), print the matrix, and return all slopes."""
     torch.set_num_threads(1)
     found = Kept(kept)
-    base = min(min(plan) for plan in plans.values())
+    base = min(min(widths) for widths, _ in plans.values())
     rates = {(o, m): rate(o, m, found, base) for o in optimizers for m in models}
     for width, seed, rule, o, m in _runs(plans, models, optimizers) if measure else ():
         found.get(f"{rule} {o} {m} {width} {seed}", measured, recipe_of(o, m, rates[o, m], rule), width, base, seed)
     cells = {}
-    for rule, plan in plans.items():
+    for rule, (widths, seeds) in plans.items():
         for o, m in rates:
-            keys = {w: [f"{rule} {o} {m} {w} {s}" for s in range(seeds_of(m, n))] for w, n in plan.items()}
-            there = {w: [found.values[key] for key in at if key in found.values] for w, at in keys.items()}
-            cells[f"{rule} {o} {m}"] = {"rates": rates[o, m]} | slopes_of({w: at for w, at in there.items() if at})
+            keys = [{w: f"{rule} {o} {m} {w} {seed}" for w in widths} for seed in seeds_of(m, seeds)]
+            whole = [at for at in keys if all(key in found.values for key in at.values())]
+            runs = {w: [found.values[at[w]] for at in whole] for w in widths}
+            cells[f"{rule} {o} {m}"] = {"rates": rates[o, m]} | slopes_of(runs)
     print(*matrix(cells, plans, models, optimizers), sep="\n")
-    setting = {"depth": DEPTH, "steps": STEPS, "seeds": plans, "times the seeds": TIMES, "bar": BAR, "level": LEVEL}
+    setting = {"depth": DEPTH, "steps": STEPS, "widths and seeds": plans, "times the seeds": TIMES}
+    setting |= {"first seed": FIRST_SEED, "bar": BAR, "level": LEVEL}
     return {"setting": setting, "cpu_seconds": round(sum(found.seconds.values())), "cells": cells}
 
 
 def _runs(plans: Mapping[str, Plan], models: Sequence[str], optimizers: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Width, seed, rule, optimizer and model of every run: muP first, every width once, then further seeds."""
-    for rule, plan in plans.items():
-        for seed in range(max(TIMES.values()) * max(plan.values())):
-            for width in sorted(plan):
-                cells = ((o, m) for o in optimizers for m in models if seed < seeds_of(m, plan[width]))
-                yield from ((width, seed, rule, o, m) for o, m in cells)
+    """Width, seed, rule, optimizer and model of every run: muP first, one seed of every cell, then further seeds."""
+    for rule, (widths, seeds) in plans.items():
+        for seed in range(FIRST_SEED, FIRST_SEED + max(TIMES.values()) * seeds):
+            cells = [(o, m) for o in optimizers for m in models if seed in seeds_of(m, seeds)]
+            yield from ((width, seed, rule, o, m) for width in widths for o, m in cells)
 
 
-def seeds_of(model: str, planned: int) -> int:
+def seeds_of(model: str, planned: int) -> range:
     """Seeds of a model where so many are planned."""
-    return planned * TIMES.get(model, 1)
+    return range(FIRST_SEED, FIRST_SEED + planned * TIMES.get(model, 1))
 
 
 class Kept:
@@ -205,7 +207,7 @@ def outputs(model: torch.nn.Module, groups: Any, params: Sequence[Tensor], input
 
 def slopes_of(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Slope and interval of each module's size at the start, size and move; the worst module and the median."""
-    found: dict[str, Any] = {"seeds": {w: len(at) for w, at in runs.items()}}
+    found: dict[str, Any] = {"seeds": len(next(iter(runs.values())))}
     found |= {"losses": {w: [round(run["loss"][-1], 3) for run in at] for w, at in runs.items()}}
     for index, quantity in enumerate(("start", "size", "move")):
         fits = _fits(runs, "seen", index)
@@ -234,17 +236,12 @@ def _logs(seen: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 
 def slope(logs: Mapping[int, Sequence[float]]) -> tuple[float, float]:
-    """Least-squares slope of the means by width over log width, and half its interval.
-
-    Seeds are taken to scatter alike at every width, which is cautious: they scatter less at the larger ones.
-    """
+    """Mean over seeds of the least-squares slope over log width, and half its interval by Student's t."""
     x = np.log(list(logs))
     weights = (x - x.mean()) / ((x - x.mean()) @ (x - x.mean()))
-    counts = np.array([len(at) for at in logs.values()])
-    freedom = counts.sum() - len(counts)
-    variance = sum(float(np.var(at)) * len(at) for at in logs.values()) / freedom
-    half = special.stdtrit(freedom, 0.5 + LEVEL / 2) * math.sqrt(variance * (weights**2 / counts).sum())
-    return float(weights @ [np.mean(at) for at in logs.values()]), float(half)
+    slopes = weights @ np.array(list(logs.values()))
+    half = special.stdtrit(len(slopes) - 1, 0.5 + LEVEL / 2) * np.std(slopes, ddof=1) / math.sqrt(len(slopes))
+    return float(np.mean(slopes)), float(half)
 
 
 def matrix(
@@ -272,4 +269,5 @@ if __name__ == "__main__":
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "windtunnel-coordinates.jsonl")
     parser.add_argument("--print", action="store_true", help="measure nothing, go by what is there")
     chosen = parser.parse_args()
-    write("coordinates", main(chosen.kept, {"muP": SEEDS, "standard": CONTRAST}, measure=not chosen.print))
+    planned = {"muP": (WIDTHS, SEEDS), "standard": CONTRAST}
+    write("coordinates", main(chosen.kept, planned, measure=not chosen.print))

@@ -13,14 +13,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are n
 
 from benchmarks import coordinates
 
-PLAN = {32: 4, 64: 3, 128: 2}
+WIDTHS, SEEDS = (32, 64, 128), 3
 # Exponents of rules come in halves, so a wrong one shows as 0.5 in the end; half of that tells right from wrong.
 BETWEEN = 0.25
 
 
 def noisy(exponent, scatter, seed):
+    """Scatter of each width, and a shift that a seed has at all of them and that is no scatter of the slope."""
     draw = np.random.default_rng(seed)
-    return {w: [exponent * math.log(w) + scatter * draw.normal() for _ in range(n)] for w, n in PLAN.items()}
+    shift = draw.normal(size=SEEDS)
+    return {w: exponent * math.log(w) + shift + scatter * draw.normal(size=SEEDS) for w in WIDTHS}
 
 
 def test_the_slope_of_a_power_is_its_exponent():
@@ -53,7 +55,8 @@ def test_experts_of_a_block_are_one_module_and_the_readout_is_none(tmp_path):
 
 def test_what_standard_training_adds_grows_with_width_and_what_mup_adds_does_not(tmp_path, capsys):
     models, optimizers = ("decoder", "gated"), ("AdamW", "Lion")
-    found = coordinates.main(tmp_path / "kept", {"muP": PLAN, "standard": PLAN}, models, optimizers)
+    plans = dict.fromkeys(("muP", "standard"), (WIDTHS, SEEDS))
+    found = coordinates.main(tmp_path / "kept", plans, models, optimizers)
     for cell in (f"{o} {m}" for o in optimizers for m in models):
         wrong = found["cells"][f"standard {cell}"]["move"]
         value, half = wrong["modules"][wrong["worst"]]
