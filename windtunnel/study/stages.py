@@ -21,6 +21,7 @@ from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
+from windtunnel.train.data import check_examples, check_held_out
 from windtunnel.train.pack import Pack, check_builds
 from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import (
@@ -242,12 +243,16 @@ class Stages:
         return found
 
     def check_builds(self) -> None:
-        """Raise InputError for a recipe that cannot be trained at some rung, or at the target; builds shapes alone."""
+        """Raise InputError for a recipe that cannot be trained at some rung, or at the target, or runs that cannot be
+        judged; builds shapes alone, and draws two examples."""
         study = self.study
+        for judge in (self.judge, self._tuning_judge):
+            check_held_out(judge)
         rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
         for name, recipe in self.recipes.items():
             filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
             try:
+                check_examples(filled.data)
                 check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
             except InputError as error:
                 raise InputError(f"{name} cannot be trained everywhere. {error}") from error

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from windtunnel.errors import InputError
 from windtunnel.recipe import Judge
 
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
@@ -36,6 +37,59 @@ def judge_steps(judge: Judge, steps: int) -> set[int]:
 def judge_chunk(judge: Judge) -> int:
     """Held-out examples that are judged at once."""
     return max(1, JUDGE_CHUNK_TOKENS // judge.data.shape().tokens_per_example)
+
+
+def check_examples(data: Any) -> None:
+    """Raise InputError for a data plan whose training examples are not what its shape says, or cannot be judged."""
+    try:
+        batch = data.batch(seed=0, step=0, size=2)
+    except InputError:
+        raise
+    except Exception:  # a fault in the plan's code: its runs will tell, with the line
+        return
+    _check_batch(data, "batch", batch, "2")
+
+
+def check_held_out(judge: Judge) -> None:
+    """The same for held-out examples, and that there are some."""
+    size = judge_chunk(judge)
+    try:
+        first = next(iter(judge.data.held_out(size=size, tokens=judge.tokens)), None)
+    except InputError:
+        raise
+    except Exception:
+        return
+    if first is None:
+        raise InputError(
+            f"{type(judge.data).__name__}.held_out(size={size}, tokens={judge.tokens}) yields nothing, so no run can "
+            f"be judged. It yields examples in chunks of at most `size` until they have `tokens` predictions, the last "
+            f"chunk smaller."
+        )
+    _check_batch(judge.data, "held_out", first, f"at most {size}")
+
+
+def _check_batch(data: Any, method: str, batch: Any, asked: str) -> None:
+    name, shape = f"{type(data).__name__}.{method}", data.shape()
+    if not (isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(each, np.ndarray) for each in batch)):
+        raise InputError(f"{name} gives {type(batch).__name__}; give two numpy arrays, inputs and targets.")
+    inputs, targets = batch
+    many = len(inputs) if inputs.ndim else 0
+    if inputs.shape != (many, *shape.example_shape) or not 0 < many <= int(asked.split()[-1]):
+        raise InputError(
+            f"{name} gives inputs of shape {inputs.shape}; asked for {asked} examples, it must give that many, each of "
+            f"the shape that its shape() states, {shape.example_shape}."
+        )
+    if targets.dtype != np.int64 or targets.shape != (many, shape.tokens_per_example):
+        raise InputError(
+            f"{name} gives targets {targets.dtype} of shape {targets.shape}; they must be int64 of shape "
+            f"{(many, shape.tokens_per_example)}: runs are judged by the cross-entropy of outcomes, numbered from 0 to "
+            f"{shape.classes - 1}. What is continuous can be cut into bins."
+        )
+    if targets.min() < 0 or targets.max() >= shape.classes:
+        raise InputError(
+            f"{name} gives targets from {targets.min()} to {targets.max()}; its shape() states {shape.classes} "
+            f"classes, so they go from 0 to {shape.classes - 1}."
+        )
 
 
 def judge_batches(judge: Judge, device: torch.device, most: int | None = None) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,107 @@
+"""A data plan of one's own: what does not fit is said by `plan` and `run` before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tiny
+
+import windtunnel as wt
+from windtunnel.recipe import DataShape
+from windtunnel.train.data import check_examples, check_held_out
+
+CLASSES = 256
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Sequences that count on, from anywhere; with one `fault`."""
+
+    fault: str = ""
+    where: str = "both"
+    repeat: bool = True
+
+    def shape(self):
+        return DataShape(
+            classes=CLASSES, tokens_per_example=tiny.CONTEXT, train_tokens=10**6, example_shape=(tiny.CONTEXT,)
+        )
+
+    def fingerprint(self):
+        return f"counting {self.fault}"
+
+    def _made(self, generator, size, here):
+        starts = generator.integers(CLASSES, size=(size, 1))
+        inputs = (starts + np.arange(tiny.CONTEXT)) % CLASSES
+        targets = (inputs + 1) % CLASSES
+        faults = {
+            "list": (inputs.tolist(), targets),
+            "short": (inputs[:, 1:], targets),
+            "many": (np.repeat(inputs, 10**4, 0), np.repeat(targets, 10**4, 0)),
+            "floats": (inputs, targets.astype(np.float32)),
+            "small": (inputs, targets.astype(np.int32)),
+            "one": (inputs, targets[:, :1]),
+            "beyond": (inputs, targets + CLASSES),
+            "below": (inputs, targets - CLASSES),
+        }
+        return faults.get(self.fault if self.where in (here, "both") else "", (inputs, targets))
+
+    def batch(self, *, seed, step, size):
+        if self.fault == "raises":
+            raise ZeroDivisionError
+        return self._made(np.random.default_rng((seed, step)), size, "batch")
+
+    def held_out(self, *, size, tokens):
+        if self.fault != "empty":
+            yield self._made(np.random.default_rng(7), min(size, -(-tokens // tiny.CONTEXT)), "held_out")
+
+
+SAID = {
+    "list": "two numpy arrays",
+    "short": r"inputs of shape \(\d+, 15\).*\(16,\)",
+    "many": r"asked for .* examples, it must give that many",
+    "floats": r"targets float32 .* must be int64 .* cut into bins",
+    "small": "targets int32",
+    "one": r"targets int64 of shape \(\d+, 1\)",
+    "beyond": r"targets from \d+ to \d+; .* 256 classes, .* 0 to 255",
+    "below": r"targets from -\d+ to -?\d+; .* 256 classes",
+}
+
+
+@pytest.mark.parametrize("fault", SAID)
+def test_each_fault_of_a_plan_is_named_with_its_method(fault):
+    with pytest.raises(wt.InputError, match=rf"Counting\.batch .*{SAID[fault]}"):
+        check_examples(Counting(fault))
+    with pytest.raises(wt.InputError, match=rf"Counting\.held_out .*{SAID[fault]}"):
+        check_held_out(wt.Judge(data=Counting(fault), tokens=4096))
+
+
+def test_a_judge_without_examples_is_refused():
+    with pytest.raises(wt.InputError, match=r"held_out\(size=512, tokens=4096\) yields nothing"):
+        check_held_out(wt.Judge(data=Counting("empty"), tokens=4096))
+
+
+def test_a_fault_in_the_plans_code_is_left_to_the_run_that_can_say_its_line():
+    check_examples(Counting("raises"))
+
+
+@pytest.mark.parametrize("where", ["batch", "held_out"])
+def test_a_study_refuses_it_before_anything_is_trained(corpus, tmp_path, where):
+    data, store = Counting("floats", where), wt.Store(tmp_path / "store")
+    study = tiny.study(corpus, base=tiny.recipe(corpus).but(data=data), ideas=[], judge=wt.Judge(data=data, tokens=256))
+    for asked in (study.plan, study.run):
+        with pytest.raises(wt.InputError, match=rf"Counting\.{where} gives targets float32"):
+            asked(store)
+    assert not list(store.keys())
+
+
+STOCK = [wt.data.text, wt.data.stdlib, wt.data.digits]
+
+
+@pytest.mark.parametrize("made", STOCK, ids=lambda made: made.__name__)
+def test_stock_plans_have_none_of_these_faults(made):
+    check_examples(made())
+    check_held_out(wt.Judge(data=made(), tokens=300))
+    check_examples(Counting())
+    check_held_out(wt.Judge(data=Counting(), tokens=300))
