@@ -77,6 +77,13 @@ def test_each_fault_of_a_plan_is_named_with_its_method(fault):
         check_held_out(wt.Judge(data=Counting(fault), tokens=4096))
 
 
+def test_targets_that_an_objective_of_ones_own_reads_may_be_anything():
+    for fault in ("floats", "small", "one", "beyond"):
+        check_examples(Counting(fault), own_targets=True)
+    with pytest.raises(wt.InputError, match=r"Counting\.batch gives inputs"):
+        check_examples(Counting("short"), own_targets=True)
+
+
 def test_a_judge_without_examples_is_refused():
     with pytest.raises(wt.InputError, match=r"held_out\(size=512, tokens=4096\) yields nothing"):
         check_held_out(wt.Judge(data=Counting("empty"), tokens=4096))

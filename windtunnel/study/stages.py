@@ -16,6 +16,7 @@ from typing import Any
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.launch.width import A_CORE
+from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
@@ -252,7 +253,7 @@ class Stages:
         for name, recipe in self.recipes.items():
             filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
             try:
-                check_examples(filled.data)
+                check_examples(filled.data, own_targets=not isinstance(filled.objective, CrossEntropy))
                 check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
             except InputError as error:
                 raise InputError(f"{name} cannot be trained everywhere. {error}") from error

@@ -39,15 +39,16 @@ def judge_chunk(judge: Judge) -> int:
     return max(1, JUDGE_CHUNK_TOKENS // judge.data.shape().tokens_per_example)
 
 
-def check_examples(data: Any) -> None:
-    """Raise InputError for a data plan whose training examples are not what its shape says, or cannot be judged."""
+def check_examples(data: Any, *, own_targets: bool = False) -> None:
+    """Raise InputError for a data plan whose training examples are not what its shape says; targets may be anything
+    where an objective of the user's own reads them."""
     try:
         batch = data.batch(seed=0, step=0, size=2)
     except InputError:
         raise
     except Exception:  # a fault in the plan's code: its runs will tell, with the line
         return
-    _check_batch(data, "batch", batch, "2")
+    _check_batch(data, "batch", batch, "2", own_targets)
 
 
 def check_held_out(judge: Judge) -> None:
@@ -68,7 +69,7 @@ def check_held_out(judge: Judge) -> None:
     _check_batch(judge.data, "held_out", first, f"at most {size}")
 
 
-def _check_batch(data: Any, method: str, batch: Any, asked: str) -> None:
+def _check_batch(data: Any, method: str, batch: Any, asked: str, own_targets: bool = False) -> None:
     name, shape = f"{type(data).__name__}.{method}", data.shape()
     if not (isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(each, np.ndarray) for each in batch)):
         raise InputError(f"{name} gives {type(batch).__name__}; give two numpy arrays, inputs and targets.")
@@ -79,6 +80,8 @@ def _check_batch(data: Any, method: str, batch: Any, asked: str) -> None:
             f"{name} gives inputs of shape {inputs.shape}; asked for {asked} examples, it must give that many, each of "
             f"the shape that its shape() states, {shape.example_shape}."
         )
+    if own_targets and len(targets) == many:
+        return
     if targets.dtype != np.int64 or targets.shape != (many, shape.tokens_per_example):
         raise InputError(
             f"{name} gives targets {targets.dtype} of shape {targets.shape}; they must be int64 of shape "
