@@ -81,6 +81,22 @@ def test_what_no_layer_of_torch_tells_is_still_asked_for():
         sites(lambda w: nn.Bilinear(w, w, w))
 
 
+def test_what_a_subclass_adds_is_asked_for_too():
+    class Relative(nn.MultiheadAttention):
+        def __init__(self, width):
+            super().__init__(width, 2)
+            self.distance = nn.Parameter(torch.zeros(2, 31))
+
+    class Peephole(nn.LSTM):
+        def __init__(self, width):
+            super().__init__(width, width)
+            self.peep = nn.Parameter(torch.zeros(3, width))
+
+    for layer, tensor in ((Relative, "distance"), (Peephole, "peep")):
+        with pytest.raises(wt.InputError, match=rf"role of tensor layer\.{tensor} .* in a {layer.__name__}\) cannot"):
+            sites(layer)
+
+
 class Attending(Around):
     """A causal encoder."""
 

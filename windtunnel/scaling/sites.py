@@ -218,14 +218,16 @@ def _role(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list
 
 
 def _called_otherwise(tensor: str, layer: nn.Module) -> str | None:
-    """ "matrix" (out, in), "bias" or "vector" for tensors of torch's layers that are not called weight and bias.
+    """Of tensors that torch's layers call otherwise than weight and bias: "matrix" (out, in), "bias" or "vector".
 
     Queries, keys and values, or the gates of a cell, are stacked in the fan-out of one matrix.
     """
     if isinstance(layer, nn.MultiheadAttention):
-        return "vector" if tensor in ("bias_k", "bias_v") else "matrix" if tensor.endswith("_weight") else "bias"
+        kinds = dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), "matrix")
+        return (kinds | {"in_proj_bias": "bias", "bias_k": "vector", "bias_v": "vector"}).get(tensor)
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-        return "matrix" if tensor.startswith("weight_") else "bias"
+        of = {"weight_ih": "matrix", "weight_hh": "matrix", "weight_hr": "matrix", "bias_ih": "bias", "bias_hh": "bias"}
+        return of.get("_".join(tensor.split("_")[:2]))
     return None
 
 
