@@ -278,6 +278,7 @@ class Odd(nn.Module):
         super().__init__()
         self.scale, self.mix = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width, 2 * width))
         self.router, self.pads = nn.Parameter(torch.ones(4, width)), nn.Parameter(torch.ones(3, width))
+        self.kernel = nn.Parameter(torch.ones(width, width, 3))
         self.gate_bias, self.flag = nn.Parameter(torch.ones(4, width)), nn.Parameter(torch.ones(5))
         self.experts, self.few = nn.Parameter(torch.ones(4, 2 * width, width)), nn.Linear(width, 8)
 
@@ -291,8 +292,8 @@ def test_all_kinds_of_tensors_that_shapes_cannot_tell_are_asked_for_at_once():
     with pytest.raises(InputError, match=r"tensor 1\.scale .*, 1\.mix .*1\.flag \(shape \(5,\), in a Odd\)") as refused:
         adopted(build=build)
     guess = (
-        '{"*.scale": "vector", "*.mix": "hidden", "*.router": "router", "*.pads": "vector", "*.gate_bias": "vector", '
-        '"*.flag": "fixed", "*.experts": ("hidden", "-??")}'
+        '{"*.scale": "vector", "*.mix": "hidden", "*.router": "router", "*.pads": "vector", "*.kernel": "hidden", '
+        '"*.gate_bias": "vector", "*.flag": "fixed", "*.experts": ("hidden", "-??")}'
     )
     assert f"roles={guess}." in str(refused.value) and 'roles={"*.few.weight": "hidden"}.' in str(refused.value)
     with pytest.raises(InputError, match=r"axes '-\?\?' of 1\.experts do not fit"):

@@ -122,7 +122,7 @@ def _guess(pattern: str, base: tuple[int, ...], wider: tuple[int, ...]) -> str:
     grows = [a != b for a, b in zip(base, wider, strict=True)]
     if len(grows) == 3 and all(grows[1:]):
         return '("hidden", "-??")'  # copies first; what is in and what out, no shape says
-    if grows == [True, True]:
+    if len(grows) > 1 and all(grows[:2]) and not any(grows[2:]):  # a matrix, or a kernel of matrices
         return '"hidden"'
     if grows == [False, True] and _likely(pattern) == "router" and not pattern.endswith("bias"):
         return '"router"'

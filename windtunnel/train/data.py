@@ -71,7 +71,9 @@ def check_held_out(judge: Judge) -> None:
 
 def _check_batch(data: Any, method: str, batch: Any, asked: str, own_targets: bool = False) -> None:
     name, shape = f"{type(data).__name__}.{method}", data.shape()
-    if not (isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(each, np.ndarray) for each in batch)):
+    if not (
+        isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, np.ndarray) for each in batch)
+    ):
         raise InputError(f"{name} gives {type(batch).__name__}; give two numpy arrays, inputs and targets.")
     inputs, targets = batch
     many = len(inputs) if inputs.ndim else 0
