@@ -292,15 +292,50 @@ def test_all_kinds_of_tensors_that_shapes_cannot_tell_are_asked_for_at_once():
     with pytest.raises(InputError, match=r"tensor 1\.scale .*, 1\.mix .*1\.flag \(shape \(5,\), in a Odd\)") as refused:
         adopted(build=build)
     guess = (
-        '{"*.scale": "vector", "*.mix": "hidden", "*.router": "router", "*.pads": "vector", "*.kernel": "hidden", '
+        '{"*.scale": "vector", "*.mix": "hidden", "*.router": "router", "*.pads": "??", "*.kernel": "hidden", '
         '"*.gate_bias": "vector", "*.flag": "fixed", "*.experts": ("hidden", "-??")}'
     )
     assert f"roles={guess}." in str(refused.value) and 'roles={"*.few.weight": "hidden"}.' in str(refused.value)
     with pytest.raises(InputError, match=r"axes '-\?\?' of 1\.experts do not fit"):
+        adopted(build=build, roles=ast.literal_eval(guess) | {"*.pads": "vector"})
+    with pytest.raises(InputError, match=r"states '\?\?' for '\*\.pads'"):
         adopted(build=build, roles=ast.literal_eval(guess))
-    told = {"*.experts": ("hidden", "-oi"), "*.few.weight": "hidden"}
+    told = {"*.experts": ("hidden", "-oi"), "*.few.weight": "hidden", "*.pads": "vector"}
     stated = adopted(build=build, roles=ast.literal_eval(guess) | told)
     assert stated.table.sites["2.experts"].fan_in == TARGET
+
+
+class Apart(nn.Module):
+    """A matrix of one's own, called weight as those of torch's layers are."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, width))
+
+
+@pytest.mark.parametrize("own", [Apart, lambda w: nn.Sequential(nn.Linear(w, 8), nn.Linear(8, w))])
+def test_a_proposed_line_says_nothing_of_tensors_that_are_told(own):
+    def build(width):
+        return nn.Sequential(nn.Embedding(32, width), own(width), nn.Linear(width, 32))
+
+    with pytest.raises(InputError) as refused:
+        adopted(build=build)
+    roles = ast.literal_eval(str(refused.value).split("roles=")[1].split("}")[0] + "}")
+    found = adopted(build=build, roles=roles).table.sites
+    assert (found["0.weight"].role, found["2.weight"].role) == ("embedding", "readout") and len(roles) == 1
+
+
+def test_tensors_of_one_name_and_other_shapes_are_all_named():
+    class Some(nn.Module):
+        def __init__(self, *shape):
+            super().__init__()
+            self.mix = nn.Parameter(torch.ones(*shape))
+
+    def build(width):
+        return nn.Sequential(nn.Embedding(32, width), Some(width, width), Some(width), nn.Linear(width, 32))
+
+    with pytest.raises(InputError, match=r'1\.mix .*2\.mix .*\{"1\.mix": "hidden", "2\.mix": "vector"\}'):
+        adopted(build=build)
 
 
 def test_multipliers_and_groups_survive_a_safetensors_round_trip(tmp_path):

@@ -38,7 +38,11 @@ class Counting:
         faults = {
             "list": (inputs.tolist(), targets),
             "short": (inputs[:, 1:], targets),
-            "many": (np.repeat(inputs, 10**4, 0), np.repeat(targets, 10**4, 0)),
+            "none": (inputs[:0], targets[:0]),
+            "flat": (inputs, targets.ravel()),
+            "bytes": (inputs, targets.astype(np.uint8)),
+            "left out": (inputs, np.where(inputs % 2, targets, -100)),
+            "more": (np.repeat(inputs, 2, 0), np.repeat(targets, 2, 0)),
             "floats": (inputs, targets.astype(np.float32)),
             "small": (inputs, targets.astype(np.int32)),
             "one": (inputs, targets[:, :1]),
@@ -60,7 +64,7 @@ class Counting:
 SAID = {
     "list": "two numpy arrays",
     "short": r"inputs of shape \(\d+, 15\).*\(16,\)",
-    "many": r"asked for .* examples, it must give that many",
+    "none": r"inputs of shape \(0, 16\)",
     "floats": r"targets float32 .* must be int64 .* cut into bins",
     "small": "targets int32",
     "one": r"targets int64 of shape \(\d+, 1\)",
@@ -82,6 +86,17 @@ def test_targets_that_an_objective_of_ones_own_reads_may_be_anything():
         check_examples(Counting(fault), own_targets=True)
     with pytest.raises(wt.InputError, match=r"Counting\.batch gives inputs"):
         check_examples(Counting("short"), own_targets=True)
+
+
+def test_another_number_of_examples_than_asked_is_refused_in_training_alone():
+    with pytest.raises(wt.InputError, match=r"inputs of shape \(4, 16\), asked for 2 examples"):
+        check_examples(Counting("more"))
+    check_held_out(wt.Judge(data=Counting("more"), tokens=4096))
+
+
+@pytest.mark.parametrize("fault", ["flat", "bytes", "left out"])
+def test_what_trains_as_it_is_is_let_pass(fault):
+    check_examples(Counting(fault))
 
 
 def test_a_judge_without_examples_is_refused():

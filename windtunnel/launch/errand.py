@@ -206,8 +206,13 @@ def _arrive(sources: Mapping[str, tuple[str, str]]) -> None:
 def _folder_of(digest: str) -> Path:
     """A folder of this process alone, under a name that no other user can take before, removed when it ends."""
     root = Path(tempfile.mkdtemp(prefix="windtunnel-sources-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    atexit.register(_remove, root, os.getpid())
     return root
+
+
+def _remove(root: Path, maker: int) -> None:
+    if os.getpid() == maker:  # not what was forked from it
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _same(file: str, text: str) -> bool:

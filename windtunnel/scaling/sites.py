@@ -59,14 +59,14 @@ def compared(
         known = _stated(name, stated) or _told(name, base_shape, shapes[name], owners[name])
         if known is None:
             where = f"{name} (shape {base_shape}, in a {type(owners[name][0]).__name__})"
-            untold.setdefault(_like(name), (where, base_shape, shapes[name]))
+            untold[name] = (where, _guess(name, base_shape, shapes[name]))
             continue
         told[name], (role, axes) = known[0], known
         pair = _site(role, tuple(param.shape), axes, name), _site(role, base_shape, axes, name)
         many, few = layers_of(name, growing or {})
         found[name] = replace(pair[0], layers=many), replace(pair[1], layers=few)
     guessed = {name: role for name, role in told.items() if _stated(name, stated) is None}
-    if asked := ([_asked(untold)] if untold else []) + _several_readouts(guessed, told):
+    if asked := ([_asked(untold, list(at_base))] if untold else []) + _several_readouts(guessed, told, list(at_base)):
         raise InputError(" ".join(asked))
     gone = sorted(set(at_base) - set(found))
     if gone:
@@ -105,28 +105,41 @@ def _told(name: str, base: tuple[int, ...], wider: tuple[int, ...], owners: list
     return None if role is None else (role, "")
 
 
-def _asked(untold: Mapping[str, tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:
-    """What to say of tensors whose roles must be stated: by pattern the first one, its shapes at the base and wider."""
-    named = ", ".join(where for where, *_ in untold.values())
-    guessed = ", ".join(f'"{pattern}": {_guess(pattern, *shapes)}' for pattern, (_, *shapes) in untold.items())
+def _asked(untold: Mapping[str, tuple[str, str]], names: Sequence[str]) -> str:
+    """What to say of tensors whose roles must be stated: by name what they are, and a guess."""
+    first: dict[str, tuple[str, str]] = {}
+    for name, (where, guess) in untold.items():
+        alike = {other for other, (_, same) in untold.items() if same == guess}
+        first.setdefault(_pattern(name, alike, names), (where, guess))
+    named = ", ".join(where for where, _ in first.values())
+    guessed = ", ".join(f'"{pattern}": {guess}' for pattern, (_, guess) in first.items())
     return (
         f"The role of tensor {named} cannot be told from its shape, and a wrong role would scale it wrongly. Use "
         f"Linear, Conv, Embedding and norm layers, whose tensors are called weight and bias, or state it. A guess by "
-        f"shape and name, for you to confirm: roles={{{guessed}}}. A vector grows with width and has no inputs, a "
-        f'hidden matrix is (out, in), the axes of stacks are "-oi" (copies, out, in) or "-io"; one of '
+        f"shape and name, for you to confirm (?? to fill): roles={{{guessed}}}. A vector grows with width and has "
+        f'no inputs, a hidden matrix is (out, in), the axes of stacks are "-oi" (copies, out, in) or "-io"; one of '
         f"{', '.join(ROLES)}."
     )
 
 
-def _guess(pattern: str, base: tuple[int, ...], wider: tuple[int, ...]) -> str:
+def _guess(name: str, base: tuple[int, ...], wider: tuple[int, ...]) -> str:
+    """A role to propose, as code; ?? where a tensor may as well be another."""
     grows = [a != b for a, b in zip(base, wider, strict=True)]
-    if len(grows) == 3 and all(grows[1:]):
+    if not any(grows):
+        return '"fixed"'
+    if grows == [False, True, True]:
         return '("hidden", "-??")'  # copies first; what is in and what out, no shape says
     if len(grows) > 1 and all(grows[:2]) and not any(grows[2:]):  # a matrix, or a kernel of matrices
         return '"hidden"'
-    if grows == [False, True] and _likely(pattern) == "router" and not pattern.endswith("bias"):
-        return '"router"'
-    return '"vector"' if any(grows) else '"fixed"'
+    if len(grows) == 1 or base[0] == 1 or name.endswith("bias"):
+        return '"vector"'
+    return '"router"' if grows == [False, True] and _likely(name) == "router" else '"??"'
+
+
+def _pattern(name: str, alike: set[str], names: Sequence[str]) -> str:
+    """A pattern of the tensor and those like it in other blocks; its name, if others match that are not alike."""
+    found = _like(name)
+    return found if all(other in alike for other in names if fnmatchcase(other, found)) else name
 
 
 def _likely(pattern: str) -> str:
@@ -134,13 +147,14 @@ def _likely(pattern: str) -> str:
     return "router" if any(word in pattern for word in ("router", "gate")) else "hidden"
 
 
-def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str]) -> list[str]:
+def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str], names: Sequence[str]) -> list[str]:
     """A network is read out once: of several matrices that only shrink, shapes cannot tell which one does it."""
     shrink, others = _readouts(guessed, told)
     if len(shrink) + bool(others) < 2:
         return []
-    inside = list(dict.fromkeys(map(_like, shrink if others else shrink[:-1])))
-    stated = ", ".join(f'"{pattern}": "{_likely(pattern)}"' for pattern in inside)
+    inside = shrink if others else shrink[:-1]
+    patterns = dict.fromkeys(_pattern(name, set(inside), names) for name in inside)
+    stated = ", ".join(f'"{pattern}": "{_likely(pattern)}"' for pattern in patterns)
     return [
         f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
         f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "

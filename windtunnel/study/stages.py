@@ -250,6 +250,8 @@ class Stages:
         for judge in (self.judge, self._tuning_judge):
             check_held_out(judge)
         rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
+        for recipe in self._tuned.values():
+            check_examples(recipe.data, own_targets=not isinstance(recipe.objective, CrossEntropy))
         for name, recipe in self.recipes.items():
             filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
             try:

@@ -13,6 +13,7 @@ from torch import Tensor
 from windtunnel.errors import InputError
 from windtunnel.recipe import Judge
 
+IGNORED = -100  # the target that torch's cross-entropy leaves out
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
 
 
@@ -48,7 +49,7 @@ def check_examples(data: Any, *, own_targets: bool = False) -> None:
         raise
     except Exception:  # a fault in the plan's code: its runs will tell, with the line
         return
-    _check_batch(data, "batch", batch, "2", own_targets)
+    _check_batch(data, "batch", batch, 2, own_targets)
 
 
 def check_held_out(judge: Judge) -> None:
@@ -66,33 +67,35 @@ def check_held_out(judge: Judge) -> None:
             f"be judged. It yields examples in chunks of at most `size` until they have `tokens` predictions, the last "
             f"chunk smaller."
         )
-    _check_batch(judge.data, "held_out", first, f"at most {size}")
+    _check_batch(judge.data, "held_out", first, None)
 
 
-def _check_batch(data: Any, method: str, batch: Any, asked: str, own_targets: bool = False) -> None:
+def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targets: bool = False) -> None:
     name, shape = f"{type(data).__name__}.{method}", data.shape()
     if not (
         isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, np.ndarray) for each in batch)
     ):
-        raise InputError(f"{name} gives {type(batch).__name__}; give two numpy arrays, inputs and targets.")
+        kinds = [type(each).__name__ for each in batch] if isinstance(batch, tuple | list) else type(batch).__name__
+        raise InputError(f"{name} gives {kinds}; give two numpy arrays, inputs and targets.")
     inputs, targets = batch
     many = len(inputs) if inputs.ndim else 0
-    if inputs.shape != (many, *shape.example_shape) or not 0 < many <= int(asked.split()[-1]):
+    if not many or many != (asked or many) or inputs.shape != (many, *shape.example_shape):
         raise InputError(
-            f"{name} gives inputs of shape {inputs.shape}; asked for {asked} examples, it must give that many, each of "
-            f"the shape that its shape() states, {shape.example_shape}."
+            f"{name} gives inputs of shape {inputs.shape}{f', asked for {asked} examples' if asked else ''}; each "
+            f"example must have the shape that its shape() states, {shape.example_shape}."
         )
-    if own_targets and len(targets) == many:
+    if own_targets:
         return
-    if targets.dtype != np.int64 or targets.shape != (many, shape.tokens_per_example):
+    if targets.dtype not in (np.int64, np.uint8) or targets.size != many * shape.tokens_per_example:
         raise InputError(
             f"{name} gives targets {targets.dtype} of shape {targets.shape}; they must be int64 of shape "
             f"{(many, shape.tokens_per_example)}: runs are judged by the cross-entropy of outcomes, numbered from 0 to "
             f"{shape.classes - 1}. What is continuous can be cut into bins."
         )
-    if targets.min() < 0 or targets.max() >= shape.classes:
+    counted = targets[targets != IGNORED]
+    if counted.size and (counted.min() < 0 or counted.max() >= shape.classes):
         raise InputError(
-            f"{name} gives targets from {targets.min()} to {targets.max()}; its shape() states {shape.classes} "
+            f"{name} gives targets from {counted.min()} to {counted.max()}; its shape() states {shape.classes} "
             f"classes, so they go from 0 to {shape.classes - 1}."
         )
 

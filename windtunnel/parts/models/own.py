@@ -92,7 +92,9 @@ def _counted(module: Built, rung: Rung, data: DataShape) -> Size:
     model = on_meta(lambda: Own(module).build(rung, data)).to("meta")
     flops = _flops(module, model, rung, data)
     named = dict(model.named_parameters(remove_duplicate=False))
-    tables = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Embedding)}
+    tables = {
+        f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+    }
     embedding = {id(named[name]): named[name].numel() for name in tables}
     return Size(
         embedding=sum(embedding.values()),
