@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.scaling.rules.width import HIDDEN
+from windtunnel.scaling.sites import LOOKUPS
 
 if TYPE_CHECKING:
     from windtunnel.scaling.table import ScaleTable
@@ -48,7 +49,7 @@ def draw(param: nn.Parameter, mean: float, std: float, seed: int | None, blank: 
 
 def blank_rows(model: nn.Module) -> dict[int, int]:
     """Identity of each lookup table to its row that stands for no token: torch makes it zero, and it never learns."""
-    lookups = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    lookups = [module for module in model.modules() if isinstance(module, LOOKUPS)]
     return {id(each.weight): each.padding_idx for each in lookups if each.padding_idx is not None}
 
 

@@ -247,15 +247,15 @@ class Stages:
         """Raise InputError for a recipe that cannot be trained at some rung, or at the target, or runs that cannot be
         judged; builds shapes alone, and draws two examples."""
         study = self.study
-        for judge in (self.judge, self._tuning_judge):
+        for judge in (self.judge, self._tuning_judge) if self._elsewhere else (self.judge,):
             check_held_out(judge)
-        rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
         for recipe in self._tuned.values():
-            check_examples(recipe.data, own_targets=not isinstance(recipe.objective, CrossEntropy))
+            _check_data(recipe)
+        rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
         for name, recipe in self.recipes.items():
             filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
             try:
-                check_examples(filled.data, own_targets=not isinstance(filled.objective, CrossEntropy))
+                _check_data(filled)
                 check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
             except InputError as error:
                 raise InputError(f"{name} cannot be trained everywhere. {error}") from error
@@ -356,6 +356,10 @@ class Stages:
 
     def _recorded(self, key: str) -> bool:
         return key in self._runs or key in self.store
+
+
+def _check_data(recipe: Recipe) -> None:
+    check_examples(recipe.data, own_targets=not isinstance(recipe.objective, CrossEntropy))
 
 
 def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:

@@ -72,12 +72,11 @@ def check_held_out(judge: Judge) -> None:
 
 def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targets: bool = False) -> None:
     name, shape = f"{type(data).__name__}.{method}", data.shape()
-    if not (
-        isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, np.ndarray) for each in batch)
-    ):
-        kinds = [type(each).__name__ for each in batch] if isinstance(batch, tuple | list) else type(batch).__name__
+    given = batch if isinstance(batch, tuple | list) else [batch]
+    if len(given) != 2 or not all(isinstance(each, np.ndarray) for each in given):
+        kinds = ", ".join(type(each).__name__ for each in given)
         raise InputError(f"{name} gives {kinds}; give two numpy arrays, inputs and targets.")
-    inputs, targets = batch
+    inputs, targets = given
     many = len(inputs) if inputs.ndim else 0
     if not many or many != (asked or many) or inputs.shape != (many, *shape.example_shape):
         raise InputError(

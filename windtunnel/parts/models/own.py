@@ -22,6 +22,7 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
 from windtunnel.recipe import DataShape
 from windtunnel.scaling.meta import on_meta
+from windtunnel.scaling.sites import LOOKUPS
 
 Built = Callable[[Rung, DataShape], nn.Module]
 
@@ -92,9 +93,7 @@ def _counted(module: Built, rung: Rung, data: DataShape) -> Size:
     model = on_meta(lambda: Own(module).build(rung, data)).to("meta")
     flops = _flops(module, model, rung, data)
     named = dict(model.named_parameters(remove_duplicate=False))
-    tables = {
-        f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
-    }
+    tables = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, LOOKUPS)}
     embedding = {id(named[name]): named[name].numel() for name in tables}
     return Size(
         embedding=sum(embedding.values()),
