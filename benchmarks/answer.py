@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,15 +46,18 @@ from benchmarks.answer_runs import (
     trunks,
 )
 from benchmarks.common import RESULTS, write
+from windtunnel.forecasts.constants import ENDS_LADDER
 from windtunnel.laws.law import Sizes
 from windtunnel.runs import Run
 from windtunnel.store import Store
+from windtunnel.study.buying import in_order
 from windtunnel.train.precision import PRECISIONS
 from windtunnel.tune import Tuning, coarse_values
 
 BAR = 0.002  # of the loss, asked by the question
 TRIALS = 40  # of an Optuna study that is never good: what it spent by then is a lower bound
 EQUAL = 12  # runs that our tuning trains at the base (5 coarse, 5 fine with 2 seeds, 3 of them the same)
+HALF_WIDTHS = (0.03, 0.04, 0.06)  # asked of a study that buys only what it needs, at LEVEL
 TARGETS, LEVEL = (128, 192), 0.95  # widths of the models that are foretold, at the longest horizon
 
 
@@ -113,9 +118,47 @@ def forecasts(runs: Sequence[Run], study: int) -> list[dict[str, Any]]:
     return result
 
 
-def half_widths(runs: Sequence[Run]) -> dict[int, dict[str, float]]:
-    """By the target's width, half of the 95 % interval over the median: of one new run, and of the expected loss."""
+def bought(runs: Sequence[Run], study: int, tuning: dict[str, Any], speed: Speeds) -> Iterator[dict[str, Any]]:
+    """(ii) for one study that buys only the rungs it needs (`Study.half_width`), all horizons and one or two seeds.
+
+    The usual way cannot tell which of the widths are needed: it is billed for all, and for those that ours bought.
+    """
+    own = seeds_of(study)
+    rate = next(run.spec.hyperparameters["lr"] for run in runs if run.spec.seed == own[0])
+    for seeds in (1, 2):
+        shared, apart = ladder_flops(rate, HORIZONS, seeds)
+        there = [run for run in runs if run.spec.seed in own[:seeds]]
+        said = {
+            kept: half_widths([run for run in there if run.spec.rung.width in kept], ended=kept != parts()[-1])
+            for kept in parts()
+        }
+        for wanted in HALF_WIDTHS:
+            kept = next((kept for kept, each in said.items() if _enough(each[TARGETS[0]], wanted)), WIDTHS)
+            mine = {"recheck": recheck_flops(seeds, parts()[0]), "trunk": {w: shared[w] for w in kept}, "apart": apart}
+            yield {
+                "wanted": wanted, "seeds": seeds, "widths": kept, "reached": said[kept][TARGETS[0]]["new_run"],
+                "whole_ladder": said[parts()[-1]][TARGETS[0]]["new_run"],
+                "bill": bills(tuning, mine, speed), "bill_at_the_same_widths": bills(tuning, mine, speed, kept),
+            }  # fmt: skip
+
+
+def parts() -> list[tuple[int, ...]]:
+    """The widths after each purchase of a study that wants a half-width."""
+    purchases = in_order(WIDTHS)
+    return [tuple(sorted(chain(*purchases[: count + 1]))) for count in range(len(purchases))]
+
+
+def _enough(said: dict[str, Any], wanted: float) -> bool:
+    return said["reliable"] and said["new_run"] <= wanted
+
+
+def half_widths(runs: Sequence[Run], *, ended: bool = False) -> dict[int, dict[str, Any]]:
+    """By the target's width, half of the 95 % interval over the median: of one new run, and of the expected loss.
+
+    `ended`: the interval decides that no more of the ladder is trained, and is as much wider as a study's then is.
+    """
     fitted, tokens = wt.fit(runs), HORIZONS[-1]
+    fitted = replace(fitted, stretch=fitted.stretch * (ENDS_LADDER if ended else 1.0))
     found = {}
     for width in TARGETS:
         size = recipe().model.size(rung(width, tokens), recipe().data.shape())
@@ -126,7 +169,7 @@ def half_widths(runs: Sequence[Run]) -> dict[int, dict[str, float]]:
         found[width] = {
             "params_over_top": size.params / max(run.size.params for run in runs), "foretold": new.median,
             "new_run": (new.high - new.low) / 2 / new.median,
-            "expected": (expected.high - expected.low) / 2 / expected.median,
+            "expected": (expected.high - expected.low) / 2 / expected.median, "reliable": fitted.reliable,
         }  # fmt: skip
     return found
 
@@ -163,6 +206,7 @@ def answered(store: Store, workers: int, searches: int) -> dict[str, Any]:
     for study, each in enumerate(tuning):
         designed = [d | {"bill": bills(each, d, speed)} for d in forecasts(runs, study)]
         studies.append({"tuning": tuning_bill(each, speed), "designs": designed})
+        studies[-1]["bought"] = list(bought(runs, study, each, speed))
         print(f"study {study}: {studies[-1]['tuning']}", flush=True)
     return {"flops_per_core_second": speed, "branch_minus_run_apart": differences(found, runs), "studies": studies}
 

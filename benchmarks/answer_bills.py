@@ -27,9 +27,9 @@ def ladder_flops(rate: float, horizons: Sequence[int], seeds: int) -> tuple[Work
     return {w: seeds * pack.training_flops() for w, pack in packs.items()}, apart
 
 
-def recheck_flops(seeds: int) -> Work:
+def recheck_flops(seeds: int, widths: Sequence[int] = WIDTHS) -> Work:
     """FLOPs of the transfer check: a value on either side at the middle of the wider rungs, with at most two seeds."""
-    width = WIDTHS[1:][(len(WIDTHS) - 2) // 2]
+    width = widths[1:][(len(widths) - 2) // 2]
     one = packed([(width, HORIZONS[0], RANGE.low, 0)], 1)
     return {width: 2 * Tuning().recheck * min(seeds, Tuning().seeds) * one.training_flops()}
 
@@ -70,8 +70,10 @@ def ended(search: dict[str, Any], end: str) -> float:
     return search["equal"] if end == "equal" else search["reached"] or search["all"]
 
 
-def bills(tuning: dict[str, Any], design: dict[str, Any], speeds: Speeds) -> dict[str, Any]:
-    """(ii) for one study and design: how many times our FLOPs and core seconds the usual way takes.
+def bills(
+    tuning: dict[str, Any], design: dict[str, Any], speeds: Speeds, widths: Sequence[int] = WIDTHS
+) -> dict[str, Any]:
+    """(ii) for one study and design: how many times our FLOPs and core seconds the usual way takes at `widths`.
 
     The first horizon's run at the best value is the search's own and is not paid twice.
     """
@@ -79,10 +81,10 @@ def bills(tuning: dict[str, Any], design: dict[str, Any], speeds: Speeds) -> dic
     mine.append((design["trunk"], "trunk pack"))
     spent = {precision: seconds_of(mine, speed) for precision, speed in speeds.items()}
     result: dict[str, Any] = {"ours_flops": flops_of(mine), "ours_core_seconds": spent}
-    saved = {w: -tuning["one_run"][w] for w in WIDTHS}
+    saved, apart = {w: -tuning["one_run"][w] for w in widths}, {w: design["apart"][w] for w in widths}
     for end in ENDS:
-        every = [[({w: ended(each[w], end) for w in WIDTHS}, "plain")] for each in tuning["usual"]]
-        every = [[*search, (design["apart"], "plain"), (saved, "plain")] for search in every]
+        every = [[({w: ended(each[w], end) for w in widths}, "plain")] for each in tuning["usual"]]
+        every = [[*search, (apart, "plain"), (saved, "plain")] for search in every]
         result[end] = {
             "times_flops": summary([flops_of(work) / result["ours_flops"] for work in every]),
             "times_core_seconds": times_seconds(every, mine, speeds),

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import windtunnel as wt
+
 Names = dict[str, Any]
 
 
@@ -58,7 +60,13 @@ def which_run_to_buy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
         parts = {name: 1.5 + above + 0.5 * (point.values[name] + 0.05) ** -0.4 for name in ("english", "german")}
         return sum(parts.values()) / 2, parts
 
-    return {"train": train}
+    study = wt.Study(
+        name="narrow",
+        base=wt.recipes.transformer_mup_adamw(data=wt.data.text(context=16)),
+        ladder=wt.Ladder.widths((16, 24, 32, 40, 48), depth=1, tokens=10_000, head_width=8, seeds=1),
+        target=wt.Target(rung=wt.Rung(width=64, depth=1, heads=8, tokens=10_000)),
+    )
+    return {"train": train, "study": study}
 
 
 def one_large_target(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Names:

@@ -46,4 +46,7 @@ class Constants:
 
 LEARNED = Constants()
 KEEPS = (1.0, 0.7, 0.5)  # shares of the runs, lowest losses first, that each law is fitted to (members.py)
+# How much wider an interval must be that decides that no more of its ladder is trained: it was the first that looked
+# narrow, and holds less often than it says. Learned on 2026-11-23 by benchmarks/stopping.py.
+ENDS_LADDER = 1.5
 FARTHEST = 3.0  # e-folds of size from which distance adds no more

@@ -16,10 +16,13 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, fit, score
+from windtunnel.forecasts.constants import ENDS_LADDER
+from windtunnel.ladder import Rung
 from windtunnel.notebook import card
 from windtunnel.places import Local
 from windtunnel.runs import Run, canonical
 from windtunnel.store import Store
+from windtunnel.study.buying import bought, told
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Stages, TuningState
 from windtunnel.tune import Basin, Transfer
@@ -144,23 +147,29 @@ def answered(stages: Stages) -> Result:
     )
 
 
-def fitted(stages: Stages, name: str, state: TuningState, draws: int = 200) -> Fit | None:
+def fitted(
+    stages: Stages, name: str, state: TuningState, draws: int = 200, rungs: Sequence[Rung] | None = None
+) -> Fit | None:
     """The laws fitted to a recipe's finished ladder runs, None while fewer than three rungs have one.
 
     Also None where no law can describe them, as a loss that rises with size: `stages.unfitted` says why, and the other
-    recipes of the study go on.
+    recipes of the study go on. Of a part of the ladder (`rungs`; None: what a study's half-width has bought) intervals
+    are wider, for they decide whether the rest is trained.
     """
-    asked = stages.ladder(name, state.values)
+    rungs = bought(stages).rungs if rungs is None else rungs
+    asked = stages.ladder(name, state.values, rungs)
     recorded = stages.runs(asked)
     runs = [run for run in recorded if run.finished]
     if len({run.spec.rung for run in runs}) < 3:
         if len(recorded) == len(asked) and (lost := lost_in(recorded)):
             stages.unfitted[name] = f"{lost} A law needs three rungs with a finished run."
         return None
-    key = (tuple(run.key for run in runs), draws)
+    part = len(rungs) < len(stages.study.ladder.rungs)
+    key = (tuple(run.key for run in runs), draws, part)
     if key not in stages.fits:
         try:
-            stages.fits[key] = fit(runs, draws=draws)
+            found = fit(runs, draws=draws)
+            stages.fits[key] = replace(found, stretch=found.stretch * ENDS_LADDER) if part else found
         except InputError as error:
             stages.fits[key] = str(error)
     found, why = stages.fits[key], stages.unfitted
@@ -197,11 +206,7 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
     found = fitted(stages, name, state, draws) if state.done else None
     if found is None:
         return None
-    study = stages.study
-    forecast = found.forecast(
-        study.target, study.level, size=_target_size(stages, name), study=study.name, idea=name,
-        hyperparameters=_hyperparameters(stages, name, state),
-    )  # fmt: skip
+    forecast = foretold(stages, name, found, hyperparameters=_hyperparameters(stages, name, state))
     caveats = _caveats(stages, name, state)
     hyperparameters = {f: i.to_json() for f, i in forecast.hyperparameters.items()}
     origin = canonical([forecast.key, caveats, hyperparameters])  # what it says rests on more than the fitted runs
@@ -209,6 +214,14 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
         forecast,
         key=hashlib.sha256(origin.encode()).hexdigest()[:20],
         caveats=(*caveats, *forecast.caveats),
+    )
+
+
+def foretold(stages: Stages, name: str, found: Fit, **labels: Any) -> Forecast:
+    """What a fit of a recipe's runs says of the study's target."""
+    study = stages.study
+    return found.forecast(
+        study.target, study.level, size=_target_size(stages, name), study=study.name, idea=name, **labels
     )
 
 
@@ -251,6 +264,7 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     found += _mixed(stages, name)
+    found += [f"The ladder was bought by what it told: {said}."] if (said := told(stages)) else []
     found += _guessing(stages, name, state)
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
     found += [f"{len(lost)} ladder run(s) are left out: {lost[0].message}"] if lost else []

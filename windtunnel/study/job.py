@@ -17,6 +17,7 @@ from windtunnel.launch.one import NOT_THE_RUNS, spoken, where_it_failed
 from windtunnel.store import Store
 from windtunnel.study.answer import Result, answered, forecast_of, lost_in, seal
 from windtunnel.study.budget import Budget, Meter, Metered
+from windtunnel.study.buying import told
 from windtunnel.study.plan import plan
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
@@ -115,18 +116,25 @@ def _tune(stages: Stages, launch: Any, watch: Watch) -> None:
 
 
 def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
-    asked = []
-    for name in stages.recipes:
-        values = stages.tuning(name).values
-        asked += stages.ladder(name, values)
-        asked += [ask for asks in stages.recheck(name, values).values() for ask in asks]
     soon = _ForecastSoon(stages, watch)
-    _train(stages, "ladder", asked, launch, watch, soon)
+    while _train(stages, "ladder", _ladder(stages), launch, watch, soon):
+        pass  # with a half-width, what was trained says what to buy next
+    if said := told(stages):
+        watch.say(f"ladder: {said}")
     for name in stages.recipes:
         if lost := lost_in(stages.runs(stages.ladder(name, stages.tuning(name).values))):
             watch.say(f"{name}, ladder: {lost}")
         for transfer in stages.transfers(name, stages.tuning(name)).values():
             watch.say(f"{name}: {transfer}")
+
+
+def _ladder(stages: Stages) -> list[Ask]:
+    asked = []
+    for name in stages.recipes:
+        values = stages.tuning(name).values
+        asked += stages.ladder(name, values)
+        asked += [ask for asks in stages.recheck(name, values).values() for ask in asks]
+    return asked
 
 
 def _foretell(stages: Stages, name: str, watch: Watch) -> bool:

@@ -14,6 +14,7 @@ from windtunnel.ladder import Rung, Size, compact
 from windtunnel.notebook import card, plain
 from windtunnel.recipe import Recipe
 from windtunnel.store import Store
+from windtunnel.study.buying import FIRST, at_most
 from windtunnel.study.question import Study
 from windtunnel.study.speed import by_size, stored, timed_here
 from windtunnel.study.stages import Ask, Stages
@@ -42,13 +43,17 @@ class PlanRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study's rows, what a shared trunk saves of them, and where their seconds come from."""
+    """A study's rows, what a shared trunk saves of them, and where their seconds come from.
+
+    With a `half_width` they are the most that may be trained: rungs are bought only until it is reached.
+    """
 
     study: str
     rows: tuple[PlanRow, ...]
     speed_source: str
     devices: int
     saved_flops: float = 0.0
+    half_width: float | None = None
 
     @property
     def missing(self) -> int:
@@ -92,7 +97,7 @@ class Plan:
         ]  # fmt: skip
         return {
             "study": self.study, "rows": rows, "missing": self.missing, "flops": self.flops,
-            "saved_flops": self.saved_flops,
+            "saved_flops": self.saved_flops, "half_width": self.half_width,
             "minutes": self.minutes, "speed_flops_per_second": self.speed, "speed_source": self.speed_source,
             "memory_bytes": self.memory_bytes,
         }  # fmt: skip
@@ -124,7 +129,14 @@ class Plan:
         )
         saved = self.saved_flops / (self.flops + self.saved_flops) if self.saved_flops else 0.0
         trunk = [f"one trunk for runs of several horizons saves {100 * saved:.0f} % of the FLOPs"] if saved else []
-        return "\n".join([head, *lines, *trunk, total])
+        return "\n".join([head, *lines, *trunk, *self._at_most(), total])
+
+    def _at_most(self) -> list[str]:
+        """That not all of it may be needed."""
+        if self.half_width is None or not self.missing:
+            return []
+        within = f"until the target is foretold within ± {100 * self.half_width:.3g} %"
+        return [f"at most: beyond the {FIRST} smallest sizes rungs are trained only {within}"]
 
 
 def plan(
@@ -151,13 +163,14 @@ def plan(
         speed_source=source,
         devices=devices or default_devices(),
         saved_flops=sum(_saved(stages, name) for name in stages.recipes),
+        half_width=study.half_width,
     )
 
 
 def _saved(stages: Stages, name: str) -> float:
     values = stages.tuning(name).values
     again = [ask for asks in stages.recheck(name, values).values() for ask in asks]
-    return stages.saved_flops([*stages.ladder(name, values), *again])
+    return stages.saved_flops([*stages.ladder(name, values, at_most(stages)), *again])
 
 
 def _rows(stages: Stages, name: str) -> list[PlanRow]:
@@ -165,7 +178,7 @@ def _rows(stages: Stages, name: str) -> list[PlanRow]:
     recipe = stages.recipes[name].fill(state.values)
     rows = _tuning_rows(stages, name, state)
     known = state.done
-    asked = {"ladder": stages.ladder(name, state.values)}
+    asked = {"ladder": stages.ladder(name, state.values, at_most(stages))}
     asked["re-check"] = [
         a for asks in stages.recheck(name, state.values).values() for a in asks
         if a.spec.key not in {x.spec.key for x in asked["ladder"]}

@@ -16,6 +16,7 @@ from windtunnel.ladder import Ladder, Rung, Size, Target
 from windtunnel.notebook import card
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.store import Store
+from windtunnel.study.buying import FIRST, purchases
 from windtunnel.tune import Tuning
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Study:
     the target (which then needs a rung) is trained with `target_seeds` seeds and scored. `seed` shifts all seeds, so
     that a whole study can be repeated independently. `level` is the probability of the printed intervals.
 
+    `half_width` 0.02: rungs are bought (small ones first, see `study.buying`) only until every recipe's loss at the
+    target is foretold within 2 % either way at `level`; None trains the whole ladder.
+
     `tuned_on` are other data for the search at the base rung, so that no value was chosen on the data it is judged by
     (2403.09066); None: base and ideas are tuned on the data of the ladder, and verdicts say so.
 
@@ -52,6 +56,7 @@ class Study:
     target_seeds: int = 1
     seed: int = 0
     level: float = 0.9
+    half_width: float | None = None
     tuned_on: Any = None
 
     def __post_init__(self) -> None:
@@ -64,6 +69,7 @@ class Study:
             raise InputError("Study train_target is True but the target has no rung; give Target(rung=Rung(...)).")
         if self.train_target and self.target_seeds < 1:
             raise InputError(f"Study target_seeds is {self.target_seeds}; at least one run is needed to score.")
+        self._check_half_width()
         index = self.tuning.recheck_rung
         least = 1 if self.tuned_on is None else 0  # on other data the base rung itself is worth a second look
         if index is not None and not least <= index < len(self.ladder.rungs):
@@ -76,9 +82,10 @@ class Study:
 
     def _repr_html_(self) -> str:
         judge, seeds = self.judged_by(), self.ladder.seeds
+        until = "" if self.half_width is None else f", until ± {100 * self.half_width:.3g} %"
         facts = {
             "target": str(self.target),
-            "ladder": f"{len(self.ladder.rungs)} rungs, {seeds} seed(s) each",
+            "ladder": f"{len(self.ladder.rungs)} rungs, {seeds} seed(s) each{until}",
             "judge": f"{judge.tokens:,} held-out tokens",
             "target is trained": f"yes, {self.target_seeds} seed(s)" if self.train_target else "no",
         }
@@ -129,10 +136,12 @@ class Study:
         """The rung of the transfer check unless the study says otherwise: the middle one of those that are wider.
 
         Of those, the ones with the base rung's horizon come first: that the optimum moves with the horizon is known.
+        With a `half_width` it is one of the rungs that are bought first.
         """
         if self.tuning.recheck_rung is not None:
             return self.tuning.recheck_rung
-        base, above = self.ladder.base, list(enumerate(self.ladder.rungs))[1:]
+        sure = self.ladder.rungs if self.half_width is None else purchases(self.ladder)[0]
+        base, above = self.ladder.base, [(i, rung) for i, rung in enumerate(self.ladder.rungs) if i and rung in sure]
         wider = [i for i, rung in above if rung.width > base.width]
         level = [i for i in wider if self.ladder.rungs[i].tokens == base.tokens]
         tried = level or wider or [i for i, _ in above]
@@ -162,6 +171,19 @@ class Study:
                 check_length(recipe.data_at(rung), rung.tokens)
         for recipe in self.tuned_recipes().values():
             check_length(recipe.data, self.ladder.base.tokens)
+
+    def _check_half_width(self) -> None:
+        if self.half_width is None:
+            return
+        if not 0 < self.half_width < 1:
+            raise InputError(
+                f"Study half_width is {self.half_width!r}; it is a share of the loss, 0.02 for 2 % either way."
+            )
+        if len(purchases(self.ladder)) == 1:
+            raise InputError(
+                f"Study half_width is {self.half_width:g}, but the ladder has no size beyond the {FIRST} that are "
+                f"always trained, so nothing could be left out. Give more sizes, or leave half_width out."
+            )
 
     def _check_tuned_on(self) -> None:
         """Other data of the same kind: not the ladder's, not the judge's, nor the same files cut otherwise."""

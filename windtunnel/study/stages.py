@@ -20,6 +20,7 @@ from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Run, RunSpec
 from windtunnel.store import Store
+from windtunnel.study.buying import Bought, bought
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.data import check_examples, check_held_out
@@ -83,6 +84,7 @@ class Stages:
         self._asked: dict[Any, list[dict[str, float]]] = {}  # by a search, given what it had heard
         # of runs, by their keys, or why there is none: the same fit serves forecast, answer and page
         self.fits: dict[Any, Any] = {}
+        self.bought: dict[tuple[Rung, ...], Bought] = {}  # by the rungs, once they are trained
         self.unfitted: dict[str, str] = {}  # recipe to why no law describes its ladder
 
     # what is asked
@@ -179,13 +181,12 @@ class Stages:
         known = [loss for loss in losses if loss is not None]
         return sum(known) / len(known) if known and len(known) == len(losses) else None
 
-    def ladder(self, name: str, values: Mapping[str, float]) -> list[Ask]:
-        """Every rung with every seed."""
-        ladder = self.study.ladder
+    def ladder(self, name: str, values: Mapping[str, float], rungs: Sequence[Rung] | None = None) -> list[Ask]:
+        """Every seed of some rungs; None: of those that are wanted by now, all unless the study has a half-width."""
         return [
             Ask(name, "ladder", self.spec(name, rung, values, seed))
-            for rung in ladder.rungs
-            for seed in self.study.seeds(ladder.seeds)
+            for rung in (bought(self).rungs if rungs is None else rungs)
+            for seed in self.study.seeds(self.study.ladder.seeds)
         ]
 
     def recheck(self, name: str, values: Mapping[str, float]) -> dict[str, list[Ask]]:
