@@ -53,13 +53,15 @@ study = wt.Study(
     name="killed",
     base=wt.recipes.transformer_mup_adamw(data=data).but(batch=FixedBatch(examples=4)),
     ideas=[lion],
-    ladder=wt.Ladder.widths((8, 12, 16), depth=1, tokens={tokens}, head_width=8, seeds=2),
+    ladder=wt.Ladder.widths({widths}, depth=1, tokens={tokens}, head_width=8, seeds=2),
     target=wt.Target(rung=wt.Rung(width=48, depth=1, heads=6, tokens={tokens})),
     tuning=wt.Tuning(points=3, seeds=1),
     judge=wt.Judge(data=data, tokens=256, evaluations=2),
     train_target=True,
+    half_width={half_width},
 )
 '''
+WIDTHS, TO_BUY = (8, 12, 16), (8, 12, 16, 24, 32, 40)  # of a ladder; of one that is bought size by size
 
 
 NO_LOCKS = """
@@ -96,16 +98,20 @@ def torment(
     corpus: str | None = None,
     tokens: int = 3072,
     locks: bool = True,
+    half_width: float | None = None,
     told: Callable[[Tally], None] = lambda tally: None,
 ) -> Tally:
     """Kill a study `kills` times and say what differed; a study that ends too soon for a kill is followed by another.
 
     `corpus` None is the standard library's source; `locks` False lets every lock be refused, as some network mounts do,
-    where the hidden rests of dead processes stay. Everything is written under `folder`; `told` hears of each study.
+    where the hidden rests of dead processes stay. With a `half_width` the study buys a longer ladder size by size.
+    Everything is written under `folder`; `told` hears of each study.
     """
     draw, tally = random.Random(seed), Tally()
     file = folder / "killed_study.py"
-    file.write_text(STUDY.format(corpus=corpus, tokens=tokens) + ("" if locks else NO_LOCKS))
+    asked = {"corpus": corpus, "tokens": tokens, "half_width": half_width}
+    asked["widths"] = WIDTHS if half_width is None else TO_BUY
+    file.write_text(STUDY.format(**asked) + ("" if locks else NO_LOCKS))
     started = time.monotonic()
     _to_the_end(file, folder / "undisturbed", devices=1)
     tally.seconds_undisturbed = time.monotonic() - started
@@ -255,6 +261,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--corpus", help="folder of text to train on (default: the standard library's source)")
     parser.add_argument("--no-locks", action="store_true", help="as on a network mount without a lock service")
+    parser.add_argument("--half-width", type=float, help="of a study that buys a longer ladder size by size")
     parser.add_argument("--out", metavar="RESULT.json", help="where the counts are written")
     args = parser.parse_args()
 
@@ -264,8 +271,9 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         tally = torment(
-            Path(folder), kills=args.kills, seed=args.seed, corpus=args.corpus, locks=not args.no_locks, told=keep
-        )
+            Path(folder), kills=args.kills, seed=args.seed, corpus=args.corpus, locks=not args.no_locks,
+            half_width=args.half_width, told=keep,
+        )  # fmt: skip
     print(
         f"{tally.kills} kills ({tally.of_workers} of workers) over {tally.studies} studies of {tally.runs} runs, "
         f"{tally.with_a_checkpoint} with a checkpoint, {tally.inside_a_write} inside a write; {tally.workers_left} of "

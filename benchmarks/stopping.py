@@ -1,14 +1,15 @@
 """Do intervals still hold where they decide how much of the ladder is trained, and what is saved?
 
-    python -m benchmarks.stopping [--draws 250] [--only worlds|tables]        # writes benchmarks/results/stopping.json
+    python -m benchmarks.stopping [--draws 200] [--only worlds|tables]        # writes benchmarks/results/stopping.json
 
 A study with a `half_width` buys rungs until its interval is narrow enough: whoever stops when an interval looks good
-will find it too narrow more often than it says. So ladders are bought as a study buys them (`windtunnel.study.buying`),
-and rung by rung for comparison, in exact worlds and on the public tables, and the last interval is set beside a new run
-at the target. What the whole ladder's interval does on the same draws stands beside it. By how much an interval that
-ends a ladder must be widened (`ENDS_LADDER`) is learned from the tables: the least of STRETCHES with which such
-intervals hold as often as the whole ladder's; every table is scored with what the others say too. The order was chosen
-on worlds of seeds below 1000, which are not drawn here; no table had a part in it.
+will find it too narrow more often than it says. So ladders are bought as a study buys them (`windtunnel.study.buying`;
+here by steps in compute, there by sizes with all their horizons), and rung by rung for comparison, in exact worlds and
+on the public tables, and the last interval is set beside a new run at the target. What the whole ladder's interval does
+on the same draws stands beside it. By how much an interval that ends a ladder must be widened (`ENDS_LADDER`) is
+learned from the tables: the least of STRETCHES with which such intervals hold as often as the whole ladder's; every
+table is scored with what the others say too. The order was chosen on worlds of seeds below 1000, which are not drawn
+here; no table had a part in it.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Ladder:
                 break
         return kept
 
-    def rows(self, kind: str) -> Iterator[dict[str, Any]]:
+    def rows(self, kind: str, name: str) -> Iterator[dict[str, Any]]:
         """One row for each order, stretch and half-width: what was paid, and whether the interval holds the truth."""
         whole = self.says(self.rungs)
         if whole is None or len(self.rungs) <= FIRST:
@@ -100,8 +101,9 @@ class Ladder:
                 said, early = self.says(kept), len(kept) < len(self.rungs)
                 assert said is not None
                 yield {
-                    "kind": kind, "order": order, "wanted": wanted, "stretch": stretch, "early": early,
-                    "price": self.price(kept), "held": widened(said[0], stretch if early else 1.0).holds(self.truth),
+                    "kind": kind, "name": f"{kind} {name}", "order": order, "wanted": wanted, "stretch": stretch,
+                    "early": early, "price": self.price(kept),
+                    "held": widened(said[0], stretch if early else 1.0).holds(self.truth),
                     "whole held": whole[0].holds(self.truth),
                 }  # fmt: skip
 
@@ -126,7 +128,7 @@ def of_worlds(draws: int) -> Iterator[dict[str, Any]]:
                 world = draw(generator, runs)
                 seen = world.observations(generator)
                 truth = float(seen.to_predict().loss[0])
-                yield from Ladder(seen.to_fit(), target_of(world.ladder.target), truth).rows(name)
+                yield from Ladder(seen.to_fit(), target_of(world.ladder.target), truth).rows(name, f"{runs} {seed}")
             print(name, runs, flush=True)
 
 
@@ -137,7 +139,7 @@ def of_tables() -> Iterator[dict[str, Any]]:
             hidden = series.observations.to_predict()
             hidden = hidden.where(np.array([int(np.argmax(hidden.size))]))
             ladder = Ladder(series.observations.to_fit(), targets(hidden)[0], float(hidden.loss[0]))
-            yield from ladder.rows(series.table)
+            yield from ladder.rows(series.table, series.name)
         print(table.__name__, flush=True)
 
 
@@ -146,6 +148,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     early = [row for row in rows if row["early"]]
     found = {"ladders": len(rows), "price": mean(rows, "price"), "held": mean(rows, "held")}
     found |= {"whole_held": mean(rows, "whole held"), "early": len(early)}
+    found["early_ladders"] = len({row["name"] for row in early})  # one may end early for several half-widths
     if early:
         found |= {"early_price": mean(early, "price"), "early_held": mean(early, "held")}
         found["early_whole_held"] = mean(early, "whole held")
@@ -184,13 +187,30 @@ def left_out(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     tables = dict.fromkeys(row["kind"] for row in rows)
     by = {table: learned([row for row in rows if row["kind"] != table]) for table in tables}
     scored = [row for row in rows if row["order"] == ORDER and row["stretch"] == by[row["kind"]]]
-    return {"learned": learned(rows), "without": by, "scored": summary(scored)}
+    return {"learned": learned(rows), "without": by, "scored": summary(scored)} | resampled(rows)
+
+
+def resampled(rows: Sequence[Mapping[str, Any]], times: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Series drawn anew: how often each stretch would be learned, and how often intervals that end a ladder hold with
+    the one in use, 5 to 95 %."""
+    by: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["early"] and row["order"] == ORDER:
+            by.setdefault(row["name"], []).append(row)
+    names, generator = list(by), np.random.default_rng(seed)
+    stretches, shares = [], []
+    for _ in range(times):
+        some = [row for name in generator.choice(names, len(names)) for row in by[name]]
+        stretches.append(learned(some))
+        shares.append(mean([row for row in some if row["stretch"] == ENDS_LADDER], "held"))
+    low, high = np.quantile(shares, [0.05, 0.95]).round(3).tolist()
+    return {"held_5_to_95_percent": (low, high), "learned_share": {s: stretches.count(s) / times for s in STRETCHES}}
 
 
 def main() -> None:
     """Run and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=250, help="of each kind of world and number of runs")
+    parser.add_argument("--draws", type=int, default=200, help="of each kind of world and number of runs")
     parser.add_argument("--only", choices=("worlds", "tables"))
     args = parser.parse_args()
     found: dict[str, Any] = {"level": LEVEL, "first_seed": FIRST_SEED, "draws": args.draws, "runs": RUNS}

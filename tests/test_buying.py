@@ -16,7 +16,9 @@ import windtunnel as wt
 from windtunnel.errors import InputError, Paused
 from windtunnel.forecasts.constants import ENDS_LADDER
 from windtunnel.runs import Cost
+from windtunnel.study.answer import forecast_of
 from windtunnel.study.buying import FIRST, bought, in_order, purchases
+from windtunnel.study.fits import fitted, foretold
 from windtunnel.study.stages import Stages
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64)
@@ -63,8 +65,16 @@ def widths(result):
 
 
 def half_width(result, name="base"):
-    loss = result.forecasts[name].loss
-    return (loss.high - loss.low) / 2 / loss.median
+    return half_width_of(result.forecasts[name])
+
+
+def half_width_of(forecast):
+    return (forecast.loss.high - forecast.loss.low) / 2 / forecast.loss.median
+
+
+def sign(base):
+    """Another optimizer, and the base's losses but for noise."""
+    return base.but(optimizer=tiny.sign_momentum(base).optimizer)
 
 
 def test_the_smallest_sizes_come_at_once_then_every_other_one_then_those_between():
@@ -74,9 +84,9 @@ def test_the_smallest_sizes_come_at_once_then_every_other_one_then_those_between
 
 
 def test_all_horizons_of_a_size_are_bought_together():
-    ladder = wt.Ladder.widths(WIDTHS[:6], depth=1, tokens=(1000, 2000, 4000), head_width=8)
+    ladder = wt.Ladder.widths(WIDTHS[:6], depth=1, tokens=(1000, 2000), head_width=8, unique_tokens=(500, None))
     first, *others = purchases(ladder)
-    assert len(first) == 3 * FIRST and [len(rungs) for rungs in others] == [3, 3]
+    assert len(first) == 4 * FIRST and [len(rungs) for rungs in others] == [4, 4]
     assert {rung.width for rung in first} == {*WIDTHS[:FIRST]}
     assert sorted((*first, *others[0], *others[1]), key=ladder.rungs.index) == list(ladder.rungs)
 
@@ -88,12 +98,11 @@ def test_rungs_are_bought_until_the_interval_is_narrow_enough_and_the_rest_is_no
     assert FIRST <= len(widths(result)) < len(WIDTHS)
     left = set(WIDTHS) - set(widths(result))
     assert not any(row["width"] in left for row in store.rows())
-    assert any(f"{len(left)} of its 8 rungs were not trained" in c for c in result.forecasts["base"].caveats)
-    stages = Stages(study, store)
-    assert bought(stages).half_width == pytest.approx(half_width(result))
-    *before, last = sorted(stages.bought.values(), key=lambda found: len(found.rungs))
-    assert before and all(found.half_width > study.half_width for found in before)
-    assert len(last.rungs) == len(widths(result))
+    assert any(f"{len(left)} of the ladder's 8 rungs were left out" in c for c in result.forecasts["base"].caveats)
+    assert bought(Stages(study, store)).half_widths == {"base": pytest.approx(half_width(result))}
+    some = [rungs for rungs in purchases(study.ladder) if {rung.width for rung in rungs} <= set(widths(result))]
+    before = fitted(stages := Stages(study, store), "base", stages.tuning("base"), [r for p in some[:-1] for r in p])
+    assert half_width_of(foretold(stages, "base", before)) > study.half_width  # the last purchase was needed
 
 
 def test_an_interval_that_ends_the_ladder_is_wider_than_its_runs_alone_say(study, tmp_path):
@@ -122,7 +131,7 @@ def test_a_second_call_trains_nothing_and_a_narrower_one_goes_on_from_there(stud
 def test_a_half_width_out_of_reach_takes_the_whole_ladder_and_is_said(study, tmp_path):
     result = replace(study, half_width=1e-5).run(wt.Store(tmp_path / "store"), launcher=Inventing())
     assert widths(result) == list(WIDTHS)
-    assert any("the whole ladder leaves" in caveat for caveat in result.forecasts["base"].caveats)
+    assert any("The whole ladder leaves" in caveat for caveat in result.forecasts["base"].caveats)
 
 
 def test_a_study_that_was_stopped_anywhere_buys_what_it_would_have_bought(study, tmp_path):
@@ -138,21 +147,75 @@ def test_a_study_that_was_stopped_anywhere_buys_what_it_would_have_bought(study,
         assert result.forecasts["base"].loss == whole.forecasts["base"].loss
 
 
-def test_every_recipe_must_be_foretold_well_enough(study, tmp_path):
-    def noisy(base):
-        """Its runs differ more from seed to seed."""
-        return base.but(optimizer=tiny.sign_momentum(base).optimizer)
+class Uneven(Inventing):
+    """The idea's losses differ more from seed to seed, or rise with size."""
 
-    class Noisier(Inventing):
-        def __call__(self, packs, store, report=None, finished=None):
-            for pack in packs:
-                self.noise = 0.02 if pack.labels[0]["idea"] == "noisy" else 0.002
+    def __init__(self, noise: float, rises: bool = False) -> None:
+        super().__init__()
+        self.of_idea, self.rises = noise, rises
+
+    def __call__(self, packs, store, report=None, finished=None):
+        for pack in packs:
+            idea = pack.labels[0]["idea"] == "sign" and pack.rung.width > WIDTHS[0]
+            self.noise = self.of_idea if idea else 0.002
+            if not (idea and self.rises):
                 super().__call__([pack], store, report, finished)
+                continue
+            for spec, labels in zip(pack.specs, pack.labels, strict=True):
+                store.add(replace(invented(pack, spec, labels, 0.0), loss=3 + 0.02 * pack.rung.width))
 
+
+def test_every_recipe_must_be_foretold_well_enough(study, tmp_path):
     alone = study.run(wt.Store(tmp_path / "alone"), launcher=Inventing())
-    both = replace(study, ideas=(noisy,)).run(wt.Store(tmp_path / "both"), launcher=Noisier())
+    both = replace(study, ideas=(sign,)).run(wt.Store(tmp_path / "both"), launcher=Uneven(0.02))
     assert len(widths(both)) > len(widths(alone))
-    assert {r.spec.rung for r in both.ladder["base"]} == {r.spec.rung for r in both.ladder["noisy"]}
+    assert {r.spec.rung for r in both.ladder["base"]} == {r.spec.rung for r in both.ladder["sign"]}
+
+
+def test_an_idea_that_no_law_describes_takes_the_whole_ladder_and_says_nothing_of_the_base(study, tmp_path):
+    result = replace(study, ideas=(sign,)).run(wt.Store(tmp_path / "store"), launcher=Uneven(0.0, rises=True))
+    assert widths(result) == list(WIDTHS) and "sign" in result.unfitted and "sign" not in result.forecasts
+    assert not any("ladder" in caveat for caveat in result.forecasts["base"].caveats)
+
+
+def test_an_idea_that_is_added_joins_the_rungs_that_are_there_and_leaves_the_base_its_forecast(study, tmp_path):
+    store = wt.Store(tmp_path / "store")
+    key = study.run(store, launcher=Inventing()).forecasts["base"].key
+    both = replace(study, ideas=(sign,))
+    assert both.answer(store).forecasts["base"].key == key
+    result = both.run(store, launcher=Inventing())
+    assert result.forecasts["base"].key == key and len(store.forecasts()) == 2
+    assert {run.spec.rung for run in result.ladder["sign"]} == {run.spec.rung for run in result.ladder["base"]}
+    assert study.answer(store).forecasts["base"].key == key
+
+
+def test_what_is_paid_for_is_used(study, tmp_path):
+    store = wt.Store(tmp_path / "store")
+    plain = replace(study, half_width=None)
+    whole = plain.run(store, launcher=Inventing())
+    again = study.run(store, launcher=Inventing())
+    assert widths(again) == list(WIDTHS) and again.forecasts["base"].loss == whole.forecasts["base"].loss
+    other = wt.Store(tmp_path / "other")
+    some = study.run(other, launcher=Inventing())
+    more = replace(study, ladder=study.ladder.but(seeds=3)).run(other, launcher=Inventing())
+    assert widths(more) == widths(some) and {run.spec.seed for run in more.ladder["base"]} == {0, 1, 2}
+
+
+def test_an_unreliable_forecast_ends_no_ladder(study, tmp_path):
+    far = wt.Target(rung=study.target.rung.but(tokens=64 * tiny.TOKENS))  # one horizon says nothing of another
+    result = replace(study, target=far, half_width=0.5).run(wt.Store(tmp_path / "store"), launcher=Inventing())
+    assert not result.forecasts["base"].reliable and widths(result) == list(WIDTHS)
+
+
+def test_a_forecast_from_a_ladder_that_is_still_bought_is_another_and_says_so(study, tmp_path):
+    store, whole = wt.Store(tmp_path / "store"), Inventing()
+    study.run(wt.Store(tmp_path / "whole"), launcher=whole)
+    with pytest.raises(Paused):
+        study.run(store, launcher=Inventing(most=whole.packs - 1))  # the last purchase has one seed of two
+    half, plain = Stages(study, store), Stages(replace(study, half_width=None), store)
+    one, other = forecast_of(half, "base"), forecast_of(plain, "base")
+    assert any("still being bought" in caveat for caveat in one.caveats) and one.key != other.key
+    assert np.log(one.loss.high / one.loss.low) > 1.4 * np.log(other.loss.high / other.loss.low)
 
 
 def test_the_plan_says_the_most_that_may_be_trained(study, tmp_path):
@@ -168,7 +231,7 @@ def test_the_transfer_is_looked_at_on_a_rung_that_is_bought_in_any_case(study):
     assert study.ladder.rungs[replace(study, half_width=None).recheck_index()] not in purchases(study.ladder)[0]
 
 
-@pytest.mark.parametrize("wrong", [0, 1, -0.1, 2.0, float("nan")])
+@pytest.mark.parametrize("wrong", [0, 1, -0.1, 2.0, float("nan"), "0.03"])
 def test_a_half_width_is_a_share(study, wrong):
     with pytest.raises(InputError, match="share of the loss"):
         replace(study, half_width=wrong)

@@ -65,7 +65,7 @@ SAID = {
     "list": "two numpy arrays",
     "short": r"inputs of shape \(\d+, 15\).*\(16,\)",
     "none": r"inputs of shape \(0, 16\)",
-    "floats": r"targets float32 .* must be int64 .* cut into bins",
+    "floats": r"targets float32 .* must be int64 .* give the recipe objective=SquaredError",
     "small": "targets int32",
     "one": r"targets int64 of shape \(\d+, 1\)",
     "beyond": r"targets from \d+ to \d+; .* 256 classes, .* 0 to 255",

@@ -15,6 +15,8 @@ from windtunnel.errors import InputError, meant
 from windtunnel.ladder import Rung, Size
 from windtunnel.meaning import describe
 
+UNIT = "nats per token"  # of a judge's loss, unless it has one of its own
+
 if TYPE_CHECKING:  # the slots' signatures speak of torch; importing this module does not
     import numpy as np
     from torch import Tensor, nn
@@ -424,15 +426,28 @@ class Judge:
     """By what every run of a study is judged: `tokens` held-out tokens of `data`, `evaluations` times over a run.
 
     Belongs to the study, so an idea may change how a model is trained but never how it is judged. The loss is the mean
-    cross-entropy in nats per token. `probes` measure more on each finished network; the record's metrics hold it.
+    cross-entropy in nats per token, or the mean of what `loss` says: a part that maps outputs and targets to losses
+    (examples, ...) as an objective does, positive, for laws are fitted to its logarithm. `probes` measure more on each
+    finished network; the record's metrics hold it.
     """
 
     data: Any
     tokens: int = 65536
     evaluations: int = 5
     probes: tuple[Any, ...] = ()
+    loss: Any = None
 
     def __post_init__(self) -> None:
+        if self.loss is not None and (isinstance(self.loss, type) or not callable(self.loss)):
+            raise InputError(
+                f"Judge loss is {self.loss!r}; give a part (outputs, targets) -> losses, as SquaredError(), or leave "
+                f"it out for cross-entropy."
+            )
+        if needs := getattr(self.loss, "needs", ()):
+            raise InputError(
+                f"Judge loss is {type(self.loss).__name__}, which needs {', '.join(needs)} besides outputs and "
+                f"targets; a judge has those alone."
+            )
         if self.tokens < 1 or self.evaluations < 1:
             raise InputError(
                 f"Judge(tokens={self.tokens}, evaluations={self.evaluations}): both must be at least 1; the last "
@@ -442,4 +457,10 @@ class Judge:
     def describe(self) -> dict[str, Any]:
         """Plain data for a run's key."""
         said = {"data": self.data.fingerprint(), "tokens": self.tokens, "evaluations": self.evaluations}
-        return said | ({"probes": describe(self.probes)} if self.probes else {})
+        said |= {"probes": describe(self.probes)} if self.probes else {}
+        return said | ({"loss": describe(self.loss)} if self.loss is not None else {})
+
+    @property
+    def unit(self) -> str:
+        """What the loss is, for figures and words."""
+        return UNIT if self.loss is None else type(self.loss).__name__

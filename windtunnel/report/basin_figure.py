@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from windtunnel.recipe import UNIT
 from windtunnel.report.marks import Axis, Dots, FlatWhisker, Label, Line, Lost, Panel, present, values
 from windtunnel.report.words import interval, loss, plain
 
@@ -17,16 +18,16 @@ LOST = "diverged, crashed or off the scale"
 RAMP = 5  # tones ramp0 to ramp4 of page.css
 
 
-def basin_panels(basins: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def basin_panels(basins: Sequence[Mapping[str, Any]], unit: str = UNIT) -> list[Panel]:
     """One panel for each recipe and hyperparameter, in order of appearance."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for basin in basins:
         groups.setdefault((basin["recipe"], basin["hyperparameter"]), []).append(basin)
-    panels = [_panel(*names, sorted(group, key=lambda b: b["width"])) for names, group in groups.items()]
+    panels = [_panel(*names, sorted(group, key=lambda b: b["width"]), unit) for names, group in groups.items()]
     return [panel for panel in panels if not panel.empty]
 
 
-def _panel(recipe: str, hyperparameter: str, group: Sequence[Mapping[str, Any]]) -> Panel:
+def _panel(recipe: str, hyperparameter: str, group: Sequence[Mapping[str, Any]], unit: str) -> Panel:
     widths = sorted({basin["width"] for basin in group})
     ceiling = CEILING * max((low for basin in group if (low := _valley(basin)) is not None), default=float("inf"))
     marks = [mark for basin in group for mark in _basin(basin, _tone(basin["width"], widths), ceiling)]
@@ -34,7 +35,7 @@ def _panel(recipe: str, hyperparameter: str, group: Sequence[Mapping[str, Any]])
         title=f"{recipe}: {hyperparameter}",
         description=f"Loss against {hyperparameter} for {recipe}. " + " ".join(_sentence(basin) for basin in group),
         x=Axis(f"{hyperparameter} at the base width"),
-        y=Axis("loss, nats per token"),
+        y=Axis(f"loss, {unit}"),
         marks=tuple(marks),
     )
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from windtunnel.recipe import UNIT
 from windtunnel.report.marks import Axis, Band, Dots, LevelRule, Line, Panel, UprightRule, Whisker, present, values
 from windtunnel.report.words import MINUS, interval, known, plain, plural, si, signed
 
 
-def difference_panel(verdict: Mapping[str, Any]) -> Panel:
+def difference_panel(verdict: Mapping[str, Any], unit: str = UNIT) -> Panel:
     """Paired differences against compute, the difference law, its interval at the target and the truth if known."""
     band = sorted(values(verdict["band"], "flops", "low", "median", "high"))
     target = band[-1][0] if band else None
@@ -20,7 +21,7 @@ def difference_panel(verdict: Mapping[str, Any]) -> Panel:
         title=verdict["idea"],
         description=_sentence(verdict),
         x=Axis("training compute, FLOPs", text=si),
-        y=Axis(f"idea {MINUS} base, nats per token", log=False, text=_level),
+        y=Axis(f"idea {MINUS} base, {unit}", log=False, text=_level),
         marks=(LevelRule(0.0), *_law(band), Dots(_pairs(verdict), "idea", name="one pair"), *_at(verdict, target)),
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from windtunnel.recipe import UNIT
 from windtunnel.report.basin_figure import basin_panels
 from windtunnel.report.coordinate_figure import coordinate_panels
 from windtunnel.report.difference_figure import difference_panel
@@ -36,11 +37,12 @@ TONES = ("base", "idea", "truth", "mark", "alarm", "quiet", "ramp0", "ramp1", "r
 
 def panels(data: Mapping[str, Any]) -> dict[str, Panel]:
     """Every panel of a page's data by the name of its files."""
+    unit = data.get("unit") or UNIT
     groups = {
-        "loss": loss_panels(data.get("recipes") or []),
-        "difference": [difference_panel(verdict) for verdict in data.get("verdicts") or []],
+        "loss": loss_panels(data.get("recipes") or [], unit),
+        "difference": [difference_panel(verdict, unit) for verdict in data.get("verdicts") or []],
         "residuals": [panel for recipe in data.get("recipes") or [] if (panel := residual_panel(recipe))],
-        "basin": basin_panels(data.get("basins") or []),
+        "basin": basin_panels(data.get("basins") or [], unit),
         "coordinates": coordinate_panels(data.get("coordinates") or []),
     }
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from windtunnel.recipe import UNIT
 from windtunnel.report.marks import Axis, Band, Dots, Line, Lost, Panel, UprightRule, Whisker, present, share_y, values
 from windtunnel.report.words import interval, loss, percent, plural, si
 
@@ -16,23 +17,23 @@ BASE = "base"
 SEED, LOST, TRUTH = "one run, one seed", "diverged or crashed", "truth, trained afterwards"
 
 
-def loss_panels(recipes: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def loss_panels(recipes: Sequence[Mapping[str, Any]], unit: str = UNIT) -> list[Panel]:
     """One panel for each idea with the base beside it; the base alone where there is no idea."""
     base = [recipe for recipe in recipes if recipe["name"] == BASE]
     ideas = [recipe for recipe in recipes if recipe["name"] != BASE]
-    shown = [_panel(base, [idea], alone=len(ideas) == 1) for idea in ideas] or [_panel(base, [], alone=True)]
+    shown = [_panel(base, [i], unit, alone=len(ideas) == 1) for i in ideas] or [_panel(base, [], unit, alone=True)]
     return share_y([panel for panel in shown if not panel.empty])
 
 
-def _panel(base: Sequence[Mapping[str, Any]], idea: Sequence[Mapping[str, Any]], *, alone: bool) -> Panel:
+def _panel(base: Sequence[Mapping[str, Any]], idea: Sequence[Mapping[str, Any]], unit: str, *, alone: bool) -> Panel:
     recipes = [*base, *idea]
-    series = [_layers(r, tone, side, r["name"] if alone else tone) for r, tone, side in _sides(base, idea)]
+    series = [_layers(r, tone, side, r["name"] if alone else tone, unit) for r, tone, side in _sides(base, idea)]
     marks = [mark for layer in zip(*series, strict=True) for marks in layer for mark in marks]
     return Panel(
         title=" and ".join(recipe["name"] for recipe in reversed(recipes)),
         description="Loss against training compute. " + " ".join(_sentence(recipe) for recipe in recipes),
         x=Axis("training compute, FLOPs", text=si),
-        y=Axis("loss, nats per token"),
+        y=Axis(f"loss, {unit}"),
         marks=(*_rules(recipes), *marks),
     )
 
@@ -41,10 +42,10 @@ def _sides(base: Sequence[Any], idea: Sequence[Any]) -> list[tuple[Any, str, int
     return [(recipe, "base", -1) for recipe in base] + [(recipe, "idea", 1) for recipe in idea]
 
 
-def _layers(recipe: Mapping[str, Any], tone: str, side: int, legend: str) -> list[list[Any]]:
+def _layers(recipe: Mapping[str, Any], tone: str, side: int, legend: str, unit: str) -> list[list[Any]]:
     # at the target the interval and the truth stand beside one another, to the recipe's own side
-    name, seeds, lost = recipe["name"], _seeds(recipe["points"]), _failures(recipe["points"])
-    truth = _seeds(recipe["truth"])
+    name, seeds, lost = recipe["name"], _seeds(recipe["points"], unit), _failures(recipe["points"])
+    truth = _seeds(recipe["truth"], unit)
     return [
         *_curve(recipe, tone, legend),
         [Dots(_noted(seeds, name), tone, name=SEED if seeds else "", of=legend)],
@@ -92,9 +93,9 @@ def target_flops(recipe: Mapping[str, Any]) -> float | None:
     return max(seen, default=None)
 
 
-def _seeds(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, str]]:
+def _seeds(points: Sequence[Mapping[str, Any]], unit: str) -> list[tuple[float, float, str]]:
     return [
-        (point["flops"], point["loss"], f"{_what(point)}: {loss(point['loss'])} nats per token")
+        (point["flops"], point["loss"], f"{_what(point)}: {loss(point['loss'])} {unit}")
         for point in points
         if present(point, "flops", "loss")
     ]

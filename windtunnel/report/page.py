@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from windtunnel.errors import Paused
 from windtunnel.places import FULL, unwritable
+from windtunnel.recipe import UNIT
 from windtunnel.report import words
 from windtunnel.report.basin_figure import basin_panels, optima
 from windtunnel.report.coordinate_figure import coordinate_panels, worst_slopes
@@ -44,7 +45,7 @@ LISTS = (
     "flying",
     "runs",
 )
-NOUNS = ("study", "created", "question", *LISTS, "cost", "repeat")
+NOUNS = ("study", "created", "question", "unit", *LISTS, "cost", "repeat")
 
 
 def render(data: Mapping[str, Any], *, live: bool = False, records: str | None = None) -> str:
@@ -152,10 +153,12 @@ def picture(panel: Panel, width: int, height: int, narrow: bool = False, series:
 
 
 def _prepared(study: Mapping[str, Any]) -> dict[str, Any]:
-    loss = loss_panels(study["recipes"])
-    basins, coordinates = basin_panels(study["basins"]), coordinate_panels(study["coordinates"])
-    differences = [difference_panel(verdict) for verdict in study["verdicts"]]
+    unit = study["unit"] or UNIT
+    loss = loss_panels(study["recipes"], unit)
+    basins, coordinates = basin_panels(study["basins"], unit), coordinate_panels(study["coordinates"])
+    differences = [difference_panel(verdict, unit) for verdict in study["verdicts"]]
     return {
+        "unit": unit,
         "warnings": warnings(study),
         "gaps": gaps(study),
         "level": level(study["recipes"]),

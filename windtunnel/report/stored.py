@@ -7,9 +7,11 @@ share is listed under one of them. Nothing is fitted here, so bands, basins and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast
 from windtunnel.ladder import compact
 from windtunnel.report.record import past_forecasts
@@ -53,6 +55,7 @@ def stored_data(store: Store, name: str) -> dict[str, Any]:
         "study": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "question": "",
+        "unit": _unit(store, rows),
         "answer": [f"{len(rows)} runs and {len(forecasts)} forecasts are recorded.",
                    "This page is made from records alone; name the study's file to see bands, basins and verdicts."],
         "recipes": [_told(recipe, rows, forecasts) for recipe in recipes],
@@ -60,6 +63,15 @@ def stored_data(store: Store, name: str) -> dict[str, Any]:
         "runs": [run_of(row) for row in rows],
         "cost": cost_of(rows),
     }  # fmt: skip
+
+
+def _unit(store: Store, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the loss is, as the first run's judge says; None: as usual."""
+    for row in rows[:1]:
+        with suppress(InputError):  # a damaged record is named elsewhere
+            said = store.get(row["key"], later=True).spec.judge.get("loss")
+            return str(said["is"]) if isinstance(said, Mapping) and "is" in said else None
+    return None
 
 
 def run_of(row: Mapping[str, Any]) -> dict[str, Any]:

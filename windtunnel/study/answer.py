@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, fit, score
-from windtunnel.forecasts.constants import ENDS_LADDER
-from windtunnel.ladder import Rung
+from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, score
 from windtunnel.notebook import card
 from windtunnel.places import Local
 from windtunnel.runs import Run, canonical
 from windtunnel.store import Store
 from windtunnel.study.buying import bought, told
+from windtunnel.study.fits import fitted, foretold
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Stages, TuningState
 from windtunnel.tune import Basin, Transfer
@@ -126,7 +125,8 @@ def answered(stages: Stages) -> Result:
     study, store = stages.study, stages.store
     states = {name: stages.tuning(name) for name in stages.recipes}
     tuned = {name: state for name, state in states.items() if state.done}
-    ladder = {n: tuple(stages.runs(stages.ladder(n, s.values))) for n, s in tuned.items()}
+    rungs = bought(stages).rungs
+    ladder = {n: tuple(stages.runs(stages.ladder(n, s.values, rungs))) for n, s in tuned.items()}
     targets = {n: tuple(stages.runs(stages.target(n, s.values))) for n, s in tuned.items()}
     forecasts = {n: f for n in tuned if (f := _stored(stages, n)) is not None}
     return Result(
@@ -141,53 +141,9 @@ def answered(stages: Stages) -> Result:
         ladder=ladder,
         targets=targets,
         tried={n: tuple(stages.runs(_tried(stages, n, s))) for n, s in states.items()},
-        fits={n: f for n in tuned if (f := fitted(stages, n, tuned[n])) is not None},
+        fits={n: f for n in tuned if (f := fitted(stages, n, tuned[n], rungs)) is not None},
         coordinates={n: c for n, s in tuned.items() if (c := _coordinates(stages, n, s)) is not None},
         unfitted=dict(stages.unfitted),
-    )
-
-
-def fitted(
-    stages: Stages, name: str, state: TuningState, draws: int = 200, rungs: Sequence[Rung] | None = None
-) -> Fit | None:
-    """The laws fitted to a recipe's finished ladder runs, None while fewer than three rungs have one.
-
-    Also None where no law can describe them, as a loss that rises with size: `stages.unfitted` says why, and the other
-    recipes of the study go on. Of a part of the ladder (`rungs`; None: what a study's half-width has bought) intervals
-    are wider, for they decide whether the rest is trained.
-    """
-    rungs = bought(stages).rungs if rungs is None else rungs
-    asked = stages.ladder(name, state.values, rungs)
-    recorded = stages.runs(asked)
-    runs = [run for run in recorded if run.finished]
-    if len({run.spec.rung for run in runs}) < 3:
-        if len(recorded) == len(asked) and (lost := lost_in(recorded)):
-            stages.unfitted[name] = f"{lost} A law needs three rungs with a finished run."
-        return None
-    part = len(rungs) < len(stages.study.ladder.rungs)
-    key = (tuple(run.key for run in runs), draws, part)
-    if key not in stages.fits:
-        try:
-            found = fit(runs, draws=draws)
-            stages.fits[key] = replace(found, stretch=found.stretch * ENDS_LADDER) if part else found
-        except InputError as error:
-            stages.fits[key] = str(error)
-    found, why = stages.fits[key], stages.unfitted
-    if isinstance(found, str):
-        why[name] = found
-        return None
-    why.pop(name, None)
-    return found
-
-
-def lost_in(runs: Sequence[Run]) -> str:
-    """How many of some runs did not finish, with the first one's reason; empty where all did."""
-    lost = [run for run in runs if not run.finished]
-    if not lost:
-        return ""
-    first = lost[0]
-    return (
-        f"{len(lost)} of {len(runs)} run(s) did not finish; at {first.spec.rung} one {first.outcome}: {first.message}."
     )
 
 
@@ -203,7 +159,8 @@ def seal(stages: Stages, name: str) -> dict[str, Any] | None:
 def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
     """A recipe's forecast from its ladder, with the tuned hyperparameters and what the transfer check found."""
     state = stages.tuning(name)
-    found = fitted(stages, name, state, draws) if state.done else None
+    rungs = bought(stages).rungs
+    found = fitted(stages, name, state, rungs, draws) if state.done else None
     if found is None:
         return None
     forecast = foretold(stages, name, found, hyperparameters=_hyperparameters(stages, name, state))
@@ -215,19 +172,6 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
         key=hashlib.sha256(origin.encode()).hexdigest()[:20],
         caveats=(*caveats, *forecast.caveats),
     )
-
-
-def foretold(stages: Stages, name: str, found: Fit, **labels: Any) -> Forecast:
-    """What a fit of a recipe's runs says of the study's target."""
-    study = stages.study
-    return found.forecast(
-        study.target, study.level, size=_target_size(stages, name), study=study.name, idea=name, **labels
-    )
-
-
-def _target_size(stages: Stages, name: str) -> Any:
-    rung = stages.study.target.rung
-    return None if rung is None else stages.study.size(stages.recipes[name].fill(stages.tuning(name).values), rung)
 
 
 def _stored(stages: Stages, name: str) -> Forecast | None:
@@ -264,7 +208,7 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     found += _mixed(stages, name)
-    found += [f"The ladder was bought by what it told: {said}."] if (said := told(stages)) else []
+    found += [said] if (said := told(stages, name)) else []
     found += _guessing(stages, name, state)
     lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
     found += [f"{len(lost)} ladder run(s) are left out: {lost[0].message}"] if lost else []
@@ -273,6 +217,8 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
 
 def _guessing(stages: Stages, name: str, state: TuningState) -> list[str]:
     """A sentence where runs of the ladder ended as a network does that was never trained."""
+    if stages.judge.loss is not None:
+        return []
     classes = stages.judge.data.shape().classes
     runs = [run for run in stages.runs(stages.ladder(name, state.values)) if run.loss is not None]
     losses = [run.loss for run in runs if run.loss and run.loss > LEARNED_NOTHING * math.log(classes)]

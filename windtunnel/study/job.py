@@ -15,9 +15,10 @@ from windtunnel.forecasts import Forecast
 from windtunnel.ladder import compact
 from windtunnel.launch.one import NOT_THE_RUNS, spoken, where_it_failed
 from windtunnel.store import Store
-from windtunnel.study.answer import Result, answered, forecast_of, lost_in, seal
+from windtunnel.study.answer import Result, answered, forecast_of, seal
 from windtunnel.study.budget import Budget, Meter, Metered
-from windtunnel.study.buying import told
+from windtunnel.study.buying import bought_words
+from windtunnel.study.fits import lost_in
 from windtunnel.study.plan import plan
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
@@ -97,9 +98,10 @@ def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Wat
         f"estimate: {planned.missing} runs to train, {compact(planned.flops)}FLOPs, about {planned.minutes:.3g} "
         f"minutes on {planned.devices} device(s) ({planned.speed_source})"
     )
-    enough = "enough" if meter.recorded + left <= budget.amount else "not enough"
+    short, about = ("not enough", "about") if study.half_width is None else ("perhaps not enough", "at most about")
+    enough = "enough" if meter.recorded + left <= budget.amount else short
     watch.say(
-        f"budget: {budget} in all, {budget.says(meter.recorded)} of it spent on finished runs; about "
+        f"budget: {budget} in all, {budget.says(meter.recorded)} of it spent on finished runs; {about} "
         f"{budget.says(left)} to go, so it is {enough}"
     )
     return Metered(launch, meter)
@@ -119,7 +121,7 @@ def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
     soon = _ForecastSoon(stages, watch)
     while _train(stages, "ladder", _ladder(stages), launch, watch, soon):
         pass  # with a half-width, what was trained says what to buy next
-    if said := told(stages):
+    if said := bought_words(stages):
         watch.say(f"ladder: {said}")
     for name in stages.recipes:
         if lost := lost_in(stages.runs(stages.ladder(name, stages.tuning(name).values))):

@@ -35,6 +35,7 @@ def page_data(result: Result, *, command: str = "", study_file: str | None = Non
         "study": study.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "question": f"What loss will {study.target} reach{f', and is it worth using {ideas}' if ideas else ''}?",
+        "unit": study.judged_by().unit,
         "answer": three_lines(result),
         "caveats": caveat_lines(result),
         "recipes": [_recipe(result, name, bands[name]) for name in study.recipes()],

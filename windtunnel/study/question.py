@@ -36,8 +36,8 @@ class Study:
     the target (which then needs a rung) is trained with `target_seeds` seeds and scored. `seed` shifts all seeds, so
     that a whole study can be repeated independently. `level` is the probability of the printed intervals.
 
-    `half_width` 0.02: rungs are bought (small ones first, see `study.buying`) only until every recipe's loss at the
-    target is foretold within 2 % either way at `level`; None trains the whole ladder.
+    `half_width` 0.02: rungs are bought (small ones first, see `study.buying`) only until half the interval at the
+    target, at `level`, is 2 % of the loss for every recipe; None trains the whole ladder.
 
     `tuned_on` are other data for the search at the base rung, so that no value was chosen on the data it is judged by
     (2403.09066); None: base and ideas are tuned on the data of the ladder, and verdicts say so.
@@ -136,7 +136,7 @@ class Study:
         """The rung of the transfer check unless the study says otherwise: the middle one of those that are wider.
 
         Of those, the ones with the base rung's horizon come first: that the optimum moves with the horizon is known.
-        With a `half_width` it is one of the rungs that are bought first.
+        With a `half_width` it is one of the rungs that are bought first, so it may be another one than without.
         """
         if self.tuning.recheck_rung is not None:
             return self.tuning.recheck_rung
@@ -175,7 +175,7 @@ class Study:
     def _check_half_width(self) -> None:
         if self.half_width is None:
             return
-        if not 0 < self.half_width < 1:
+        if not isinstance(self.half_width, int | float) or not 0 < self.half_width < 1:
             raise InputError(
                 f"Study half_width is {self.half_width!r}; it is a share of the loss, 0.02 for 2 % either way."
             )

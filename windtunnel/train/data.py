@@ -67,7 +67,7 @@ def check_held_out(judge: Judge) -> None:
             f"be judged. It yields examples in chunks of at most `size` until they have `tokens` predictions, the last "
             f"chunk smaller."
         )
-    _check_batch(judge.data, "held_out", first, None)
+    _check_batch(judge.data, "held_out", first, None, own_targets=judge.loss is not None)
 
 
 def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targets: bool = False) -> None:
@@ -88,8 +88,9 @@ def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targ
     if targets.dtype not in (np.int64, np.uint8) or targets.size != many * shape.tokens_per_example:
         raise InputError(
             f"{name} gives targets {targets.dtype} of shape {targets.shape}; they must be int64 of shape "
-            f"{(many, shape.tokens_per_example)}: runs are judged by the cross-entropy of outcomes, numbered from 0 to "
-            f"{shape.classes - 1}. What is continuous can be cut into bins."
+            f"{(many, shape.tokens_per_example)}: cross-entropy is of outcomes, numbered from 0 to "
+            f"{shape.classes - 1}. For targets that are numbers give the recipe objective=SquaredError() and the study "
+            f"judge=Judge(data=..., loss=SquaredError()), of windtunnel.parts.objectives."
         )
     counted = targets[targets != IGNORED]
     if counted.size and (counted.min() < 0 or counted.max() >= shape.classes):

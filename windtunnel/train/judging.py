@@ -19,7 +19,7 @@ from windtunnel.errors import InputError
 from windtunnel.train.data import judge_batches, judge_steps
 from windtunnel.train.pack import Group, Pack
 from windtunnel.train.state import State
-from windtunnel.train.steps import Within, judgement, named_params, readout
+from windtunnel.train.steps import Within, counted, judgement, named_params, readout
 
 OWN = ("accuracy",)  # metrics that a record has without probes
 
@@ -32,7 +32,8 @@ class Judging:
         device: torch.device, packed: bool, within: Within = nullcontext,
     ) -> None:  # fmt: skip
         self.model, self.groups, self.device, self.probes = model, groups, device, pack.judge.probes
-        self.judgement = judgement(model, groups, packed, within)
+        self.loss = pack.judge.loss
+        self.judgement = judgement(model, groups, packed, within, self.loss)
         self.readout = readout(groups, pack.recipe.optimizer, packed)
         self.held_out = judge_batches(pack.judge, device, _at_once(pack))
         self.at = [judge_steps(pack.judge, steps) for steps in steps_of]
@@ -42,14 +43,15 @@ class Judging:
         return state.step in self.at[member]
 
     def judge(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and accuracy of every member for whom it is due; the others' numbers are NaN."""
+        """Loss and accuracy of every member for whom it is due; the others' numbers are NaN, as is the accuracy where
+        the judge has a loss of its own."""
         due = [i for i, row in enumerate(state.rows) if any(self.due(state, m) for m in row)]
         params = self.judged(state, due)
         self.model.eval()
         with torch.no_grad(), _attention_as_trained():
             sums = [self.judgement(params, x, y) for x, y in self.held_out]
         self.model.train()
-        count = sum(y.numel() for _, y in self.held_out)
+        count = sum(counted(y, self.loss) for _, y in self.held_out)
         both = [torch.stack(values).double().sum(0).cpu().numpy() / count for values in zip(*sums, strict=True)]
         loss, accuracy = (np.full(len(self.at), np.nan) for _ in both)
         for place, i in enumerate(due):

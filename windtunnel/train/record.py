@@ -34,7 +34,8 @@ def recorded(
     created: str,
     metrics: Mapping[str, float] | None = None,
 ) -> Run:
-    """The Run of a member: a loss a step, and (step, loss, accuracy) of each judgement, NaN where none was due.
+    """The Run of a member: a loss a step, and (step, loss, accuracy) of each judgement, NaN where none was due (or a
+    judge's own loss has no hits).
 
     `why` says why it diverged; None or empty: it finished. `metrics` are what probes measured.
     """
@@ -47,7 +48,7 @@ def recorded(
         outcome=Outcome.DIVERGED if why else Outcome.FINISHED,
         message=why or "",
         loss=None if why else float(done[-1][1]),
-        metrics={} if why else {"accuracy": float(done[-1][2]), **(metrics or {})},
+        metrics={} if why else {**_accuracy(done[-1][2]), **(metrics or {})},
         size=pack.size(),
         cost=cost,
         curve={
@@ -62,6 +63,10 @@ def recorded(
         labels=dict(pack.labels[member]) if pack.labels else {},
         source=written_sources(pack.recipe_of(member)),
     )
+
+
+def _accuracy(share: float) -> dict[str, float]:
+    return {"accuracy": float(share)} if math.isfinite(share) else {}
 
 
 def tokens_done(pack: Pack, member: int, train_loss: Sequence[float] | np.ndarray) -> int:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from windtunnel.errors import InputError, Stopped
@@ -45,6 +44,7 @@ from windtunnel.train.rows import multiplier, steps_of
 from windtunnel.train.sharded_model import draw, sharded
 from windtunnel.train.sharded_record import Curves, How, run_of
 from windtunnel.train.sharded_update import ShardedUpdate
+from windtunnel.train.steps import counted, summed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -220,12 +220,13 @@ class ShardedEngine:
             curves.diverged = f"the judged loss was not finite at step {curves.step}"
 
     def _judged(self, inputs: Tensor, targets: Tensor, own: int) -> tuple[float, float, float]:
-        """Summed cross-entropy in nats, hits and how many predictions, of this process's own examples."""
+        """Summed loss, hits and over how many, of this process's own examples."""
         with computed_in(self.pack.precision, self.ranks.device):
-            outputs = self.model(inputs).float()[:own].flatten(0, 1)
-        flat = targets[:own].flatten()
-        hits = (outputs.argmax(-1) == flat).sum()
-        return float(F.cross_entropy(outputs, flat, reduction="sum")), float(hits), float(flat.numel())
+            outputs = self.model(inputs).float()[:own]
+        if not own:
+            return 0.0, 0.0, 0.0
+        total, hits = summed(outputs, targets[:own], self.pack.judge.loss)
+        return float(total), float(hits), float(counted(targets[:own], self.pack.judge.loss))
 
 
 def check_division(batch: int, world: int, pieces: int) -> None:

@@ -6,6 +6,7 @@ was used, and why not the other, is recorded in the run's cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from windtunnel.errors import InputError
 from windtunnel.train.data import share
 from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import Group
@@ -204,20 +206,40 @@ def first_states(groups: Sequence[Group], optimizer: Any, params: Sequence[Tenso
 
 
 def judgement(
-    model: nn.Module, groups: Sequence[Group], packed: bool, within: Within = nullcontext
+    model: nn.Module, groups: Sequence[Group], packed: bool, within: Within = nullcontext, loss: Any = None
 ) -> Callable[..., Any]:
-    """(params, inputs, targets) to (summed cross-entropy in nats, hits), one number a member."""
+    """(params, inputs, targets) to what `summed` says of them, one number a member."""
 
     call = called(model, within)
 
     def judged(params: list[Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = call(_named(groups, params), inputs).flatten(0, 1)
-        hits = (outputs.argmax(-1) == targets.flatten()).float().sum()
-        return F.cross_entropy(outputs, targets.flatten(), reduction="sum"), hits
+        return summed(call(_named(groups, params), inputs), targets, loss)
 
     if packed:
         return vmap(judged, in_dims=(0, None, None), randomness="error")
     return lambda params, x, y: _map(judged([p[0] for p in params], x, y), lambda t: t.unsqueeze(0))
+
+
+def summed(outputs: Tensor, targets: Tensor, loss: Any = None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in nats and hits, sums over predictions; with a judge's own loss, the sum over examples of their
+    mean loss, and nan. `counted` says over how many. Raises InputError for losses that have no row an example."""
+    if loss is None:
+        outputs = outputs.flatten(0, 1)
+        hits = (outputs.argmax(-1) == targets.flatten()).float().sum()
+        return F.cross_entropy(outputs, targets.flatten(), reduction="sum"), hits
+    found = loss(outputs, targets)
+    if not isinstance(found, Tensor) or not found.ndim or len(found) != len(targets):
+        what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"The judge's {type(loss).__name__} gives {what} for {len(targets)} examples; it gives losses (examples, "
+            f"...), one row an example."
+        )
+    return found.float().reshape(len(targets), -1).mean(1).sum(), torch.full((), math.nan, device=found.device)
+
+
+def counted(targets: Tensor, loss: Any = None) -> int:
+    """Over how many `summed` is a sum."""
+    return targets.numel() if loss is None else len(targets)
 
 
 def _one_tensor(optimizer: Any, group: Group) -> Callable[..., Any]:

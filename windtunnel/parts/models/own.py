@@ -76,7 +76,7 @@ class Own:
 def _logits(module: nn.Module, inputs: Any, outputs: Any, *, one: bool) -> Tensor:
     """With an axis of tokens also where an example is one prediction, which classifiers leave out."""
     found = outputs if isinstance(outputs, Tensor) else outputs.logits
-    return found.unsqueeze(1) if one and found.dim() == 2 else found
+    return found.reshape(len(found), 1, -1) if one else found
 
 
 class _Agreeing(TorchDispatchMode):
