@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from test_phases import Halves
 from torch import nn
 
 import windtunnel as wt
+from windtunnel.errors import Stopped
 from windtunnel.launch.here import Here
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import MLP, Own
@@ -18,10 +20,11 @@ from windtunnel.recipe import DataShape
 from windtunnel.report.page import render
 from windtunnel.report.stored import stored_data
 from windtunnel.study.page import page_data
+from windtunnel.study.stages import Stages
 from windtunnel.train.loop import train
 from windtunnel.train.steps import counted, summed
 
-SIDE = 4
+SIDE, CPU = 4, torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,31 @@ def test_the_target_is_foretold_and_the_page_says_what_the_loss_is(result):
 
 
 def test_a_pack_is_judged_as_its_runs_alone(result, study):
-    from windtunnel.study.stages import Stages
-
     stages = Stages(study, result.store)
     asks = stages.ladder("base", stages.tuning("base").values)[:2]
-    cpu = torch.device("cpu")
-    for ask, both in zip(asks, train(stages.packed(asks), device=cpu), strict=True):
-        (alone,) = train(stages.packed([ask]), device=cpu)
+    for ask, both in zip(asks, train(stages.packed(asks), device=CPU), strict=True):
+        (alone,) = train(stages.packed([ask]), device=CPU)
         assert both.loss == pytest.approx(alone.loss, rel=1e-6)
+
+
+def test_runs_in_stretches_and_after_a_stop_are_judged_by_it_too(study, tmp_path):
+    phased = replace(study, base=study.base.but(phases=Halves()))
+    stages = Stages(phased, wt.Store(tmp_path / "store"))
+    values = {name: tuned.low for name, tuned in phased.base.tuned_fields().items()}
+    pack = stages.packed(stages.ladder("base", values)[-2:])
+    steps = []
+
+    def stopping():
+        steps.append(1)
+        return len(steps) > 70  # in the second stretch
+
+    kept = stages.store.flight(pack.key)
+    with pytest.raises(Stopped):
+        train(pack, device=CPU, folder=kept, stop=stopping, checkpoint_seconds=0.0)
+    resumed, whole = train(pack, device=CPU, folder=kept), train(pack, device=CPU)
+    for run, other in zip(resumed, whole, strict=True):
+        assert run.loss == other.loss == pytest.approx(run.metrics["squares"], rel=1e-5)
+        np.testing.assert_array_equal(run.curve["judged_loss"], other.curve["judged_loss"])
 
 
 def test_a_network_of_ones_own_may_put_out_images(study):

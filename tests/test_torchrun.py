@@ -26,6 +26,7 @@ from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.learned.small_fc import SmallFC
 from windtunnel.parts.learned.weights import bundled
 from windtunnel.parts.models import Own, Transformer
+from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.parts.optimizers import LAMB, LARS, SGD, AdamAtan2, AdamW, Lion, Muon, Shampoo
 from windtunnel.recipe import Site
 from windtunnel.runs import Outcome, Run
@@ -42,7 +43,7 @@ from windtunnel.train.sharded_update import acts_by_entry
 RUNG = wt.Rung(width=16, depth=2, heads=2, tokens=8 * tiny.CONTEXT * tiny.BATCH, batch=tiny.BATCH)
 BASE = wt.Rung(width=8, depth=1, heads=2, tokens=RUNG.tokens, batch=tiny.BATCH)
 LEARNED = SmallFC(weights=bundled("mulo-digits"))
-RESUMED = ("AdamW", "Shampoo", "SmallFC")
+RESUMED = ("AdamW", "Shampoo", "SmallFC", "own loss")
 STOPPED = 5  # steps after which a checkpoint is written, of 8
 
 
@@ -105,6 +106,7 @@ def one(corpus, optimizer=None, rung=RUNG, **slots):
 @pytest.fixture(scope="module")
 def asked(corpus):
     """The runs that two processes train, by what is looked at."""
+    plain = one(corpus)
     tied = Transformer(tied=True, gains=True, norm=torch.nn.LayerNorm, kv_groups=2)
     return {name: one(corpus, optimizer) for name, optimizer in OPTIMIZERS.items()} | {
         "tied": one(corpus, model=tied),
@@ -113,6 +115,7 @@ def asked(corpus):
         "images": images(),
         "SmallFC": one(corpus, LEARNED, parametrization=LEARNED.parametrization),
         "own": one(corpus, model=Own(layers)),
+        "own loss": replace(plain, judge=replace(plain.judge, loss=CrossEntropy(smoothing=0.1))),
     }
 
 
@@ -216,7 +219,9 @@ def same(run: Run, other: Run, tolerance: float = 1e-5) -> None:
     assert run.metrics == pytest.approx(other.metrics, abs=2e-2)  # a near tie may fall the other way
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "tied", "five examples", "diverging", "images", "SmallFC", "own"])
+@pytest.mark.parametrize(
+    "name", [*OPTIMIZERS, "tied", "five examples", "diverging", "images", "SmallFC", "own", "own loss"]
+)
 def test_two_processes_train_what_one_does(name, two, alone):
     same(two[0][name], alone[name])
 

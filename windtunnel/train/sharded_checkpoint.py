@@ -174,8 +174,9 @@ def _check_curves(facts: Mapping[str, Any]) -> None:
     known = isinstance(step, int) and 0 <= step == len(losses) and isinstance(facts["created"], str)
     if not known or not all(math.isfinite(loss) for loss in losses) or any(len(row) != 3 for row in judged):
         raise ValueError("its curves do not fit its step")
-    if not all(math.isfinite(number) for row in judged for number in row) or not math.isfinite(facts["seconds"]):
-        raise ValueError("its curves are not numbers")
+    numbers = [facts["seconds"], *(number for step, loss, _ in judged for number in (step, loss))]
+    if not all(map(math.isfinite, numbers)) or any(math.isinf(accuracy) for *_, accuracy in judged):
+        raise ValueError("its curves are not numbers")  # an accuracy is none where the judge has a loss of its own
 
 
 def _steps(folder: Path) -> list[Path]:
