@@ -201,6 +201,13 @@ def test_what_is_paid_for_is_used(study, tmp_path):
     assert widths(more) == widths(some) and {run.spec.seed for run in more.ladder["base"]} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("at", [1, 5, 7])
+def test_a_transfer_check_on_a_rung_that_is_not_needed_buys_no_more_of_it(study, tmp_path, at):
+    easy = replace(study, half_width=0.2, tuning=replace(study.tuning, recheck_rung=at))
+    result = easy.run(wt.Store(tmp_path / "store"), launcher=Inventing())
+    assert widths(result) == list(WIDTHS[:FIRST])
+
+
 def test_an_unreliable_forecast_ends_no_ladder(study, tmp_path):
     far = wt.Target(rung=study.target.rung.but(tokens=64 * tiny.TOKENS))  # one horizon says nothing of another
     result = replace(study, target=far, half_width=0.5).run(wt.Store(tmp_path / "store"), launcher=Inventing())

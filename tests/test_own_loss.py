@@ -12,6 +12,7 @@ from torch import nn
 
 import windtunnel as wt
 from windtunnel.errors import Stopped
+from windtunnel.ladder import digits
 from windtunnel.launch.here import Here
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import MLP, Own
@@ -175,8 +176,57 @@ def test_numbers_without_a_loss_for_them_are_refused_with_what_to_give(study, tm
         replace(study, judge=None).plan(wt.Store(tmp_path / "store"))
 
 
+class Beside(SquaredError):
+    def __call__(self, outputs, targets):
+        return (outputs - targets).abs()  # (examples, 1, numbers) beside (examples, numbers)
+
+
+class Below(SquaredError):
+    def __call__(self, outputs, targets):
+        return super().__call__(outputs, targets) - 100
+
+
+def absolute(outputs, targets):
+    return (outputs.flatten(1) - targets).abs()
+
+
+def test_a_function_may_be_a_loss_and_is_called_by_its_name():
+    judge = wt.Judge(data=Edges(), loss=absolute)
+    assert judge.unit == "absolute" == judge.describe()["loss"]["is"]
+
+
+def test_one_number_an_example_may_lie_flat():
+    outputs, targets = torch.randn(4, 1, 1), torch.randn(4)
+    torch.testing.assert_close(SquaredError()(outputs, targets)[:, 0], (outputs[:, 0, 0] - targets).square())
+
+
+def test_a_training_loss_that_sets_examples_beside_others_is_refused(study, tmp_path):
+    with pytest.raises(wt.InputError, match="compared with one another's"):
+        replace(study, base=study.base.but(objective=Beside())).run(wt.Store(tmp_path / "s"), launcher=Here(devices=1))
+
+
+@dataclass(frozen=True)
+class Chunky(Edges):
+    """Its noise is drawn for each chunk apart."""
+
+    def held_out(self, *, size, tokens):
+        for start in range(0, tokens, size):
+            yield self._made(np.random.default_rng((7, start, size)), min(size, tokens - start))
+
+
+def test_examples_that_hang_on_the_chunks_are_refused(study, tmp_path):
+    with pytest.raises(wt.InputError, match=r"Chunky\.held_out gives other examples in chunks of"):
+        replace(study, judge=replace(study.judge, data=Chunky())).plan(wt.Store(tmp_path / "store"))
+
+
 @pytest.mark.parametrize(
-    "loss, values, said", [(Short(), SIDE * SIDE, "one row an example"), (SquaredError(), 3, "16 outputs")]
+    "loss, values, said",
+    [
+        (Short(), SIDE * SIDE, "one row an example"),
+        (SquaredError(), 3, "16 outputs"),
+        (Beside(), SIDE * SIDE, "compared with one another's"),
+        (Below(), SIDE * SIDE, "must be positive"),
+    ],
 )
 def test_a_loss_that_does_not_fit_says_so(study, tmp_path, loss, values, said):
     data = Edges(values)
@@ -184,3 +234,10 @@ def test_a_loss_that_does_not_fit_says_so(study, tmp_path, loss, values, said):
     store = wt.Store(tmp_path / "store")
     with pytest.raises(wt.InputError, match=said):
         asked.run(store, launcher=Here(devices=1))
+
+
+def test_losses_of_any_scale_are_shown_with_digits_that_say_something():
+    assert [digits(x) for x in (2.34567, 0.1234, 0.00123456, 1e-7, 12345.678, 0)] == [
+        "2.3457", "0.1234", "0.001235", "1e-07", "1.235e+04", "0.0000",
+    ]  # fmt: skip
+    assert [digits(x, "+") for x in (-0.01234, 0.5, -1.23456e-5)] == ["-0.0123", "+0.5000", "-1.235e-05"]

@@ -257,6 +257,12 @@ def compact(number: float) -> str:
     return f"{number:.3g}"
 
 
+def digits(value: float, sign: str = "") -> str:
+    """A loss in four decimals, or in four digits where those say too little or too much; `sign` "+" for differences."""
+    usual = value == 0 or (0.001 if sign else 0.1) <= abs(value) < 1000
+    return f"{value:{sign}.4f}" if usual else f"{value:{sign}.4g}"
+
+
 def _shaped(params: float, tokens: float, depth: int | None, head_width: int) -> Rung:
     # 12 L d^2 = params with d = 64 L gives L = (params / 49152)^(1/3)
     layers = depth or max(1, round((params / 49152) ** (1 / 3)))

@@ -25,6 +25,11 @@ from windtunnel.errors import InputError
 _DIGEST = 16
 
 
+def name_of(part: Any) -> str:
+    """What a part is called: a function by its name, another by its class."""
+    return str(getattr(part, "__name__", type(part).__name__))
+
+
 def describe(thing: Any) -> Any:
     """`thing` as plain data that can be hashed: numbers and text as they are, parts as name, fields and meaning."""
     if thing is None or isinstance(thing, bool | int | float | str):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from windtunnel.errors import InputError, meant
 from windtunnel.ladder import Rung, Size
-from windtunnel.meaning import describe
+from windtunnel.meaning import describe, name_of
 
 UNIT = "nats per token"  # of a judge's loss, unless it has one of its own
 
@@ -143,7 +143,8 @@ class DataPlan(Protocol):
     """Which examples each step sees. `batch` is a pure function of (seed, step), so runs can be paired and resumed.
 
     `fingerprint` identifies what was read and how it is cut into examples; it enters every key. `held_out` yields the
-    same validation examples in the same order every time; training never sees them. `repeat` allows more than one pass.
+    same validation examples in the same order every time, whatever the `size` of its chunks; training never sees them.
+    `repeat` allows more than one pass.
     A plan whose examples have an identity says which ones a step sees with `indices(seed, step, size)`, whole
     numbers: what an objective's memory is kept by. One that can be cut to fewer distinct tokens, to be repeated, has
     `limited(unique_tokens) -> data plan`; those of a smaller cut are among those of a larger one.
@@ -427,8 +428,9 @@ class Judge:
 
     Belongs to the study, so an idea may change how a model is trained but never how it is judged. The loss is the mean
     cross-entropy in nats per token, or the mean of what `loss` says: a part that maps outputs and targets to losses
-    (examples, ...) as an objective does, positive, for laws are fitted to its logarithm. `probes` measure more on each
-    finished network; the record's metrics hold it.
+    (examples, ...) as an objective does, positive, for laws are fitted to its logarithm; outputs are (examples, tokens,
+    classes) as the network gives them, targets as the data plan does. `probes` measure more on each finished network;
+    the record's metrics hold it.
     """
 
     data: Any
@@ -445,9 +447,10 @@ class Judge:
             )
         if needs := getattr(self.loss, "needs", ()):
             raise InputError(
-                f"Judge loss is {type(self.loss).__name__}, which needs {', '.join(needs)} besides outputs and "
+                f"Judge loss is {name_of(self.loss)}, which needs {', '.join(needs)} besides outputs and "
                 f"targets; a judge has those alone."
             )
+        describe(self.loss)
         if self.tokens < 1 or self.evaluations < 1:
             raise InputError(
                 f"Judge(tokens={self.tokens}, evaluations={self.evaluations}): both must be at least 1; the last "
@@ -463,4 +466,4 @@ class Judge:
     @property
     def unit(self) -> str:
         """What the loss is, for figures and words."""
-        return UNIT if self.loss is None else type(self.loss).__name__
+        return UNIT if self.loss is None else name_of(self.loss)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from windtunnel.ladder import digits
 from windtunnel.report.marks import Axis, Dots, LevelRule, Panel, values
 from windtunnel.report.words import plain, plural, si, signed
 
@@ -32,4 +33,4 @@ def residual_panel(recipe: Mapping[str, Any]) -> Panel | None:
 
 
 def _note(flops: float, loss: float, expected: float) -> str:
-    return f"{si(flops)} FLOPs: {loss:.4f}, expected {expected:.4f}, {signed(100 * (loss / expected - 1), 2)} %"
+    return f"{si(flops)} FLOPs: {digits(loss)}, expected {digits(expected)}, {signed(100 * (loss / expected - 1), 2)} %"

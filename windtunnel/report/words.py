@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from windtunnel.ladder import compact
+from windtunnel.ladder import compact, digits
 
 MISSING = "missing"
 MINUS = "\N{MINUS SIGN}"
@@ -43,8 +43,8 @@ def si(value: Any, unit: str = "") -> str:
 
 
 def loss(value: Any) -> str:
-    """A loss in nats per token, four decimals."""
-    return f"{value:.4f}".replace("-", MINUS) if known(value) else MISSING
+    """A loss, in four decimals where that is what says most."""
+    return digits(value).replace("-", MINUS) if known(value) else MISSING
 
 
 def signed(value: Any, decimals: int = 4) -> str:

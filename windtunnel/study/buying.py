@@ -87,14 +87,16 @@ def at_most(stages: Stages) -> tuple[Rung, ...]:
 
 
 def _begun(stages: Stages, asked: Sequence[Sequence[Rung]]) -> int:
-    """How many purchases, from the first, have a run of one recipe at every rung."""
+    """How many purchases, from the first, are begun: after it, those with a run of one recipe at every rung."""
     return max(_begun_by(stages, name, asked) for name in stages.recipes)
 
 
 def _begun_by(stages: Stages, name: str, asked: Sequence[Sequence[Rung]]) -> int:
     state = stages.tuning(name)
-    for count, rungs in enumerate(asked):
-        if not state.done or not all(stages.runs(stages.ladder(name, state.values, [rung])) for rung in rungs):
+    again = {a.spec.key for asks in stages.recheck(name, state.values).values() for a in asks}  # these say nothing
+    for count, rungs in enumerate(asked[1:], 1):
+        at = [[a for a in stages.ladder(name, state.values, [rung]) if a.spec.key not in again] for rung in rungs]
+        if not state.done or not all(map(stages.runs, at)):
             return count
     return len(asked)
 

@@ -53,10 +53,12 @@ def check_examples(data: Any, *, own_targets: bool = False) -> None:
 
 
 def check_held_out(judge: Judge) -> None:
-    """The same for held-out examples, and that there are some."""
+    """The same for held-out examples, that there are some, and that they are the same in smaller chunks."""
     size = judge_chunk(judge)
     try:
-        first = next(iter(judge.data.held_out(size=size, tokens=judge.tokens)), None)
+        first, smaller = (
+            next(iter(judge.data.held_out(size=each, tokens=judge.tokens)), None) for each in (size, max(1, size // 2))
+        )
     except InputError:
         raise
     except Exception:
@@ -68,6 +70,15 @@ def check_held_out(judge: Judge) -> None:
             f"chunk smaller."
         )
     _check_batch(judge.data, "held_out", first, None, own_targets=judge.loss is not None)
+    if smaller is None or not all(
+        np.array_equal(here[: len(there)], there, equal_nan=here.dtype.kind == "f")
+        for here, there in zip(first, smaller, strict=True)
+    ):
+        raise InputError(
+            f"{type(judge.data).__name__}.held_out gives other examples in chunks of {size} than in chunks of "
+            f"{max(1, size // 2)}; runs that are judged in other chunks would be judged by other examples. Give the "
+            f"same ones in the same order whatever the size: draw noise for all of them at once, then cut."
+        )
 
 
 def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targets: bool = False) -> None:

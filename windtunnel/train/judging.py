@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import InputError
+from windtunnel.meaning import name_of
 from windtunnel.train.data import judge_batches, judge_steps
 from windtunnel.train.pack import Group, Pack
 from windtunnel.train.state import State
@@ -57,6 +58,7 @@ class Judging:
         for place, i in enumerate(due):
             members = [m for m in state.rows[i] if self.due(state, m)]
             loss[members], accuracy[members] = both[0][place], both[1][place]
+        check_positive(both[0], self.loss)
         return loss, accuracy
 
     def judged(self, state: State, rows: Sequence[int]) -> list[Tensor]:
@@ -90,10 +92,20 @@ class Judging:
                 parameter.copy_(weights[name])
         for probe in self.probes:
             for name, value in _numbers(probe, probe(network, self.held_out)).items():
-                if name in found or name in OWN:
+                if name in found or (name in OWN and self.loss is None):
                     raise InputError(f"Two probes of the judge measure {name!r}; give one another name.")
                 found[name] = value
         return found
+
+
+def check_positive(judged: np.ndarray, loss: Any) -> None:
+    """Raise InputError where a judge's own loss came out at or below 0: laws are of its logarithm."""
+    wrong = judged[judged <= 0]
+    if loss is not None and len(wrong):
+        raise InputError(
+            f"The judge's {name_of(loss)} came out as {wrong[0]:.4g}; laws are fitted to the logarithm of the loss, so "
+            f"it must be positive. Add a constant to it, or judge by another."
+        )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.data import judge_chunk, judge_steps, share
 from windtunnel.train.extras import asked_of
+from windtunnel.train.judging import check_positive
 from windtunnel.train.loop import Progress
 from windtunnel.train.pack import (
     Pack,
@@ -44,7 +45,7 @@ from windtunnel.train.rows import multiplier, steps_of
 from windtunnel.train.sharded_model import draw, sharded
 from windtunnel.train.sharded_record import Curves, How, run_of
 from windtunnel.train.sharded_update import ShardedUpdate
-from windtunnel.train.steps import counted, summed
+from windtunnel.train.steps import check_pairs, counted, summed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -177,7 +178,9 @@ class ShardedEngine:
         lost = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for inputs, targets in self._pieces(step):
             with computed_in(self.pack.precision, self.ranks.device):
-                losses = self.pack.recipe.objective(self.model(inputs).float(), targets)
+                outputs = self.model(inputs).float()
+                losses = self.pack.recipe.objective(outputs, targets)
+                check_pairs(losses, outputs, targets, self.pack.recipe.objective)
                 part = losses.sum() * (len(inputs) / (losses.numel() * self.batch))
             (part * self.ranks.world).backward()  # FSDP2 averages over processes, and what is needed is the sum
             lost += part.detach()
@@ -215,6 +218,7 @@ class ShardedEngine:
         sums = [self._judged(*batch) for batch in self.held_out]
         self.model.train()
         total, hits, count = self.ranks.summed(*(sum(column) for column in zip(*sums, strict=True)))
+        check_positive(np.array([total / count]), self.pack.judge.loss)
         curves.judged.append((curves.step, total / count, hits / count))
         if not math.isfinite(total):
             curves.diverged = f"the judged loss was not finite at step {curves.step}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from windtunnel.errors import InputError
+from windtunnel.meaning import name_of
 from windtunnel.train.data import share
 from windtunnel.train.extras import needs_of
 from windtunnel.train.pack import Group
@@ -83,7 +84,9 @@ def gradient(
         named = _named(groups, params)
         outputs = call(named | given.get("network", {}), inputs)
         if not needs:
-            return objective(outputs, targets).mean(), {}
+            found = objective(outputs, targets)
+            check_pairs(found, outputs, targets, objective)
+            return found.mean(), {}
         start = _named(groups, given["start"]) if "start" in given else {}
         told = {name: value for name, value in given.items() if name in needs}
         told |= {"params": named} if "params" in needs else {}
@@ -231,10 +234,21 @@ def summed(outputs: Tensor, targets: Tensor, loss: Any = None) -> tuple[Tensor, 
     if not isinstance(found, Tensor) or not found.ndim or len(found) != len(targets):
         what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
-            f"The judge's {type(loss).__name__} gives {what} for {len(targets)} examples; it gives losses (examples, "
-            f"...), one row an example."
+            f"The judge's {name_of(loss)} gives {what} for {len(targets)} examples; it gives losses (examples, ...), "
+            f"one row an example."
         )
+    check_pairs(found, outputs, targets, loss)
     return found.float().reshape(len(targets), -1).mean(1).sum(), torch.full((), math.nan, device=found.device)
+
+
+def check_pairs(losses: Tensor, outputs: Tensor, targets: Tensor, loss: Any) -> None:
+    """Raise InputError for more losses than there are outputs and targets: then examples were set beside others'."""
+    if losses.numel() > max(outputs.numel(), targets.numel()):
+        raise InputError(
+            f"{name_of(loss)} gives losses {tuple(losses.shape)} of outputs {tuple(outputs.shape)} and targets "
+            f"{tuple(targets.shape)}, so examples were compared with one another's. Outputs are (examples, tokens, "
+            f"classes); bring both to one shape, as outputs.flatten(1) and targets.flatten(1)."
+        )
 
 
 def counted(targets: Tensor, loss: Any = None) -> int:

@@ -21,6 +21,7 @@ from windtunnel.launch.one import spoken
 from windtunnel.recipe import Judge, Parametrization, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.store import Store
+from windtunnel.train.data import check_held_out
 from windtunnel.train.pack import Pack
 from windtunnel.transfers.carried import Comparison, compared
 from windtunnel.tune import Tried
@@ -49,6 +50,7 @@ def compare_parametrizations(
     """
     field, values = _asked(recipe, rungs, values)
     judge = judge or Judge(data=recipe.data, evaluations=1)
+    check_held_out(judge)
     settled = [recipe.settled(rung) for rung in rungs]
     packs = {name: _packs(recipe.but(parametrization=r), settled, judge, field, values, seeds, name)
              for name, r in rules.items()}  # fmt: skip

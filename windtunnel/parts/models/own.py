@@ -74,9 +74,9 @@ class Own:
 
 
 def _logits(module: nn.Module, inputs: Any, outputs: Any, *, one: bool) -> Tensor:
-    """With an axis of tokens also where an example is one prediction, which classifiers leave out."""
+    """With an axis of tokens also where an example is one prediction, which classifiers and images leave out."""
     found = outputs if isinstance(outputs, Tensor) else outputs.logits
-    return found.reshape(len(found), 1, -1) if one else found
+    return found.reshape(len(found), 1, -1) if one and found.dim() not in (0, 3) else found
 
 
 class _Agreeing(TorchDispatchMode):

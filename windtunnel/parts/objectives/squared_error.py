@@ -14,11 +14,11 @@ class SquaredError:
     """Squared difference of outputs and targets. For training, and as `Judge(loss=SquaredError())`."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs and targets (examples, ...), as many numbers an example, to losses (examples, numbers).
+        """Outputs and targets (examples, ...), each as many numbers an example, to losses (examples, numbers).
 
         Raises InputError where they are not as many.
         """
-        said, wanted = outputs.flatten(1), targets.flatten(1)
+        said, wanted = (numbers.reshape(len(numbers), -1) for numbers in (outputs, targets))
         if said.shape != wanted.shape:
             raise InputError(
                 f"SquaredError compares {said.shape[1]} outputs an example with {wanted.shape[1]} targets; give as "
