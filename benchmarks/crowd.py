@@ -88,14 +88,14 @@ def studies(folder: Path, *, processes: int) -> dict[str, Any]:
     """Run one study from many processes at once; what each ended with, and what lies in the store."""
     from tiny import write_corpus
 
-    from benchmarks.kill import STUDY, compared, numbers
+    from benchmarks.kill import compared, numbers, study_text
 
     corpus = folder / "corpus"
     if not corpus.exists():
         corpus.mkdir()
         write_corpus(corpus)
     file = folder / "killed_study.py"
-    file.write_text(STUDY.format(corpus=str(corpus), tokens=1024))
+    file.write_text(study_text(str(corpus), 1024))
     alone, store = folder / "alone", folder / f"together-{processes}-{time.monotonic_ns()}"
     if not alone.exists():
         _run(file, alone).wait()

@@ -109,9 +109,7 @@ def torment(
     """
     draw, tally = random.Random(seed), Tally()
     file = folder / "killed_study.py"
-    asked = {"corpus": corpus, "tokens": tokens, "half_width": half_width}
-    asked["widths"] = WIDTHS if half_width is None else TO_BUY
-    file.write_text(STUDY.format(**asked) + ("" if locks else NO_LOCKS))
+    file.write_text(study_text(corpus, tokens, half_width) + ("" if locks else NO_LOCKS))
     started = time.monotonic()
     _to_the_end(file, folder / "undisturbed", devices=1)
     tally.seconds_undisturbed = time.monotonic() - started
@@ -126,6 +124,12 @@ def torment(
         tally.differences += compared(truth, store) if locks else differing(truth, store)
         told(tally)
     return tally
+
+
+def study_text(corpus: str | None, tokens: int, half_width: float | None = None) -> str:
+    """The study's file."""
+    widths = WIDTHS if half_width is None else TO_BUY
+    return STUDY.format(corpus=corpus, tokens=tokens, half_width=half_width, widths=widths)
 
 
 def numbers(store: Path) -> dict[str, Any]:

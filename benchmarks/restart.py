@@ -62,7 +62,7 @@ def torment(
     """Kill a study `kills` times, each time once it has trained a little; `told` hears the count after each study."""
     draw = random.Random(seed)
     file = folder / "killed_study.py"
-    file.write_text(kill.STUDY.format(corpus=corpus, tokens=tokens) + TELLING)
+    file.write_text(kill.study_text(corpus, tokens) + TELLING)
     again, beside, redone, differences, studies, done_at_kill = [], [], 0, [], 0, []
     truth: dict[str, Any] = {}
     while len(again) < kills:
