@@ -125,19 +125,24 @@ def bought(runs: Sequence[Run], study: int, tuning: dict[str, Any], speed: Speed
     """
     own = seeds_of(study)
     rate = next(run.spec.hyperparameters["lr"] for run in runs if run.spec.seed == own[0])
+    kept_by = parts()
     for seeds in (1, 2):
         shared, apart = ladder_flops(rate, HORIZONS, seeds)
         there = [run for run in runs if run.spec.seed in own[:seeds]]
         said = {
-            kept: half_widths([run for run in there if run.spec.rung.width in kept], ended=kept != parts()[-1])
-            for kept in parts()
+            kept: half_widths([run for run in there if run.spec.rung.width in kept], ended=kept != kept_by[-1])
+            for kept in kept_by
         }
         for wanted in HALF_WIDTHS:
             kept = next((kept for kept, each in said.items() if _enough(each[TARGETS[0]], wanted)), WIDTHS)
-            mine = {"recheck": recheck_flops(seeds, parts()[0]), "trunk": {w: shared[w] for w in kept}, "apart": apart}
+            mine = {
+                "recheck": recheck_flops(seeds, kept_by[0]),
+                "trunk": {w: shared[w] for w in kept},
+                "apart": apart,
+            }
             yield {
                 "wanted": wanted, "seeds": seeds, "widths": kept, "reached": said[kept][TARGETS[0]]["new_run"],
-                "whole_ladder": said[parts()[-1]][TARGETS[0]]["new_run"],
+                "whole_ladder": said[kept_by[-1]][TARGETS[0]]["new_run"],
                 "bill": bills(tuning, mine, speed), "bill_at_the_same_widths": bills(tuning, mine, speed, kept),
             }  # fmt: skip
 
@@ -168,8 +173,7 @@ def half_widths(runs: Sequence[Run], *, ended: bool = False) -> dict[int, dict[s
         expected = fitted.predict(at, noise=False).interval(LEVEL, exponential=True)
         found[width] = {
             "params_over_top": size.params / max(run.size.params for run in runs), "foretold": new.median,
-            "new_run": (new.high - new.low) / 2 / new.median,
-            "expected": (expected.high - expected.low) / 2 / expected.median, "reliable": fitted.reliable,
+            "new_run": new.half_width, "expected": expected.half_width, "reliable": fitted.reliable,
         }  # fmt: skip
     return found
 

@@ -85,7 +85,7 @@ class Ladder:
         for some in purchases:
             kept = [*kept, *some]
             said = self.says(kept)
-            if said is not None and said[1] and half_width(widened(said[0], stretch)) <= wanted:
+            if said is not None and said[1] and widened(said[0], stretch).half_width <= wanted:
                 break
         return kept
 
@@ -112,11 +112,6 @@ def widened(loss: Interval, stretch: float) -> Interval:
     """An interval with both its arms longer, in the logarithm of the loss."""
     low, high = (loss.median * (end / loss.median) ** stretch for end in (loss.low, loss.high))
     return Interval(loss.median, low, high, loss.level)
-
-
-def half_width(loss: Interval) -> float:
-    """Half of an interval over its median."""
-    return (loss.high - loss.low) / 2 / loss.median
 
 
 def of_worlds(draws: int) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import nn
 
 import windtunnel as wt
 from windtunnel.errors import Stopped
-from windtunnel.ladder import digits
+from windtunnel.ladder import four_decimals
 from windtunnel.launch.here import Here
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.models import MLP, Own
@@ -237,7 +237,7 @@ def test_a_loss_that_does_not_fit_says_so(study, tmp_path, loss, values, said):
 
 
 def test_losses_of_any_scale_are_shown_with_digits_that_say_something():
-    assert [digits(x) for x in (2.34567, 0.1234, 0.00123456, 1e-7, 12345.678, 0)] == [
+    assert [four_decimals(x) for x in (2.34567, 0.1234, 0.00123456, 1e-7, 12345.678, 0)] == [
         "2.3457", "0.1234", "0.001235", "1e-07", "1.235e+04", "0.0000",
     ]  # fmt: skip
-    assert [digits(x, "+") for x in (-0.01234, 0.5, -1.23456e-5)] == ["-0.0123", "+0.5000", "-1.235e-05"]
+    assert [four_decimals(x, "+") for x in (-0.01234, 0.5, -1.23456e-5)] == ["-0.0123", "+0.5000", "-1.235e-05"]

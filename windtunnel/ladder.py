@@ -257,7 +257,7 @@ def compact(number: float) -> str:
     return f"{number:.3g}"
 
 
-def digits(value: float, sign: str = "") -> str:
+def four_decimals(value: float, sign: str = "") -> str:
     """A loss in four decimals, or in four digits where those say too little or too much; `sign` "+" for differences."""
     usual = value == 0 or (0.001 if sign else 0.1) <= abs(value) < 1000
     return f"{value:{sign}.4f}" if usual else f"{value:{sign}.4g}"

@@ -15,11 +15,11 @@ from windtunnel.errors import InputError, meant
 from windtunnel.ladder import Rung, Size
 from windtunnel.meaning import describe, name_of
 
-UNIT = "nats per token"  # of a judge's loss, unless it has one of its own
-
 if TYPE_CHECKING:  # the slots' signatures speak of torch; importing this module does not
     import numpy as np
     from torch import Tensor, nn
+
+UNIT = "nats per token"  # of a judge's loss, unless it has one of its own
 
 
 @dataclass(frozen=True)
@@ -450,7 +450,7 @@ class Judge:
                 f"Judge loss is {name_of(self.loss)}, which needs {', '.join(needs)} besides outputs and "
                 f"targets; a judge has those alone."
             )
-        describe(self.loss)
+        describe(self.loss)  # raises for what cannot be part of a key
         if self.tokens < 1 or self.evaluations < 1:
             raise InputError(
                 f"Judge(tokens={self.tokens}, evaluations={self.evaluations}): both must be at least 1; the last "

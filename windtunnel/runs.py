@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.ladder import Rung, Size, digits
+from windtunnel.ladder import Rung, Size, four_decimals
 from windtunnel.notebook import card
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Run:
     source: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def _repr_html_(self) -> str:
-        rung, ended = self.spec.rung, "no loss" if self.loss is None else f"loss {digits(self.loss)}"
+        rung, ended = self.spec.rung, "no loss" if self.loss is None else f"loss {four_decimals(self.loss)}"
         facts = {
             "labels": ", ".join(f"{name} {value}" for name, value in self.labels.items()),
             "sizes": f"{self.size.params:,} params, {rung.tokens:,} tokens, width {rung.width}, depth {rung.depth}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from windtunnel.cli.shared import add_store, existing_store, print_json
 from windtunnel.errors import printable
-from windtunnel.ladder import compact, digits
+from windtunnel.ladder import compact, four_decimals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _line(r: dict[str, Any]) -> str:
-    loss = "-" if r["loss"] is None else digits(r["loss"])
+    loss = "-" if r["loss"] is None else four_decimals(r["loss"])
     return (
         f"{r['key'][:12]:<14}{r.get('idea', ''):<14}{r.get('stage', ''):<10}{r['width']:>6}{r['depth']:>6}"
         f"{compact(r['tokens']):>9}{r['seed']:>6}{loss:>9}  {r['outcome']} {r['message']}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.meaning import name_of
 from windtunnel.scaling.rules.carry import Carry
 from windtunnel.scaling.slopes import Slope, slope_of
 
@@ -62,6 +63,5 @@ def rule_reach(rule: Rule, batches: Sequence[float], rates: Any, *, factor: floa
     off = carried / means
     inside = (off <= factor * (1 + 1e-9)) & (off >= (1 - 1e-9) / factor)
     end = len(sizes) if inside.all() else int(np.argmin(inside))
-    name = getattr(rule, "__name__", type(rule).__name__)
     measured = slope_of(sizes, table)
-    return RuleReach(name, tuple(sizes), tuple(float(o) for o in off), sizes[end - 1], factor, measured)
+    return RuleReach(name_of(rule), tuple(sizes), tuple(float(o) for o in off), sizes[end - 1], factor, measured)

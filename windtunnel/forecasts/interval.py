@@ -30,6 +30,11 @@ class Interval:
         """Whether the truth lies inside."""
         return self.low <= truth <= self.high
 
+    @property
+    def half_width(self) -> float:
+        """Half of it, as a share of the median."""
+        return (self.high - self.low) / 2 / self.median
+
     def to_json(self) -> dict[str, float]:
         """Plain data that `from_json` reads."""
         return asdict(self)

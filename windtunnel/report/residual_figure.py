@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from windtunnel.ladder import digits
+from windtunnel.ladder import four_decimals
 from windtunnel.report.marks import Axis, Dots, LevelRule, Panel, values
 from windtunnel.report.words import plain, plural, si, signed
 
@@ -33,4 +33,5 @@ def residual_panel(recipe: Mapping[str, Any]) -> Panel | None:
 
 
 def _note(flops: float, loss: float, expected: float) -> str:
-    return f"{si(flops)} FLOPs: {digits(loss)}, expected {digits(expected)}, {signed(100 * (loss / expected - 1), 2)} %"
+    off = f"{signed(100 * (loss / expected - 1), 2)} %"
+    return f"{si(flops)} FLOPs: {four_decimals(loss)}, expected {four_decimals(expected)}, {off}"

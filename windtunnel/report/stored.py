@@ -67,11 +67,11 @@ def stored_data(store: Store, name: str) -> dict[str, Any]:
 
 def _unit(store: Store, rows: Sequence[Mapping[str, Any]]) -> str | None:
     """What the loss is, as the first run's judge says; None: as usual."""
-    for row in rows[:1]:
+    said = None
+    if rows:
         with suppress(InputError):  # a damaged record is named elsewhere
-            said = store.get(row["key"], later=True).spec.judge.get("loss")
-            return str(said["is"]) if isinstance(said, Mapping) and "is" in said else None
-    return None
+            said = store.get(rows[0]["key"], later=True).spec.judge.get("loss")
+    return str(said["is"]) if isinstance(said, Mapping) and "is" in said else None
 
 
 def run_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from windtunnel.ladder import compact, digits
+from windtunnel.ladder import compact, four_decimals
 
 MISSING = "missing"
 MINUS = "\N{MINUS SIGN}"
@@ -44,7 +44,7 @@ def si(value: Any, unit: str = "") -> str:
 
 def loss(value: Any) -> str:
     """A loss, in four decimals where that is what says most."""
-    return digits(value).replace("-", MINUS) if known(value) else MISSING
+    return four_decimals(value).replace("-", MINUS) if known(value) else MISSING
 
 
 def signed(value: Any, decimals: int = 4) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, score
+from windtunnel.ladder import Rung
 from windtunnel.notebook import card
 from windtunnel.places import Local
 from windtunnel.runs import Run, canonical
@@ -164,7 +165,7 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
     if found is None:
         return None
     forecast = foretold(stages, name, found, hyperparameters=_hyperparameters(stages, name, state))
-    caveats = _caveats(stages, name, state)
+    caveats = _caveats(stages, name, state, rungs)
     hyperparameters = {f: i.to_json() for f, i in forecast.hyperparameters.items()}
     origin = canonical([forecast.key, caveats, hyperparameters])  # what it says rests on more than the fitted runs
     return replace(
@@ -193,7 +194,7 @@ def _hyperparameters(stages: Stages, name: str, state: TuningState) -> dict[str,
     return found
 
 
-def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
+def _caveats(stages: Stages, name: str, state: TuningState, rungs: Sequence[Rung]) -> list[str]:
     found = _shape(stages) + _unchecked(stages, name, state)
     elsewhere = "" if stages.study.tuned_on is None else "; it was tuned on other data, which may have moved it too"
     found += [f"{t}{elsewhere}" for t in stages.transfers(name, state).values() if t.transfers is False]
@@ -207,20 +208,21 @@ def _caveats(stages: Stages, name: str, state: TuningState) -> list[str]:
         found.append(f"{', '.join(together)} were searched together: no interval, and their transfer is not judged.")
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
-    found += _mixed(stages, name)
-    found += [said] if (said := told(stages, name)) else []
-    found += _guessing(stages, name, state)
-    lost = [r for r in stages.runs(stages.ladder(name, state.values)) if not r.finished]
+    found += _mixed(stages, name, rungs)
+    found += [said] if (said := told(stages, name, rungs)) else []
+    runs = stages.runs(stages.ladder(name, state.values, rungs))
+    found += _guessing(stages, runs)
+    lost = [r for r in runs if not r.finished]
     found += [f"{len(lost)} ladder run(s) are left out: {lost[0].message}"] if lost else []
     return found
 
 
-def _guessing(stages: Stages, name: str, state: TuningState) -> list[str]:
+def _guessing(stages: Stages, ladder: Sequence[Run]) -> list[str]:
     """A sentence where runs of the ladder ended as a network does that was never trained."""
     if stages.judge.loss is not None:
         return []
     classes = stages.judge.data.shape().classes
-    runs = [run for run in stages.runs(stages.ladder(name, state.values)) if run.loss is not None]
+    runs = [run for run in ladder if run.loss is not None]
     losses = [run.loss for run in runs if run.loss and run.loss > LEARNED_NOTHING * math.log(classes)]
     if not losses:
         return []
@@ -232,10 +234,10 @@ def _guessing(stages: Stages, name: str, state: TuningState) -> list[str]:
     ]
 
 
-def _mixed(stages: Stages, name: str) -> list[str]:
+def _mixed(stages: Stages, name: str, rungs: Sequence[Rung]) -> list[str]:
     """A sentence where the runs that are compared were not all computed in one precision."""
     values = {each: stages.tuning(each).values for each in {name, "base"} & set(stages.recipes)}
-    runs = [run for each, at in values.items() for run in stages.runs(stages.ladder(each, at)) if run.finished]
+    runs = [run for each, at in values.items() for run in stages.runs(stages.ladder(each, at, rungs)) if run.finished]
     low = sum(run.cost.precision != "float32" for run in runs)
     if low in (0, len(runs)):
         return []

@@ -104,31 +104,32 @@ def _begun_by(stages: Stages, name: str, asked: Sequence[Sequence[Rung]]) -> int
 def _found(stages: Stages, rungs: tuple[Rung, ...]) -> Bought:
     """What is known of some rungs; once they are trained that never changes."""
     if rungs not in stages.bought:
-        for name in stages.recipes:
-            state = stages.tuning(name)
-            if not state.done or stages.missing(stages.ladder(name, state.values, rungs)):
-                return Bought(rungs)
+        if not all(_there(stages, name, rungs) for name in stages.recipes):
+            return Bought(rungs)
         stages.bought[rungs] = Bought(rungs, {name: _half_width(stages, name, rungs) for name in stages.recipes})
     return stages.bought[rungs]
+
+
+def _there(stages: Stages, name: str, rungs: Sequence[Rung]) -> bool:
+    """Whether a recipe is tuned and every run of it at some rungs is recorded."""
+    state = stages.tuning(name)
+    return state.done and not stages.missing(stages.ladder(name, state.values, rungs))
 
 
 def _half_width(stages: Stages, name: str, rungs: Sequence[Rung]) -> float | None:
     """Half of the interval of a recipe's loss at the target over its median; None without a reliable forecast."""
     fit = fitted(stages, name, stages.tuning(name), rungs)
     forecast = None if fit is None else foretold(stages, name, fit)
-    if forecast is None or not forecast.reliable:
-        return None
-    return (forecast.loss.high - forecast.loss.low) / 2 / forecast.loss.median
+    return None if forecast is None or not forecast.reliable else forecast.loss.half_width
 
 
-def told(stages: Stages, name: str) -> str:
-    """What buying means for a recipe's forecast, from its own runs alone; empty where the whole ladder is as asked."""
-    wanted, rungs = stages.study.half_width, bought(stages).rungs
+def told(stages: Stages, name: str, rungs: Sequence[Rung]) -> str:
+    """What it means for a recipe's forecast that these rungs are bought, from its own runs alone; empty where the whole
+    ladder is as asked."""
+    wanted, whole = stages.study.half_width, stages.study.ladder.rungs
     if wanted is None:
         return ""
-    whole = stages.study.ladder.rungs
-    state = stages.tuning(name)
-    there = state.done and not stages.missing(stages.ladder(name, state.values, rungs))
+    there = _there(stages, name, rungs)
     width = _half_width(stages, name, rungs) if there else None
     enough, asked = width is not None and width <= wanted, f"where ± {100 * wanted:.3g} % was asked for"
     if not is_part(stages, rungs):

@@ -17,7 +17,7 @@ from windtunnel.launch.one import NOT_THE_RUNS, spoken, where_it_failed
 from windtunnel.store import Store
 from windtunnel.study.answer import Result, answered, forecast_of, seal
 from windtunnel.study.budget import Budget, Meter, Metered
-from windtunnel.study.buying import bought_words
+from windtunnel.study.buying import bought, bought_words
 from windtunnel.study.fits import lost_in
 from windtunnel.study.plan import plan
 from windtunnel.study.question import Study
@@ -119,7 +119,7 @@ def _tune(stages: Stages, launch: Any, watch: Watch) -> None:
 
 def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
     soon = _ForecastSoon(stages, watch)
-    while _train(stages, "ladder", _ladder(stages), launch, watch, soon):
+    while _train(stages, "ladder", _climbed(stages), launch, watch, soon):
         pass  # with a half-width, what was trained says what to buy next
     if said := bought_words(stages):
         watch.say(f"ladder: {said}")
@@ -130,13 +130,9 @@ def _climb(stages: Stages, launch: Any, watch: Watch) -> None:
             watch.say(f"{name}: {transfer}")
 
 
-def _ladder(stages: Stages) -> list[Ask]:
-    asked = []
-    for name in stages.recipes:
-        values = stages.tuning(name).values
-        asked += stages.ladder(name, values)
-        asked += [ask for asks in stages.recheck(name, values).values() for ask in asks]
-    return asked
+def _climbed(stages: Stages) -> list[Ask]:
+    rungs = bought(stages).rungs
+    return [ask for name in stages.recipes for ask in stages.climb(name, stages.tuning(name).values, rungs)]
 
 
 def _foretell(stages: Stages, name: str, watch: Watch) -> bool:

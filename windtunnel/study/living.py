@@ -5,10 +5,13 @@ What is in flight is what the checkpoints in the store say, which is all that an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from windtunnel.ladder import Rung
 from windtunnel.store import Store
 from windtunnel.study.answer import answered
+from windtunnel.study.buying import bought
 from windtunnel.study.page import page_data
 from windtunnel.study.question import Study
 from windtunnel.study.stages import Ask, Stages
@@ -28,7 +31,8 @@ class Living:
 
 def flying(stages: Stages) -> list[dict[str, Any]]:
     """Packs of the study that have a checkpoint and a run that is not recorded: what, and what share is done."""
-    asked = {ask.spec.key: ask for name in stages.recipes for ask in _asks(stages, name)}
+    rungs = bought(stages).rungs
+    asked = {ask.spec.key: ask for name in stages.recipes for ask in _asks(stages, name, rungs)}
     packs, found = stages.store.place.below("packs"), []
     for members in checkpoint.interrupted(packs):
         asks = [asked[key] for key in members if key in asked]
@@ -37,10 +41,9 @@ def flying(stages: Stages) -> list[dict[str, Any]]:
     return found
 
 
-def _asks(stages: Stages, name: str) -> list[Ask]:
+def _asks(stages: Stages, name: str, rungs: Sequence[Rung]) -> list[Ask]:
     state = stages.tuning(name)
-    again = [ask for asks in stages.recheck(name, state.values).values() for ask in asks]
-    return [*state.asked, *stages.ladder(name, state.values), *again, *stages.target(name, state.values)]
+    return [*state.asked, *stages.climb(name, state.values, rungs), *stages.target(name, state.values)]
 
 
 def _told(stages: Stages, asks: list[Ask], packs: Any) -> dict[str, Any]:

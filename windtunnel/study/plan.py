@@ -154,7 +154,8 @@ def plan(
 
     stages = Stages(study, store, precision, launcher or Here(devices=devices))
     stages.check_builds()
-    rows = [row for name in stages.recipes for row in _rows(stages, name)]
+    rungs = at_most(stages)
+    rows = [row for name in stages.recipes for row in _rows(stages, name, rungs)]
     rows = [replace(row, together=stages.pack_rows(row.runs)) if row.missing else row for row in rows]
     rows, source = _timed(stages, rows, measure)
     return Plan(
@@ -162,23 +163,19 @@ def plan(
         rows=tuple(rows),
         speed_source=source,
         devices=devices or default_devices(),
-        saved_flops=sum(_saved(stages, name) for name in stages.recipes),
+        saved_flops=sum(
+            stages.saved_flops(stages.climb(name, stages.tuning(name).values, rungs)) for name in stages.recipes
+        ),
         half_width=study.half_width,
     )
 
 
-def _saved(stages: Stages, name: str) -> float:
-    values = stages.tuning(name).values
-    again = [ask for asks in stages.recheck(name, values).values() for ask in asks]
-    return stages.saved_flops([*stages.ladder(name, values, at_most(stages)), *again])
-
-
-def _rows(stages: Stages, name: str) -> list[PlanRow]:
+def _rows(stages: Stages, name: str, rungs: Sequence[Rung]) -> list[PlanRow]:
     state = stages.tuning(name)
     recipe = stages.recipes[name].fill(state.values)
     rows = _tuning_rows(stages, name, state)
     known = state.done
-    asked = {"ladder": stages.ladder(name, state.values, at_most(stages))}
+    asked = {"ladder": stages.ladder(name, state.values, rungs)}
     asked["re-check"] = [
         a for asks in stages.recheck(name, state.values).values() for a in asks
         if a.spec.key not in {x.spec.key for x in asked["ladder"]}

@@ -201,6 +201,11 @@ class Stages:
             for f in self.recipes[name].tuned_fields()
         }
 
+    def climb(self, name: str, values: Mapping[str, float], rungs: Sequence[Rung] | None = None) -> list[Ask]:
+        """Of a recipe, the runs of the ladder at some rungs, as in `ladder`, and of the transfer check."""
+        again = [ask for asks in self.recheck(name, values).values() for ask in asks]
+        return [*self.ladder(name, values, rungs), *again]
+
     def target(self, name: str, values: Mapping[str, float]) -> list[Ask]:
         """The target's runs, none if the target has no rung."""
         rung = self.study.target.rung

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from windtunnel.ladder import compact, digits
+from windtunnel.ladder import compact, four_decimals
 
 if TYPE_CHECKING:
     from windtunnel.study.answer import Result
@@ -90,7 +90,7 @@ def _forecast_line(result: Result, name: str) -> str:
     line = f"{name}: loss at {result.study.target} foretold {forecast.loss}"
     scores = result.scores.get(name, ())
     if scores:
-        truths = ", ".join(digits(s.truth) for s in scores)
+        truths = ", ".join(four_decimals(s.truth) for s in scores)
         errors = ", ".join(f"{100 * s.relative:+.2f} %" for s in scores)
         held = sum(s.predicted.holds(s.truth) for s in scores)
         late = "" if all(s.made_before is not False for s in scores) else " (NOT A FORECAST: made after the run)"
@@ -102,10 +102,10 @@ def _verdict_lines(result: Result) -> list[str]:
     lines = []
     for name, verdict in result.verdicts.items():
         delta, truth = verdict.delta, truth_delta(result, name)
-        median, low, high = (digits(each, "+") for each in (delta.median, delta.low, delta.high))
+        median, low, high = (four_decimals(each, "+") for each in (delta.median, delta.low, delta.high))
         difference = f"{median} [{low}, {high}] at {100 * delta.level:g}%"
         line = f"Verdict on {name}: {verdict}; loss at the target {difference} against the base"
-        lines.append(line + (f", in truth {digits(truth, '+')}." if truth is not None else "."))
+        lines.append(line + (f", in truth {four_decimals(truth, '+')}." if truth is not None else "."))
     return lines
 
 
