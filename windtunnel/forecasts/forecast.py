@@ -88,6 +88,11 @@ class Forecast:
         """The target's sizes in words."""
         return ", ".join(f"{compact(value)} {name}" for name, value in self.target.items())
 
+    @property
+    def question(self) -> tuple[Any, ...]:
+        """What it answers and from which runs. Forecasts of one question may differ in method, words and numbers."""
+        return (self.study, self.idea, dict(self.target), self.loss.level, sorted(self.runs))
+
     def but(self, **changes: Any) -> Forecast:
         """This forecast with labels or hyperparameters filled in, before it is stored."""
         return replace(self, **changes)
@@ -241,10 +246,14 @@ def score(forecast: Forecast, run: Run | float) -> Score:
         error=forecast.loss.median - truth,
         relative=forecast.loss.median / truth - 1,
         inside={interval.level: interval.holds(truth) for interval in forecast.intervals},
-        made_before=_moment(forecast.created) < _moment(created) if created else None,
+        made_before=moment(forecast.created) < moment(created) if created else None,
     )
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def moment(text: str) -> datetime:
+    """A written date as a moment, in UTC where it names no zone; the first of all for what is no date."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = datetime.min  # a run without a date may have been there before
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

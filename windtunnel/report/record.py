@@ -7,11 +7,11 @@ one study lean on the same runs, so a row of them tells less than as many studie
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast, score
+from windtunnel.forecasts.forecast import moment
 from windtunnel.store import Store
 
 SAME = 1e-6  # relative difference of sizes that are the same
@@ -46,7 +46,7 @@ def held(past: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _told(sealed: Mapping[str, Any], forecast: Forecast, truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     truth = sum(row["loss"] for row in truths) / len(truths)
     scored = score(forecast, truth)
-    late = min(_moment(row["created"]) for row in truths) <= _moment(sealed["created"])
+    late = min(moment(row["created"]) for row in truths) <= moment(sealed["created"])
     interval = forecast.loss
     return {
         "study": forecast.study, "recipe": forecast.idea or "base", "created": sealed["created"],
@@ -61,11 +61,3 @@ def _is_truth(row: Mapping[str, Any], forecast: Forecast) -> bool:
     mine = (str(row.get("study", "")), str(row.get("idea", "base"))) == (forecast.study, forecast.idea or "base")
     sizes = [(row[name], forecast.target[name]) for name in ("params", "tokens") if name in forecast.target]
     return mine and bool(sizes) and all(abs(here - there) <= SAME * there for here, there in sizes)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)  # a run without a date may have been there before
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -10,12 +10,14 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, score
+from windtunnel.forecasts.forecast import moment
 from windtunnel.ladder import Rung
 from windtunnel.notebook import card
 from windtunnel.places import Local
@@ -129,7 +131,9 @@ def answered(stages: Stages) -> Result:
     rungs = bought(stages).rungs
     ladder = {n: tuple(stages.runs(stages.ladder(n, s.values, rungs))) for n, s in tuned.items()}
     targets = {n: tuple(stages.runs(stages.target(n, s.values))) for n, s in tuned.items()}
-    forecasts = {n: f for n in tuned if (f := _stored(stages, n)) is not None}
+    now = {n: f for n in tuned if (f := forecast_of(stages, n)) is not None}
+    told = {n: f for n in now if (f := _stored(stages, n, now[n])) is not None}
+    forecasts = {n: Forecast.from_json(f) for n, f in told.items()}
     return Result(
         study=study,
         store=store,
@@ -149,11 +153,17 @@ def answered(stages: Stages) -> Result:
 
 
 def seal(stages: Stages, name: str) -> dict[str, Any] | None:
-    """Write a recipe's forecast into the store, once; what is stored, or None where there is no fit."""
+    """Write a recipe's forecast into the store, once; what is stored, or None where there is no fit.
+
+    Once the truth is there, what was said from the same runs stands, whatever would be said today.
+    """
     forecast = forecast_of(stages, name)
     if forecast is None:
         return None
-    known = _known_truth(stages, name)  # no part of the key: what is asked stays the same when the truth comes
+    truths = _truths(stages, name)
+    if truths and (stands := _stored(stages, name, forecast)) is not None:
+        return stands
+    known = _made_late(name, truths)  # no part of the key: what is asked stays the same when the truth comes
     return stages.store.add_forecast(replace(forecast, caveats=(*known, *forecast.caveats)).to_json())
 
 
@@ -175,12 +185,25 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
     )
 
 
-def _stored(stages: Stages, name: str) -> Forecast | None:
-    """The first forecast this question was given with the runs that are there now, as it was written."""
-    now = forecast_of(stages, name)
-    if now is None:
-        return None
-    return next((Forecast.from_json(f) for f in stages.store.forecasts() if f["key"] == now.key), None)
+def _stored(stages: Stages, name: str, now: Forecast) -> dict[str, Any] | None:
+    """What the store holds of this question from the runs that are there now, as it was written.
+
+    Made before the truth, rather than after; as it would be made now, rather than by another version or in other words;
+    and then the newest.
+    """
+    truths = [moment(row["created"]) for row in _truths(stages, name)]
+    told = [f for f in stages.store.forecasts() if _question(f) == now.question]
+
+    def good(one: Mapping[str, Any]) -> tuple[bool, bool, str]:
+        return all(moment(one["created"]) < truth for truth in truths), one["key"] == now.key, one["created"]
+
+    return max(told, key=good, default=None)
+
+
+def _question(stored: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    with suppress(InputError):
+        return Forecast.from_json(stored).question
+    return None  # sealed by another program
 
 
 def _hyperparameters(stages: Stages, name: str, state: TuningState) -> dict[str, Interval]:
@@ -278,22 +301,26 @@ def _shape(stages: Stages) -> list[str]:
     return [f"The target has depth {target.depth}, the ladder only {depths}: nothing here tells what depth does."]
 
 
-def _known_truth(stages: Stages, name: str) -> list[str]:
-    """A caveat if any run of this recipe at the target's size is already in the store, however it was tuned."""
+def _truths(stages: Stages, name: str) -> list[Mapping[str, Any]]:
+    """The finished runs of this recipe at the target's size that are in the store, however they were tuned."""
     rung = stages.study.target.rung
     if rung is None:
         return []
-    known = [
+    return [
         r
         for r in stages.store.rows()
         if (r["width"], r["depth"], r["tokens"]) == (rung.width, rung.depth, rung.tokens)
         and r["outcome"] == "finished"
         and r.get("idea", name) == name
     ]
-    if not known:
+
+
+def _made_late(name: str, truths: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A caveat where the truth is there already."""
+    if not truths:
         return []
     return [
-        f"Not a forecast made blind: {len(known)} finished run(s) of {name} at the target's size were already there."
+        f"Not a forecast made blind: {len(truths)} finished run(s) of {name} at the target's size were already there."
     ]
 
 
