@@ -26,6 +26,12 @@ class Interval:
     def __str__(self) -> str:
         return f"{digits(self.median)} [{digits(self.low)}, {digits(self.high)}] at {100 * self.level:g}%"
 
+    def signed(self) -> str:
+        """Of a difference of losses: with signs, in digits that say something at the scale of the losses."""
+        largest = max(abs(self.median), abs(self.low), abs(self.high))
+        form = "+.4f" if 0.001 <= largest < 1000 else "+.4g"
+        return f"{self.median:{form}} [{self.low:{form}}, {self.high:{form}}] at {100 * self.level:g}%"
+
     def holds(self, truth: float) -> bool:
         """Whether the truth lies inside."""
         return self.low <= truth <= self.high

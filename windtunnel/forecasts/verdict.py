@@ -22,7 +22,7 @@ from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
-from windtunnel.ladder import Size, Target, compact, four_decimals
+from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.observations import Observations
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run
@@ -75,8 +75,7 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         facts = {
-            "loss against the base": f"{four_decimals(self.delta.median, '+')} [{four_decimals(self.delta.low, '+')}, "
-            f"{four_decimals(self.delta.high, '+')}] at {100 * self.delta.level:g}%",
+            "loss against the base": self.delta.signed(),
             "pairs": f"{self.pairs} at {self.rungs} rungs",
             "target": ", ".join(f"{compact(value)} {name}" for name, value in self.target.items()),
         }

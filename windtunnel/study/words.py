@@ -101,10 +101,8 @@ def _forecast_line(result: Result, name: str) -> str:
 def _verdict_lines(result: Result) -> list[str]:
     lines = []
     for name, verdict in result.verdicts.items():
-        delta, truth = verdict.delta, truth_delta(result, name)
-        median, low, high = (four_decimals(each, "+") for each in (delta.median, delta.low, delta.high))
-        difference = f"{median} [{low}, {high}] at {100 * delta.level:g}%"
-        line = f"Verdict on {name}: {verdict}; loss at the target {difference} against the base"
+        truth = truth_delta(result, name)
+        line = f"Verdict on {name}: {verdict}; loss at the target {verdict.delta.signed()} against the base"
         lines.append(line + (f", in truth {four_decimals(truth, '+')}." if truth is not None else "."))
     return lines
 

@@ -13,7 +13,7 @@ from windtunnel.cli.table.json import scores
 from windtunnel.cli.table.verdicts import Judged
 from windtunnel.forecasts import Fit
 from windtunnel.forecasts.interval import digits
-from windtunnel.ladder import compact
+from windtunnel.ladder import compact, four_decimals
 
 FEW = 3
 KINDS = 8  # of caveats that are printed where they are counted
@@ -162,10 +162,10 @@ def _verdicts(whole: Whole) -> list[str]:
 def _verdict(judged: Judged) -> list[str]:
     verdict, of = judged.verdict, f" ({judged.series})" if judged.series else ""
     place = ", ".join(f"{compact(value)} {name}" for name, value in verdict.target.items())
-    lines = [f"verdict on {judged.idea}{of} at {place}: {verdict}; loss {_signed(judged)}"]
+    lines = [f"verdict on {judged.idea}{of} at {place}: {verdict}; loss {verdict.delta.signed()}"]
     if judged.truth == judged.truth:
         right = "better" if judged.truth < 0 else "worse"
-        lines.append(f"    truth: {judged.truth:+.4f} ({right}){_of_one_pair(judged)}")
+        lines.append(f"    truth: {four_decimals(judged.truth, '+')} ({right}){_of_one_pair(judged)}")
     return lines
 
 
@@ -175,14 +175,8 @@ def _of_one_pair(judged: Judged) -> str:
     if said is None:
         return ""
     inside = "inside" if said.holds(judged.truth) else "OUTSIDE"
-    return (
-        f", {inside} [{said.low:+.4f}, {said.high:+.4f}], where one pair of runs is expected at {100 * said.level:g}%"
-    )
-
-
-def _signed(judged: Judged) -> str:
-    delta = judged.verdict.delta
-    return f"{delta.median:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}] at {100 * delta.level:g}%"
+    bounds = f"[{four_decimals(said.low, '+')}, {four_decimals(said.high, '+')}]"
+    return f", {inside} {bounds}, where one pair of runs is expected at {100 * said.level:g}%"
 
 
 def _scores(whole: Whole) -> list[str]:
@@ -200,7 +194,7 @@ def _scores(whole: Whole) -> list[str]:
     if "verdicts" in found:
         own = found["verdicts"]
         lines.append(
-            f"scored {own['n']} verdicts: mean error of the gap {own['mean_absolute_gap_error']:.4f}, "
+            f"scored {own['n']} verdicts: mean error of the gap {digits(own['mean_absolute_gap_error'])}, "
             f"Brier score of P(better) {own['brier']:.3f}"
         )
     return lines
