@@ -160,7 +160,7 @@ def test_mlruns_folder_takes_the_last_value_of_each_metric(tmp_path):
     _mlrun(root, "gone", stage="deleted")
     runs = read_runs(root, "params=n_params,loss=val/loss")
     assert dict(zip(runs.key.tolist(), runs.loss.tolist(), strict=True)) == {"a": 2.5, "b": 2.0}
-    assert runs.dropped == ("run broken-name failed",)
+    assert runs.dropped == ("run broken-name failed", "run gone-name deleted")
 
 
 def test_tensorboard_folder_takes_last_scalars_and_hparams_of_the_run_around_them(tmp_path):

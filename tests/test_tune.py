@@ -10,7 +10,7 @@ import pytest
 from windtunnel import tune
 from windtunnel.errors import InputError
 from windtunnel.recipe import Tuned
-from windtunnel.tune import Tried, Tuning, basin, coarse_values, fine_values, recheck_values, transfer
+from windtunnel.tune import Tried, Tuning, basin, coarse_values, fine_values, recheck_values, squared, transfer
 
 BEST = 0.013
 
@@ -59,6 +59,14 @@ def test_values_that_were_tried_are_not_tried_again_at_another_last_digit():
 def test_a_fine_sweep_needs_one_run_that_finished():
     with pytest.raises(InputError, match=r"All 2 runs between 0.0001 and 0.1 diverged or crashed; lower"):
         fine_values(Tuned(1e-4, 1e-1), 3, [Tried(0.01, 0, None), Tried(0.1, 0, None)])
+
+
+def test_crashes_alone_are_not_put_down_to_the_range():
+    crashed = [Tried(value, 0, None, "IndexError: out of range", crashed=True) for value in (0.001, 0.01)]
+    with pytest.raises(InputError, match=r"crashed, whatever the value; mend .*: IndexError: out of range\.$"):
+        fine_values(Tuned(1e-4, 1e-1), 3, crashed)
+    with pytest.raises(InputError, match="diverged or crashed; lower"):
+        fine_values(Tuned(1e-4, 1e-1), 3, [*crashed, Tried(0.1, 0, None, "the loss was not finite")])
 
 
 def test_a_recheck_brackets_the_transferred_value():
@@ -202,3 +210,30 @@ def test_three_points_that_hardly_bend_leave_an_optimum_near_what_was_tried():
     flat = [Tried(value, 0, loss) for value, loss in ((0.005, 3.0), (0.01, 2.9), (0.02, 2.8000001))]
     found = basin("lr", flat)
     assert found.at_edge and 0.005 / 4 <= found.optimum.low <= found.optimum.high <= 0.02 * 4
+
+
+# losses of a convolutional network near 0, where an octave too far is another regime
+SMALL = dict(zip((0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128), (1.9, 1.2, 0.5, 0.25, 0.2, 0.24, 0.9), strict=True))
+LARGE = {0.004: 0.258, 0.008: 0.151, 0.016: 0.126, 0.0319: 0.0966, 0.064: 0.105, 0.128: 0.869, 0.255: 1.63}
+
+
+def test_a_value_that_is_the_best_of_all_is_not_said_not_to_transfer():
+    base, larger = (basin("lr", [Tried(v, 0, loss) for v, loss in at.items()]) for at in (SMALL, LARGE))
+    assert 0.02 < base.optimum.median < 0.05 and 0.02 < larger.optimum.median < 0.09
+    found = transfer(base, larger, from_width=8, to_width=16, at_width=64)
+    assert found.transfers is not False and 0 <= found.cost.low <= found.cost.median < 0.1
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_a_cost_is_never_below_nothing_wherever_the_parabola_has_its_bottom(scale):
+    steep = {0.004: 0.9, 0.008: 0.4, 0.016: 0.11, 0.032: 0.1, 0.064: 0.5}
+    base, larger = (basin("lr", [Tried(v, 0, scale * x) for v, x in at.items()]) for at in (SMALL, steep))
+    found = transfer(base, larger, from_width=8, to_width=16, at_width=64)
+    for interval in (found.cost, found.carried):
+        assert 0 <= interval.low <= interval.median <= interval.high
+
+
+def test_a_wide_doubt_is_no_proof_that_the_optimum_moved():
+    draws = 3 * np.random.default_rng(0).standard_normal(400)
+    assert squared(draws, 0.1, 1.0).low == 0.0
+    assert squared(5 + 0.1 * draws, 5.0, 2.0).low > 40

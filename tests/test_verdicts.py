@@ -122,7 +122,7 @@ def test_runs_without_a_partner_are_left_out_and_said():
     base, idea = _pair(-0.01)
     verdict = compare(base, idea.where(np.arange(18) > 0), TARGET)
     assert verdict.pairs == 17
-    assert any("17 pairs among 18" in caveat for caveat in verdict.caveats)
+    assert any("17 pairs; 1 of 18 base runs have no partner" in caveat for caveat in verdict.caveats)
 
 
 def test_pairs_at_one_rung_are_refused():

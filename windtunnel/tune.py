@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ DRAWS = 400
 # costs more than this share of the loss (a published bar for a good transfer) where it is to be used, or the optimum
 # surely moved by more than a factor of two (the grid of most published checks).
 COST_BAR, MOVE_BAR = 0.003, 1.0
+# A value that ends at more than this many times the best value's loss diverged or learned nothing, and tells nothing of
+# where the bottom is (guess: losses near 0 reach it within an octave or two, those of language models hardly ever).
+SAME_BASIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Tried:
     seed: int
     loss: float | None
     message: str = ""  # why it did not finish
+    crashed: bool = False  # by an error in a part's code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +165,7 @@ def recheck_values(optimum: float, tuning: Tuning) -> list[float]:
 
 
 def basin(field: str, tried: Sequence[Tried], *, reach: float = 2.2, seed: int = 0) -> Basin:
-    """Fit the parabola to the points within `reach` octaves of the best mean and resample it.
+    """Fit the parabola to the points within `reach` octaves of the best mean, and SAME_BASIN of it, and resample it.
 
     Runs are resampled seed by seed, so that what the values share is kept together; the residuals are resampled too.
     Raises InputError if fewer than 3 values finished.
@@ -197,18 +201,19 @@ def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_w
     at_width = at_width or to_width
     further = math.log(at_width / from_width) / math.log(to_width / from_width) if to_width != from_width else 1.0
     moved = np.array(larger.draws) - np.array(base.draws)
-    a, b, _ = larger.parabola
+    _, b, _ = larger.parabola
+    a = _lowest(larger.tried)  # what was seen: the bottom of a parabola may lie anywhere, below 0 too
     used = math.log2(base.optimum.median)
-    costs = max(b, 0.0) * (used - np.array(larger.draws)) ** 2 / a
-    centre = math.log2(larger.optimum.median) - used
+    away, centre = np.array(larger.draws) - used, math.log2(larger.optimum.median) - used
+    steep = max(b, 0.0) / a
     return Transfer(
         field=base.field,
         from_width=from_width,
         to_width=to_width,
         moved=interval_of(moved, centre),
-        cost=interval_of(costs, max(b, 0.0) * centre**2 / a),
+        cost=squared(away, centre, steep),
         at_width=at_width,
-        carried=interval_of(costs * further**2, max(b, 0.0) * (centre * further) ** 2 / a),
+        carried=squared(away, centre, steep * further**2),
     )
 
 
@@ -218,18 +223,41 @@ def interval_of(draws: Any, centre: float) -> Interval:
     return Interval(float(centre), float(min(low, centre)), float(max(high, centre)), LEVEL)
 
 
+def squared(draws: Any, centre: float, factor: float) -> Interval:
+    """`factor` times the square of what was drawn; from 0 where the draws cannot tell it from 0.
+
+    A newcomer would take the quantiles of the squares: the wider the doubt, the surer they are not 0.
+    """
+    signed, found = interval_of(draws, centre), interval_of(factor * np.square(draws), factor * centre**2)
+    return replace(found, low=0.0) if signed.holds(0.0) else found
+
+
 def _rounded(value: float) -> float:
     """Four digits: enough for a hyperparameter, and the same text on every machine."""
     return float(f"{value:.4g}")
 
 
-def _best(tried: Sequence[Tried], where: str) -> float:
-    means: dict[float, list[float]] = {}
+def _means(tried: Sequence[Tried]) -> dict[float, float]:
+    """Value to its mean loss over seeds, of values that finished with every seed."""
+    losses: dict[float, list[float]] = {}
     for t in tried:
-        means.setdefault(t.value, []).append(math.inf if t.loss is None else t.loss)
-    finite = {value: float(np.mean(losses)) for value, losses in means.items() if math.isfinite(np.mean(losses))}
+        losses.setdefault(t.value, []).append(math.inf if t.loss is None else t.loss)
+    return {value: float(np.mean(found)) for value, found in losses.items() if math.isfinite(np.mean(found))}
+
+
+def _lowest(tried: Sequence[Tried]) -> float:
+    return min(_means(tried).values())
+
+
+def _best(tried: Sequence[Tried], where: str) -> float:
+    finite = _means(tried)
     if not finite:
         why = next((t.message for t in tried if t.message), "no reason was recorded")
+        if all(t.crashed for t in tried):
+            raise InputError(
+                f"All {len(tried)} runs {where} crashed, whatever the value; mend the part or the data that raised "
+                f"this: {why}."
+            )
         raise InputError(
             f"All {len(tried)} runs {where} diverged or crashed; lower the tuned range's upper end, or mend the part. "
             f"The first said: {why}."
@@ -238,7 +266,8 @@ def _best(tried: Sequence[Tried], where: str) -> float:
 
 
 def _near(tried: Sequence[Tried], best: float, reach: float) -> tuple[Any, Any, Any]:
-    near = [t for t in tried if t.loss is not None and abs(math.log2(t.value) - best) <= reach]
+    most = SAME_BASIN * _lowest(tried)
+    near = [t for t in tried if t.loss is not None and abs(math.log2(t.value) - best) <= reach and t.loss <= most]
     if len({t.value for t in near}) < 3:  # a coarse sweep in wide steps: the three values nearest the best
         closest = sorted({t.value for t in tried if t.loss is not None}, key=lambda v: abs(math.log2(v) - best))[:3]
         near = [t for t in tried if t.loss is not None and t.value in closest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from windtunnel.cli.shared import add_store, existing_store, print_json
 from windtunnel.errors import InputError
 from windtunnel.files import json_of
 from windtunnel.forecasts import Forecast, score
+from windtunnel.ladder import compact
+from windtunnel.report.record import SAME
+from windtunnel.runs import Run
 from windtunnel.store import Store
 
 EPILOG = """FORECAST is the beginning of a stored forecast's key or hash, or a JSON file: one of a store's forecasts/,
@@ -56,7 +60,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.run is None:
         raise InputError("score needs a RUN, or --follow and a log: windtunnel score FORECAST --follow LOG.")
     data, store = forecast_of(args)
-    scored = score(Forecast.from_json(data), (store or existing_store(args)).get(args.run))
+    forecast, run = Forecast.from_json(data), (store or existing_store(args)).get(args.run)
+    _check_foretold(forecast, run)
+    scored = score(forecast, run)
     print_json(scored.to_json()) if args.json else print(scored)
     return 0
 
@@ -75,6 +81,23 @@ def forecast_of(args: argparse.Namespace) -> tuple[dict[str, Any], Store | None]
         known = ", ".join(f["key"][:12] for f in stored) or "none"
         raise InputError(f"{len(found)} forecasts in {store.where} begin with {args.forecast!r}; known: {known}.")
     return found[0], store
+
+
+def _check_foretold(forecast: Forecast, run: Run) -> None:
+    """Raise InputError for a run of another size than the forecast's; say so where it was asked for as another recipe.
+
+    Labels prove nothing: a run that two recipes or studies share bears those of whoever asked first.
+    """
+    sizes = {"params": float(run.size.params), "tokens": float(run.spec.rung.tokens)}
+    if any(n in forecast.target and abs(forecast.target[n] / value - 1) > SAME for n, value in sizes.items()):
+        trained = ", ".join(f"{compact(value)} {name}" for name, value in sizes.items())
+        raise InputError(
+            f"Run {run.key[:12]} has {trained}; the forecast is for {forecast.place}, so it says nothing of this run. "
+            f"`windtunnel runs` lists the others."
+        )
+    asked, foretold = run.labels.get("idea") or "base", forecast.idea or "base"
+    if forecast.study and asked != foretold:
+        print(f"note: the forecast is of {foretold}, the run was asked for as {asked}", file=sys.stderr)
 
 
 def _positive(text: str) -> float:

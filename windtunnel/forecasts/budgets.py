@@ -55,6 +55,12 @@ def frontier_laws(fit: Fit) -> tuple[tuple[LawFit, float], ...]:
     both = [law for law, _ in by_law(fit) if {"params", "tokens"} <= set(law.columns) <= READS]
     if not both:
         names = ", ".join(law.name for law, _ in by_law(fit))
+        others = {column for law, _ in by_law(fit) for column in law.columns} - {"params", "tokens", "flops"}
+        if any({"params", "tokens"} <= set(law.columns) for law, _ in by_law(fit)):
+            raise InputError(
+                f"The fitted laws ({names}) read {', '.join(sorted(others))} beside params and tokens, so a budget is "
+                f"not settled by how these two share it. Compare next runs, or forecasts of the targets you consider."
+            )
         raise InputError(
             f"The fitted laws ({names}) do not tell params from tokens, so no budget can be split between them. Train "
             f"two or more horizons (tokens per parameter, at least a factor 2 apart) at two or more sizes."

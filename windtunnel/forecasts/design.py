@@ -91,7 +91,14 @@ def _grid(o: Observations, goal: Sizes, low: float, high: float) -> Sizes:
     flops, ratio = (each.ravel() for each in np.meshgrid(steps, np.unique(horizons)))
     per_pair = float(np.exp(np.median(np.log(o.flops / (o.params * o.tokens)))))
     params = np.sqrt(flops / per_pair / np.exp(ratio))
-    return _followed(o, {"flops": flops, "params": params, "tokens": flops / per_pair / params})
+    found = _followed(o, {"flops": flops, "params": params, "tokens": flops / per_pair / params})
+    if o.active_params is None:
+        return found
+    assert found.active_params is not None and found.tokens is not None
+    each = np.exp(np.median(np.log(o.flops / (o.active_params * o.tokens))))  # params that wait for others cost nothing
+    dear = replace(found, flops=each * found.active_params * found.tokens)
+    assert dear.flops is not None
+    return Sizes.of(dear, dear.flops <= high)
 
 
 def _followed(o: Observations, known: dict[str, np.ndarray]) -> Sizes:

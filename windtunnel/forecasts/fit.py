@@ -25,7 +25,7 @@ from windtunnel.laws.candidates import candidates
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
-from windtunnel.laws.observations import Observations, check_sizes
+from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops
 from windtunnel.laws.prepare import prepared
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run, canonical
@@ -163,6 +163,8 @@ def _checked(o: Observations) -> Observations:
             f"{o.source} holds {len(names)} series ({', '.join(names[:4])}); each needs its own fit: "
             f"for name, runs in observations.by_series(): fit(runs)."
         )
+    check_numbers(o)
+    o = with_flops(o)
     check_sizes(o)
     return prepared(o)
 

@@ -34,7 +34,7 @@ _SHAPE = {
     "intervals": [_INTERVAL], "laws": {str: _NUMBER}, "caveats": [str], "backtest": [_HIDDEN | {"z": _NUMBER}],
     "reliable": bool, "hyperparameters": {str: _INTERVAL}, "runs": [str],
 }  # fmt: skip
-METHOD = 2  # raised by one when the same runs would give other numbers; part of every forecast's key
+METHOD = 3  # raised by one when the same runs would give other numbers; part of every forecast's key
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
@@ -70,7 +70,7 @@ class Forecast:
     _repr_pretty_ = plain
 
     def _repr_html_(self) -> str:
-        failed = [] if self.reliable else ["This forecast fails its own backtest."]
+        failed = [] if self.reliable else [self._unreliable()]
         facts = {f"{100 * i.level:g}% interval": f"{digits(i.low)} to {digits(i.high)}" for i in self.intervals}
         facts |= {f"best {name}": str(interval) for name, interval in self.hyperparameters.items()}
         facts |= {"laws": ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items())}
@@ -82,6 +82,13 @@ class Forecast:
             f"Forecast for {self.place}", says=f"loss {self.loss}", caveats=[*failed, *self.caveats], facts=facts,
             head=("hidden rung", "predicted", "truth", "held") if rows else (), rows=rows,
         )  # fmt: skip
+
+    def _unreliable(self) -> str:
+        if self.backtest.failed:
+            return "This forecast fails its own backtest."
+        return "This forecast is not reliable: " + (
+            "the caveats say why." if self.backtest.hidden else "too few rungs to hide one and foretell it."
+        )
 
     @property
     def place(self) -> str:

@@ -26,6 +26,7 @@ from windtunnel.laws.surface_fit import fit_surface
 
 _DRAWS = 1000
 UNSETTLED = 0.5  # an exponent of which the runs removed less than half of the doubt rests on belief (guess)
+LOST = 1.0  # a run whose loss is twice the best has learned nothing: worse is not counted, no basin reaches that far
 COSTLY = 0.01  # a regret that may pass 1 % of the loss is worth a caveat (guess)
 
 
@@ -115,7 +116,8 @@ def _regret(surface: Surface, sizes: Sizes, level: float, seed: int) -> tuple[In
     """Excess of the medians in worlds drawn from the fit: basin, optimum and its stray are all drawn."""
     drawn, truth = surface.draws(sizes, _DRAWS, seed)
     used = np.log([surface.best(sizes)[name][0] for name in surface.names])
-    costs = np.expm1(surface.rise(drawn, (used - truth)[:, None, :], surface.place(sizes))[:, 0])
+    rises = surface.rise(drawn, (used - truth)[:, None, :], surface.place(sizes))[:, 0]
+    costs = np.expm1(np.minimum(rises, np.log1p(LOST)))
     low, median, high = np.quantile(costs, [0.5 - level / 2, 0.5, 0.5 + level / 2])
     return Interval(float(median), float(low), float(high), level), float(np.mean(costs))
 
@@ -136,23 +138,24 @@ def _caveats(surface: Surface, exponents: tuple[Exponent, ...], place: np.ndarra
     if surface.sizes and (weak or regret.high > COSTLY):
         found += _advice(surface, place)
     if regret.high > COSTLY:
-        found.append(
-            f"Using these values may cost up to {100 * regret.high:.2g} % of the loss (at {regret.level:.0%})."
-        )
+        most = "all of the loss or more" if regret.high >= LOST else f"up to {100 * regret.high:.2g} % of the loss"
+        found.append(f"Using these values may cost {most} (at {regret.level:.0%}).")
     return tuple(found)
 
 
 def _edges(surface: Surface, k: int, name: str) -> list[str]:
-    """The optimum lay beyond what was tried at most sizes: its basin was seen from one side only."""
+    """The optimum lay beyond what was tried at most sizes that tried several: its basin was seen from one side only."""
     cells, found = surface.cells, []
+    searched = cells.high[:, k] > cells.low[:, k]
+    best, low, high = (column[searched, k] for column in (cells.best, cells.low, cells.high))
     for side, further, beyond, last in (
-        ("above", "higher", cells.best[:, k] > cells.high[:, k], np.exp(cells.high[:, k].max())),
-        ("below", "lower", cells.best[:, k] < cells.low[:, k], np.exp(cells.low[:, k].min())),
+        ("above", "higher", best > high, np.exp(high.max(initial=-np.inf))),
+        ("below", "lower", best < low, np.exp(low.min(initial=np.inf))),
     ):
-        if np.mean(beyond) >= 0.5:
+        if np.sum(beyond) >= 0.5 * len(beyond) > 0:
             found.append(
                 f"The best {name} seems to lie {side} all values tried at {int(np.sum(beyond))} of {len(beyond)} sizes "
-                f"({side} {digits(float(last))}); try {further} {name} there."
+                f"with a search ({side} {digits(float(last))}); try {further} {name} there."
             )
     return found
 

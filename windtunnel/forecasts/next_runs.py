@@ -47,7 +47,8 @@ class Advice:
     @property
     def place(self) -> str:
         """The sizes in words."""
-        named = [name for name in ("params", "tokens") if name in self.sizes] or ["flops"]
+        order = ("params", "active_params", "tokens", "unique_tokens")
+        named = [name for name in order if name in self.sizes] or ["flops"]
         return ", ".join(f"{compact(self.sizes[name])} {name}" for name in named)
 
     def __str__(self) -> str:
@@ -173,7 +174,8 @@ def _stated(sizes: Sizes) -> dict[str, float]:
 def _affordable(candidates: Sizes, budget: float) -> Sizes:
     flops = candidates.flops
     if flops is None and candidates.params is not None and candidates.tokens is not None:
-        flops = 6 * candidates.params * candidates.tokens
+        at_work = candidates.params if candidates.active_params is None else candidates.active_params
+        flops = 6 * at_work * candidates.tokens
     if flops is None:
         raise InputError("The candidates have no price: state their flops, or their params and tokens.")
     if not np.any(flops <= budget):

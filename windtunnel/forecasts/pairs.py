@@ -21,12 +21,16 @@ SAME_SIZE = 0.1  # sizes closer than this in log are one rung, where rungs are n
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Of each pair the base run's sizes, log ratio of losses (idea over base), rung number; and if seeds matched."""
+    """Of each pair the base run's sizes, log ratio of losses (idea over base), rung number; and if seeds matched.
+
+    `alone` counts base and idea runs of a rung and seed that the other side lacks.
+    """
 
     sizes: Sizes
     gap: np.ndarray
     rung: np.ndarray
     seeded: bool
+    alone: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -63,7 +67,25 @@ def paired(base: Observations, idea: Observations) -> Pairs:
         )
     first = np.unique(ours, return_index=True)[1]
     gap = np.array([gap for _, _, gap in found])
-    return Pairs(Sizes.of(base, first[rung]), gap, np.unique(rung, return_inverse=True)[1], seeded)
+    both = {(rung, name) for rung, name, _ in found}
+    alone = (_outside(both, ours, base.seed), _outside(both, theirs, idea.seed)) if seeded else (0, 0)
+    return Pairs(Sizes.of(base, first[rung]), gap, np.unique(rung, return_inverse=True)[1], seeded, alone)
+
+
+def settings_tried(o: Observations) -> float:
+    """How many values of lr and batch a rung was tried with, as a median over rungs; 1 where they are not stated."""
+    columns = [column for column in (o.lr, o.batch_tokens) if column is not None]
+    if not columns:
+        return 1.0
+    sizes = [getattr(o, name) for name in ("params", "tokens", "width") if getattr(o, name) is not None] or [o.size]
+    rung = np.unique(np.round(np.log(np.stack(sizes, axis=1)), 1), axis=0, return_inverse=True)[1].reshape(-1)
+    tried = np.unique(np.stack([rung, *(np.round(np.log(column), 3) for column in columns)], axis=1), axis=0)
+    return float(np.median(np.unique(tried[:, 0], return_counts=True)[1]))
+
+
+def _outside(both: set[tuple[int, str]], rung: np.ndarray, seed: np.ndarray | None) -> int:
+    assert seed is not None
+    return sum((where, str(name)) not in both for where, name in zip(rung.tolist(), seed.tolist(), strict=True))
 
 
 def _matched(base: dict[tuple[int, str], float], idea: dict[tuple[int, str], float]) -> list[tuple[int, str, float]]:

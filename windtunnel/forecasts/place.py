@@ -20,6 +20,7 @@ FAR = 30.0  # times the top rung's compute from which a forecast is called far (
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
 EPOCHS = 4.0  # passes up to which repeated tokens are worth nearly as much as new ones (2305.16264)
 UNSUPPORTED = 2.0  # and from this factor no run of the ladder supports it
+ONE_VALUE = 0.05  # a column whose logarithm spans less is one value
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +44,23 @@ def located(o: Observations, target: Target, size: Size | None = None, reads: Co
     """
     known = _known(target, size)
     caveats: list[str] = []
+    stated = ", ".join(known) or "nothing"
     _complete(o, known, caveats)
     _complete_others(o, known, caveats)
+    _price(o, known)
     wanted = [name for name in ALL_SIZES if getattr(o, name) is not None and (name in SIZE_COLUMNS or name in reads)]
     missing = [name for name in wanted if name not in known]
+    if {"params", "tokens"} <= set(wanted) and {"params", "tokens"} & set(missing):
+        missing = [name for name in missing if name != "flops"]  # they follow
     if missing:
         raise InputError(
-            f"The target states {', '.join(known) or 'nothing'}, but the runs vary in {', '.join(missing)} too; add "
-            f"{' and '.join(f'{name}=' for name in missing)} to the target."
+            f"The target states {stated}, but the laws of these runs read {', '.join(missing)} "
+            f"too; add {' and '.join(f'{name}=' for name in missing)} to the target."
+        )
+    if known.get("active_params", 0.0) > 1.02 * known.get("params", np.inf):
+        raise InputError(
+            f"The target has {compact(known['active_params'])} active_params of {compact(known['params'])} params; "
+            f"those that a token meets are never more than all."
         )
     sizes = Sizes(**{n: np.array([value]) for n, value in known.items()})
     supported = _check_path(o, known, caveats)
@@ -78,6 +88,9 @@ def _known(target: Target, size: Size | None) -> dict[str, float]:
 
 def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
     """Fill sizes that follow from the others and the ladder's own path."""
+    if known and (alone := _one_value(o)) is not None and alone[0] not in known:
+        known[alone[0]] = alone[1]
+        caveats.append(f"{alone[0]} were not stated; all runs have {compact(alone[1])}.")
     if o.params is not None and o.tokens is not None:
         path = _path(o)
         if path is not None and "flops" in known and not {"params", "tokens"} & set(known):
@@ -86,11 +99,9 @@ def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> N
         if path is not None and "tokens" not in known and "params" in known:
             known["tokens"] = _from_line(o.params, o.tokens, known["params"])
             caveats.append(f"tokens were not stated; the ladder's own path gives {compact(known['tokens'])}.")
-        if path is not None and "params" not in known and "tokens" in known and np.ptp(np.log(o.tokens)) > 0.05:
+        if path is not None and "params" not in known and "tokens" in known and np.ptp(np.log(o.tokens)) > ONE_VALUE:
             known["params"] = _from_line(o.tokens, o.params, known["tokens"])
             caveats.append(f"params were not stated; the ladder's own path gives {compact(known['params'])}.")
-    if o.flops is not None and "flops" not in known and {"params", "tokens"} <= set(known):
-        known["flops"] = _flops_per_6nd(o) * 6 * known["params"] * known["tokens"]
 
 
 def _complete_others(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
@@ -105,12 +116,29 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
         known["batch_tokens"] = known["tokens"] / known["steps"]
 
 
-def _flops_per_6nd(o: Observations) -> float:
-    """How the runs' FLOPs relate to 6 N D, at their top."""
-    if o.flops is None or o.params is None or o.tokens is None:
-        return 1.0
+def _price(o: Observations, known: dict[str, float]) -> None:
+    """FLOPs as params (those at work on a token) times tokens, at the price that the top run has."""
+    params = "params" if o.active_params is None else "active_params"
+    column = getattr(o, params)
+    if (
+        o.flops is None
+        or "flops" in known
+        or column is None
+        or o.tokens is None
+        or not {params, "tokens"} <= set(known)
+    ):
+        return
     top = int(np.argmax(o.flops))
-    return float(o.flops[top] / (6 * o.params[top] * o.tokens[top]))
+    known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[params] * known["tokens"]
+
+
+def _one_value(o: Observations) -> tuple[str, float] | None:
+    """Params or tokens, and their value, where all runs have the same and only the other one varies."""
+    for name, other in (("params", o.tokens), ("tokens", o.params)):
+        column = getattr(o, name)
+        if column is not None and other is not None and np.ptp(np.log(column)) < ONE_VALUE <= np.ptp(np.log(other)):
+            return name, float(np.exp(np.mean(np.log(column))))
+    return None
 
 
 def _path(o: Observations) -> tuple[float, float] | None:
@@ -118,7 +146,7 @@ def _path(o: Observations) -> tuple[float, float] | None:
     if o.params is None or o.tokens is None:
         return None
     x, y = np.log(o.params), np.log(o.tokens)
-    if np.ptp(x) < 0.05:
+    if np.ptp(x) < ONE_VALUE:
         return None
     slope, start = np.polyfit(x, y, 1)
     return (float(slope), float(start)) if np.std(y - slope * x - start) < 0.15 else None
@@ -131,6 +159,16 @@ def _from_line(x: np.ndarray, y: np.ndarray, at: float) -> float:
 
 def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) -> bool:
     """Whether the target's horizon is one the laws know; only ladders along one line can fail."""
+    alone = _one_value(o)
+    if alone is not None and alone[0] in known:
+        name, value = alone
+        factor = max(known[name] / value, value / known[name])
+        if factor > OFF_PATH:
+            caveats.append(
+                f"The target has {compact(known[name])} {name}, all runs have {compact(value)}: nothing here tells "
+                f"what {name} do. Vary them at one size."
+            )
+        return factor <= UNSUPPORTED
     path = _path(o)
     if path is None or not {"params", "tokens"} <= set(known):
         return True

@@ -19,11 +19,11 @@ from windtunnel.forecasts.fit import Fit, fit
 from windtunnel.forecasts.frame import axis_of
 from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
-from windtunnel.forecasts.pairs import Pairs, paired
+from windtunnel.forecasts.pairs import Pairs, paired, settings_tried
 from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
-from windtunnel.laws.observations import Observations
+from windtunnel.laws.observations import Observations, with_flops
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run
 
@@ -176,7 +176,8 @@ def difference(
 
 
 def _observations(runs: Observations | Sequence[Run]) -> Observations:
-    return (runs if isinstance(runs, Observations) else Observations.from_runs(runs)).to_fit().ordered()
+    o = runs if isinstance(runs, Observations) else Observations.from_runs(runs)
+    return with_flops(o.to_fit()).ordered()
 
 
 def _dearer(base: Observations | Sequence[Run], idea: Observations | Sequence[Run]) -> float | None:
@@ -239,14 +240,20 @@ def _caveats(pairs: Pairs, base: Observations, idea: Observations, fitted: Fit, 
         found.append(
             "Runs are not paired by seed, which leaves the seeds' noise in the gap; train both with the same seeds."
         )
-    elif len(pairs) < max(len(base), len(idea)):
+    elif any(pairs.alone):
+        both = (("base", base, pairs.alone[0]), ("idea", idea, pairs.alone[1]))
+        alone = [f"{lone} of {len(o)} {side} runs" for side, o, lone in both if lone]
+        found.append(f"{len(pairs)} pairs; {' and '.join(alone)} have no partner of the same rung and seed.")
+    tried = [settings_tried(base), settings_tried(idea)]
+    if max(tried) >= 2 * min(tried):
         found.append(
-            f"{len(pairs)} pairs among {len(base)} base and {len(idea)} idea runs; the others have no partner."
+            f"At a rung the base was tried with {tried[0]:g} values of lr and batch, the idea with {tried[1]:g}: the "
+            f"side that was searched more looks better than it is."
         )
     if pairs.within()[1] == 0:
         found.append("One pair at each rung: the noise of a gap is guessed from its scatter about a line. Add seeds.")
     if pairs.rungs < 4:
         found.append("Fewer than 4 rungs have pairs; whether the gap fades with size can hardly be told.")
     if not fitted.reliable:
-        found.append(f"The base's forecast fails its own test, so the compute multiplier is rough ({fitted.backtest}).")
+        found.append(f"The base's forecast is not reliable, so the compute multiplier is rough ({fitted.backtest}).")
     return tuple(found)

@@ -44,13 +44,16 @@ def rungs(observations: Observations) -> np.ndarray:
     Where data repeat, size is params: by compute the upper rungs would be the runs with the most data, and a backtest
     that hides those never shows what the forecast is asked for, larger models that memorise.
     """
-    o = observations
-    logs = np.round(np.log(o.params if o.params is not None and repeating(o) else o.size), 2)
+    logs = _log_sizes(observations)
     distinct, label = np.unique(logs, return_inverse=True)
     if len(distinct) <= MOST_RUNGS:
         return label
     edges = np.linspace(logs.min(), logs.max(), LEVELS + 1)[1:-1]
     return np.unique(np.digitize(logs, edges), return_inverse=True)[1]
+
+
+def _log_sizes(o: Observations) -> np.ndarray:
+    return np.round(np.log(o.params if o.params is not None and repeating(o) else o.size), 2)
 
 
 def repeats(observations: Observations) -> np.ndarray:
@@ -108,12 +111,14 @@ def run_noise(observations: Observations, residual: float, residual_df: int) -> 
     """The noise of one new run: from seeds where they say most, else from seeds and residuals together.
 
     A lone repeat among many sizes must not speak for all of them. The residuals are those about a parabola in log-log
-    where there is one size axis, because a law that misfits would call its own error noise; else those of a law.
+    where there is one size axis, because a law that misfits would call its own error noise; else those of a law. Over
+    merged sizes the parabola misfits too, and the lesser of both counts.
     """
     between, df = seed_noise(observations)
     if not two_ways(observations) and rungs(observations).max() >= 3:
         bend = parabola(observations)
-        residual, residual_df = bend.scatter, bend.df
+        if bend.scatter < residual or len(np.unique(_log_sizes(observations))) <= MOST_RUNGS:
+            residual, residual_df = bend.scatter, bend.df
     if df >= max(residual_df, 1):
         return Noise(pooled((between, df)), df, "seeds")
     source = "seeds and residuals" if df else "residuals"

@@ -59,6 +59,10 @@ class Observations:
             column = getattr(self, f.name)
             if column is not None and f.name not in ("source", "dropped", "caveats"):
                 object.__setattr__(self, f.name, np.asarray(column, float if f.name in NUMBER_COLUMNS else str))
+        lengths = {f.name: len(column) for f in fields(self) if isinstance(column := getattr(self, f.name), np.ndarray)}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InputError(f"Columns must be equally long, an entry a run; given: {listed}.")
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -175,7 +179,25 @@ def with_flops(observations: Observations) -> Observations:
     params = o.params if o.active_params is None else o.active_params
     if o.flops is not None or params is None or o.tokens is None:
         return o
-    return replace(o, flops=6 * params * o.tokens, caveats=(*o.caveats, SIX_N_D))
+    said = SIX_N_D if o.active_params is None else SIX_N_D.replace("x params", "x active_params")
+    return replace(o, flops=6 * params * o.tokens, caveats=(*o.caveats, said))
+
+
+def check_numbers(observations: Observations) -> None:
+    """Raise InputError for losses that are no positive number, and for experts larger than their model."""
+    o = observations
+    bad = np.flatnonzero(~(np.isfinite(o.loss) & (o.loss > 0)))
+    if len(bad):
+        raise InputError(
+            f"{o.source} has {len(bad)} loss(es) that are not a positive number, the first {o.loss[bad[0]]} at entry "
+            f"{bad[0]}; leave out runs that did not finish, or give their split as `predict`."
+        )
+    if o.active_params is not None and o.params is not None and np.any(o.active_params > 1.02 * o.params):
+        at = int(np.argmax(o.active_params / o.params))
+        raise InputError(
+            f"{o.source} has a run of {compact(o.params[at])} params and {compact(o.active_params[at])} active_params; "
+            f"those that a token meets are never more than all. Are the columns swapped?"
+        )
 
 
 def check_sizes(observations: Observations) -> None:

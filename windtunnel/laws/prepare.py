@@ -1,8 +1,8 @@
 """What of the runs the laws are fitted to: FLOPs filled in, the best run of every search, no more cells than needed.
 
 Runs whose loss rises with every size are refused here: no law in `laws/` can rise.
-A law describes well tuned runs, so where learning rates were searched at one size only the best run of that size counts
-(the surface in `surface.py` uses them all). A newcomer would fit the whole grid and call its spread noise.
+A law describes well tuned runs, so where learning rates were searched at a size only its best setting counts, with all
+its seeds (the surface in `surface.py` uses them all). A newcomer would fit the whole grid and call its spread noise.
 """
 
 from __future__ import annotations
@@ -66,18 +66,50 @@ def check_falls(o: Observations) -> None:
 
 
 def best_of_search(o: Observations) -> Observations:
-    """The run with the lowest loss at every size at which learning rates were searched; all runs where none was."""
+    """At every size at which learning rates were searched the runs of its best setting; all runs of other sizes.
+
+    A setting is a value of lr, batch and steps; the best has the lowest mean over seeds. Of runs that no seed tells
+    apart the best one counts, for they may differ in what is not stated.
+    """
     if o.lr is None:
         return o
     size = _cells(o, 0.02, [name for name in ALL_SIZES if name not in SEARCHED])
-    rates = np.nan_to_num(np.round(np.log(o.lr), 3), nan=0.0)
-    pairs = np.unique(np.stack([size, rates], axis=1), axis=0)[:, 0]
-    if len(pairs) == len(np.unique(pairs)):
+    if not np.any(_distinct(_joint(size, _values(o.lr)), size) > 1):
         return o
-    order = np.lexsort([o.loss, size])
-    best = order[np.unique(size[order], return_index=True)[1]]
-    said = f"Learning rates were searched: the best run at each of {len(best)} sizes is kept, of {len(o)} runs."
-    return replace(o.where(np.sort(best)), lr=None, batch_tokens=None, steps=None, caveats=(*o.caveats, said))
+    setting = _joint(size, *(_values(column) for name in SEARCHED if (column := getattr(o, name)) is not None))
+    seed = np.zeros(len(o), int) if o.seed is None else np.unique(o.seed, return_inverse=True)[1]
+    alike = _joint(setting, seed)
+    first = _firsts(np.lexsort([o.loss, alike]), alike)  # the best run of each seed
+    means = np.bincount(setting[first], np.log(o.loss[first])) / np.bincount(setting[first])
+    best = setting[_firsts(np.lexsort([means[setting], size]), size)]
+    searched = _distinct(setting, size) > 1
+    kept = ~searched[size]
+    kept[first] |= np.isin(setting[first], best)
+    said = (
+        f"Learning rates were searched at {searched.sum()} of {len(searched)} sizes: there the runs of the best "
+        f"setting are kept, {kept.sum()} of {len(o)} runs in all."
+    )
+    return replace(o.where(kept), lr=None, batch_tokens=None, steps=None, caveats=(*o.caveats, said))
+
+
+def _values(column: np.ndarray) -> np.ndarray:
+    """A label of each value of a hyperparameter."""
+    return np.unique(np.nan_to_num(np.round(np.log(column), 3), nan=0.0), return_inverse=True)[1]
+
+
+def _joint(*labels: np.ndarray) -> np.ndarray:
+    """One label for each combination of labels."""
+    return np.unique(np.stack(labels, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _distinct(label: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """How many labels each size has."""
+    return np.bincount(np.unique(np.stack([size, label], axis=1), axis=0)[:, 0])
+
+
+def _firsts(order: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Of every label, the index that comes first in an order that has equal labels together."""
+    return order[np.unique(label[order], return_index=True)[1]]
 
 
 def condensed(o: Observations) -> Observations:

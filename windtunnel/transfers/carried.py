@@ -19,7 +19,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
 from windtunnel.ladder import Rung
 from windtunnel.scaling.slopes import student
-from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin, interval_of
+from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin, interval_of, squared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def judged(
         drift=tuple(interval_of(d - draws[0], o - optima[0]) for d, o in zip(draws, optima, strict=True)),
         gap=tuple(_gap(at, used) for at in tried),
         per_doubling=interval_of(slopes, slope), at_growth=at_growth,
-        penalty=interval_of(far * slopes**2, far * slope**2), there=there,
+        penalty=squared(slopes, slope, far), there=there,
     )  # fmt: skip
 
 

@@ -24,10 +24,11 @@ from windtunnel.forecasts import Fit, Forecast, Score, fit_each, score
 from windtunnel.forecasts.caveats import looked_at_closely
 from windtunnel.forecasts.hyperparameters import BestHyperparameters
 from windtunnel.ladder import Target
-from windtunnel.laws.observations import SIZE_COLUMNS, Observations
+from windtunnel.laws.observations import ALL_SIZES, Observations
 from windtunnel.laws.reading.units import check_target
 
 MANY = 20  # beyond this many series or targets, one line a forecast; beyond this many series none is looked at closely
+UNUSED = "The target's {} is not used: where rates were searched, what is foretold is a run tuned as well as these."
 INSIDE = "The target lies within the sizes of the runs: this interpolates, and says nothing about larger models."
 
 
@@ -141,6 +142,9 @@ def _part(group: Group, fitted: Fit | InputError, wish: Wish) -> Part:
             made[target] = _foretold(group, fitted, target, wish.levels)
             part.refusals += [found] if isinstance(found := made[target], Refusal) else []
         if isinstance(forecast := made[target], Forecast):
+            if question.unused:
+                said = UNUSED.format(" and ".join(question.unused))
+                forecast = forecast.but(caveats=(*forecast.caveats, said))
             place = place_of(target)
             if place not in best:
                 best[place] = best_at(surface, forecast.target, wish.levels[0])
@@ -165,5 +169,6 @@ def _foretold(group: Group, fitted: Fit, target: Target, levels: Sequence[float]
 
 def _inside(runs: Observations, at: Mapping[str, float]) -> bool:
     """Whether the target lies within the runs in every size that both state."""
-    columns = [(getattr(runs, name), at[name]) for name in SIZE_COLUMNS if name in at]
-    return all(column is None or column.min() <= value <= column.max() for column, value in columns)
+    columns = [(getattr(runs, name), at[name]) for name in ALL_SIZES if name in at]
+    both = [(column, value) for column, value in columns if column is not None]
+    return bool(both) and all(column.min() <= value <= column.max() for column, value in both)

@@ -20,11 +20,15 @@ from windtunnel.ladder import Target
 
 @dataclass(frozen=True)
 class Question:
-    """A target with its truth (NaN where unknown); `best_of` counts the rows of the search whose best that is."""
+    """A target with its truth (NaN where unknown); `best_of` counts the rows of the search whose best that is.
+
+    `unused` are what was asked of the target and is not read: a well tuned run has its own lr and batch.
+    """
 
     target: Target
     truth: float
     best_of: int = 1
+    unused: tuple[str, ...] = ()
 
 
 def questions(group: Group, fitted: Fit) -> Iterator[Question]:
@@ -48,7 +52,10 @@ def _of_search(place: Target, rows: Sequence[tuple[Target, float]]) -> Iterator[
     """The best row where the rows differ in lr or batch; rows that differ only in their seed are each a truth."""
     known = [truth for _, truth in rows if np.isfinite(truth)]
     tried = {tuple(getattr(target, name) for name in SEARCHED) for target, _ in rows}
-    if len(tried) == 1:
+    if not known:
+        unused = tuple(n for n in SEARCHED if any(getattr(t, n) for t, _ in rows) and n not in place.stated())
+        yield Question(place, float("nan"), unused=unused)
+    elif len(tried) == 1:
         yield from (Question(place, truth) for _, truth in rows)
     else:
         yield Question(place, min(known, default=float("nan")), max(len(known), 1))

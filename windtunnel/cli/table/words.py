@@ -77,8 +77,14 @@ def _table(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[flo
         rows = [_fit_row(group, fitted) for group, fitted in whole.fits]
     shown = _aligned(_named([head, *rows[:MOST_LINES]]))
     more = [f"and {len(rows) - MOST_LINES} more lines (--json has all)"] if len(rows) > MOST_LINES else []
+    more += ["--json has further levels, the best lr and batch, and every caveat"] if _holds_back(whole, levels) else []
     plans = [line for each in whole.spendings for line in each.lines()]
     return [*lines, "", *shown, *more, *_backtests(whole), *plans, ""]
+
+
+def _holds_back(whole: Whole, levels: Sequence[float]) -> bool:
+    """Whether a table of one line a forecast leaves out what was asked for or found."""
+    return bool(whole.answers) and (len(levels) > 1 or any(answer.best for answer in whole.answers))
 
 
 def _counted(caveats: Sequence[Sequence[str]], of: str) -> list[str]:

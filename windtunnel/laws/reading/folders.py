@@ -53,9 +53,8 @@ def _mlflow(folder: Path, stores: Sequence[Path]) -> Table:
     records, names = [], []
     for top in stores:
         meta = _yaml(top / "meta.yaml")
-        if meta.get("lifecycle_stage") == "deleted":
-            continue
-        record: dict[str, Any] = {"run_id": meta["run_id"], "status": _state(meta), "name": meta.get("run_name", "")}
+        state = "deleted" if meta.get("lifecycle_stage") == "deleted" else _state(meta)
+        record: dict[str, Any] = {"run_id": meta["run_id"], "status": state, "name": meta.get("run_name", "")}
         record["experiment"] = _yaml(top.parent / "meta.yaml").get("name", top.parent.name)
         record |= {f"params.{name}": text.strip() for name, text in _files(top / "params")}
         record |= {f"tags.{name}": text.strip() for name, text in _files(top / "tags")}
