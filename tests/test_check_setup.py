@@ -48,6 +48,17 @@ def test_with_steps_the_transfer_is_asked_too(tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_an_optimizer_without_an_epsilon_has_its_other_checks(tmp_path, capsys):
+    file = tmp_path / "sgd_loop.py"
+    file.write_text(LOOP.replace("{more}", "").replace("AdamW", "SGD") + "sizes = (32, 64)\nsteps = 8\n")
+    main(["check", str(file)])
+    said = capsys.readouterr().out
+    assert "epsilon_floor: left out. SGD holds eps=None" in said and "paired seeds" in said
+    assert said.splitlines()[-1].startswith("4 checks: ")
+    main(["check", str(file), "--json"])
+    assert json.loads(capsys.readouterr().out)["checks"]["epsilon_floor"]["why"].startswith("SGD holds eps=None")
+
+
 def test_the_standard_parametrization_fails(tmp_path, capsys):
     file = written(tmp_path, "standard_loop", more=", rule=Standard()", after="sizes = (32, 128, 512)")
     assert main(["check", file]) == 2

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 import windtunnel as wt
 from windtunnel.errors import InputError
+from windtunnel.report.stored import stored_data
+from windtunnel.train.loop import train
 
 
 def written(place: Path, **changed: Any) -> str:
@@ -75,3 +78,16 @@ def test_no_file_a_spoiled_one_and_a_share_without_sense_are_refused(tmp_path: P
             wt.data.images(path)
     with pytest.raises(InputError, match="between 0 and 1"):
         wt.data.images(written(tmp_path), held_out=1.0)
+
+
+def test_a_loss_of_images_is_in_nats_per_example_in_a_study_and_in_its_records(tmp_path: Path) -> None:
+    data, store = wt.data.images(written(tmp_path)), wt.Store(tmp_path / "store")
+    assert wt.Judge(data=data).unit == "nats per example"
+    pack = tiny.pack(wt.recipes.mlp_mup_sgd(data=data), [{"lr": 0.01}], rung=tiny.RUNG.but(tokens=32))
+    (run,) = train(pack, device=tiny.CPU)
+    store.add(run)
+    assert stored_data(store, "test")["unit"] == "nats per example"
+
+
+def test_a_loss_of_text_is_in_nats_per_token(corpus: Path) -> None:
+    assert wt.Judge(data=tiny.text(corpus)).unit == "nats per token"

@@ -79,6 +79,11 @@ def test_a_changed_rung_is_checked_again():
         (lambda: Ladder(rungs=(rung(), rung(width=64))), r"has 2 rung\(s\).*Add rungs"),
         (lambda: Ladder.widths((64, 32, 16), depth=2, tokens=1e5), "Rungs must grow: width 32 .* follows width 64"),
         (lambda: Ladder.widths((16, 16, 32), depth=2, tokens=1e5), "Rungs must grow"),
+        (
+            lambda: Ladder(rungs=tuple(rung(batch=b) for b in (4, 8, 16))),
+            r"differ in batch alone \(4 and 8\); .* one size.*compare_parametrizations",
+        ),
+        (lambda: Ladder(rungs=(8, 12, 16)), "holds 8, which is no Rung; .*Ladder.widths"),  # pyright: ignore
         (lambda: Ladder.widths((16, 32, 64), depth=2, tokens=1e5, seeds=0), "Ladder seeds is 0"),
         (lambda: Ladder.widths((16, 32, 64), depth=2, tokens=1e5, seeds=1.5), "Ladder seeds is 1.5"),
         (lambda: Ladder.geometric(params=(1e6, 1e7), rungs=2, tokens=1e6), "rungs is 2; at least 3"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -61,6 +61,16 @@ class Counting:
             yield self._made(np.random.default_rng(7), min(size, -(-tokens // tiny.CONTEXT)), "held_out")
 
 
+class Larger(Counting):
+    """The same with twice the vocabulary."""
+
+    def shape(self):
+        return replace(super().shape(), classes=2 * CLASSES)
+
+    def fingerprint(self):
+        return "counting further"
+
+
 SAID = {
     "list": "two numpy arrays",
     "short": r"inputs of shape \(\d+, 15\).*\(16,\)",
@@ -116,6 +126,39 @@ def test_a_study_refuses_it_before_anything_is_trained(corpus, tmp_path, where):
         with pytest.raises(wt.InputError, match=rf"Counting\.{where} gives targets float32"):
             asked(store)
     assert not list(store.keys())
+
+
+def pictures(base):
+    """Images where the network reads text."""
+    return base.but(data=wt.data.digits())
+
+
+def longer(base):
+    """Examples twice as long as the judge's."""
+    return base.but(data=replace(base.data, context=2 * tiny.CONTEXT))
+
+
+def test_data_that_the_network_or_the_judge_cannot_be_used_with_are_refused_before_anything_is_trained(
+    corpus, tmp_path
+):
+    store, text = wt.Store(tmp_path / "store"), tiny.recipe(corpus)
+    images = wt.recipes.mlp_mup_sgd(data=wt.data.digits())
+    asked = {
+        "pictures .* does not take its own data's inputs, Digits": {"ideas": [pictures]},
+        "base .* but not the judge's, Text": {"judge": tiny.judge(longer(text).data), "ideas": []},
+        "base .* does not take its own data's inputs, Text": {
+            "base": images.but(data=text.data), "judge": tiny.judge(images.data), "ideas": []
+        },
+        "base .* tells 256 outcomes apart, the judge's data, Larger": {"judge": tiny.judge(Larger()), "ideas": []},
+    }  # fmt: skip
+    for said, changes in asked.items():
+        with pytest.raises(wt.InputError, match=said):
+            tiny.study(corpus, **changes).plan(store)
+    assert not list(store.keys())
+
+
+def test_a_judge_whose_examples_are_shorter_is_let_pass(corpus, tmp_path):
+    assert tiny.study(corpus, ideas=[longer]).plan(wt.Store(tmp_path / "store")).missing
 
 
 STOCK = [wt.data.text, wt.data.stdlib, wt.data.digits]

@@ -89,6 +89,11 @@ def test_an_empty_or_inverted_range_is_refused(low, high):
         tuned(low, high)
 
 
+def test_a_range_of_words_is_refused():
+    with pytest.raises(InputError, match=r"tuned\('a', 'b'\) is no range; it takes two numbers"):
+        tuned("a", "b")  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("changes", [{"tokens": 0}, {"evaluations": 0}])
 def test_a_judge_that_never_looks_is_refused(recipe, changes):
     with pytest.raises(InputError, match="both must be at least 1"):

@@ -749,6 +749,8 @@ def test_ticks_are_few_round_and_inside(low: float, high: float, log: bool):
         (words.interval(interval(2.7312, 0.031)), "2.731 [2.700, 2.762] at 90\N{NO-BREAK SPACE}%"),
         (words.interval(interval(2.7312, 0.031, level=None)), "2.731 [2.700, 2.762]"),
         (words.interval(None), "missing"),
+        (words.optimum({"median": 0.05, "low": 0.0031, "high": 0.9912}), "0.05 [0.0031, 0.991]"),
+        (words.optimum({"median": 0.05, "low": None, "high": 1.0}), "missing"),
         (words.interval({"median": 1.0, "low": None, "high": 2.0}), "missing"),
         (words.duration(12_000), "3 h 20 min"),
         (words.duration(59.6 * 60), "1 h 0 min"),

@@ -232,6 +232,19 @@ def freezing(base):
     return base.but(parametrization=Freezing())
 
 
+def unchanged(base):
+    """Nothing changes, so every run is the base's own."""
+    return base
+
+
+def test_runs_that_recipes_share_are_paid_once_in_the_cost_line(study, result):
+    shared = replace(study, ideas=[unchanged]).answer(result.store)
+    line, target = three_lines(shared)[-1], study.target_flops()
+    ladder = sum(run.cost.spent for run in shared.ladder["base"]) / target / 2
+    assert f"took {100 * ladder:.0f} % of the target's FLOPs for each of 2 recipe(s), runs that they share" in line
+    assert f"with tuning and re-check {100 * shared.ladder_flops() / target / 2:.0f} %" in line
+
+
 def test_an_idea_whose_loss_rises_with_size_has_no_forecast_and_the_others_go_on(study, copied):
     both = replace(study, ideas=[freezing, sign_momentum]).run(copied, launcher=Noting())
     assert set(both.forecasts) == {"base", "sign_momentum"} and both.scores["base"]
@@ -365,6 +378,7 @@ def test_a_plan_writes_nothing_and_counts_every_run_as_missing(study, tmp_path):
 
 def test_a_plan_of_a_finished_study_misses_nothing_but_what_was_lost(study, result, copied):
     assert study.plan(copied).missing == 0
+    assert str(study.plan(copied)).splitlines()[-1] == "nothing is left to train"
     shutil.rmtree(copied.path / "runs" / result.ladder["sign_momentum"][-1].key)
     missing = [(row.stage, row.recipe, row.missing) for row in study.plan(copied).rows if row.missing]
     assert missing == [("ladder", "sign_momentum", 1)]
@@ -410,6 +424,21 @@ def returns_a_number(base):
 def test_an_idea_that_returns_no_recipe_is_refused(study):
     with pytest.raises(InputError, match=r"returns_a_number returned a int; an idea takes a Recipe"):
         replace(study, ideas=[returns_a_number])
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"base": "adamw"}, r"base is 'adamw'; it takes a Recipe, for example base=wt\.recipes\."),
+        ({"ladder": [8, 12]}, r"ladder is \[8, 12\]; it takes a Ladder, .*Ladder\.widths"),
+        ({"target": 64}, "target is 64; it takes a Target"),
+        ({"tuning": 5}, "tuning is 5; it takes a Tuning"),
+        ({"ideas": returns_a_number}, r"in a list: ideas=\[returns_a_number\]"),
+    ],
+)
+def test_a_field_that_holds_another_thing_is_refused_by_its_name(study, changes, says):
+    with pytest.raises(InputError, match=says):
+        replace(study, **changes)
 
 
 @pytest.mark.parametrize("idea", [lambda base: base, "muon", None])

@@ -14,7 +14,7 @@ from rich.console import Console
 from test_store import run
 
 from windtunnel.cli import live, main, shared
-from windtunnel.cli.live import MEMBERS, Live, Plain
+from windtunnel.cli.live import MEMBERS, Follow, Live, Plain
 from windtunnel.errors import printable
 from windtunnel.store import Store
 
@@ -25,8 +25,8 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def pack(number: int, idea: str = "base") -> Any:
     """What the displays read of a pack."""
     return SimpleNamespace(
-        key=f"{number:x}" * 8, rung="width 64 x depth 2, 200k tokens", specs=[1, 2], labels=[{"idea": idea}],
-        training_flops=lambda: 1e12,
+        key=f"{number:x}" * 8, rung="width 64 x depth 2, 200k tokens", labels=[{"idea": idea}],
+        specs=[SimpleNamespace(key=f"run {number}{member}") for member in "ab"], training_flops=lambda: 1e12,
     )  # fmt: skip
 
 
@@ -46,6 +46,21 @@ def drawn(width: int, height: int = 25, count: int = 3, idea: str = "base", **op
         watching.say(f"{idea}: forecast so far 2.1")
         console.print(watching._draw())
     return out.getvalue()
+
+
+def test_a_pack_that_is_trained_in_parts_is_counted_as_one_pack():
+    follow, (first, second) = Follow(), (pack(1), pack(2))
+    follow.name = "tune"
+    follow.begin([first, second])
+    follow.progress(progress(first))
+    assert follow.share == 0.25
+    for member in first.specs:
+        for step, losses in ((1, {member.key: 3.0}), (10, {})):  # at its end no member is left
+            follow.progress(SimpleNamespace(pack=f"alone {member.key}", step=step, steps=10, losses=losses))
+    assert follow.share == 0.5 and len(follow.members()) == 1
+    assert "0 of 2 packs" in follow.head()
+    follow.finished(first)
+    assert follow.share == 0.5 and "1 of 2 packs" in follow.head() and not follow.members()
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])

@@ -103,6 +103,12 @@ class Ladder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rungs", tuple(self.rungs))
+        for rung in self.rungs:
+            if not isinstance(rung, Rung):
+                raise InputError(
+                    f"The ladder holds {rung!r}, which is no Rung; give Rung(width=..., depth=..., tokens=...), or "
+                    f"widths alone to Ladder.widths((64, 128, 256), depth=..., tokens=...)."
+                )
         if len(self.rungs) < 3:
             raise InputError(
                 f"The ladder has {len(self.rungs)} rung(s); a law with a floor needs at least 3, and 5 or more for a "
@@ -111,6 +117,12 @@ class Ladder:
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise InputError(f"Ladder seeds is {self.seeds!r}; give a whole number of at least 1 (3 shows the noise).")
         for small, large in pairwise(self.rungs):
+            if small.batch != large.batch and small.but(batch=None) == large.but(batch=None):
+                raise InputError(
+                    f"Two rungs of {small} differ in batch alone ({small.batch} and {large.batch}); to the laws, which "
+                    f"read params and tokens, they are one size. Let width, depth or tokens grow as well, or give the "
+                    f"rungs to compare_parametrizations(rungs=...), which compares batches too."
+                )
             if not _cost_order(small) < _cost_order(large):
                 raise InputError(f"Rungs must grow: {large} follows {small}. Order the rungs from small to large.")
 
@@ -214,6 +226,8 @@ class Target:
     def __post_init__(self) -> None:
         stated = self.stated()
         if self.rung is not None:
+            if not isinstance(self.rung, Rung):
+                raise InputError(f"Target rung is {self.rung!r}; give Rung(width=..., depth=..., tokens=...).")
             if stated:
                 raise InputError("Target takes a rung, or sizes such as params=, not both: the rung's are counted.")
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import prod
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from windtunnel.errors import InputError, meant
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # the slots' signatures speak of torch; importing this module
     from torch import Tensor, nn
 
 UNIT = "nats per token"  # of a judge's loss, unless it has one of its own
+OF_EXAMPLES = "nats per example"  # the same where an example is one prediction
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Tuned:
     high: float
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.low, Real) and isinstance(self.high, Real)):
+            raise InputError(
+                f"tuned({self.low!r}, {self.high!r}) is no range; it takes two numbers, as in tuned(1e-4, 1e-1)."
+            )
         if not 0 < self.low < self.high < float("inf"):
             raise InputError(
                 f"tuned({self.low!r}, {self.high!r}) is an empty or inverted range; it is searched on a log scale, so "
@@ -466,4 +472,6 @@ class Judge:
     @property
     def unit(self) -> str:
         """What the loss is, for figures and words."""
-        return UNIT if self.loss is None else name_of(self.loss)
+        if self.loss is not None:
+            return name_of(self.loss)
+        return OF_EXAMPLES if self.data.shape().tokens_per_example == 1 else UNIT

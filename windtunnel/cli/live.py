@@ -19,7 +19,11 @@ MEMBERS = 8  # packs that a line of a log names
 
 
 class Follow:
-    """How far a stage is, counted in FLOPs: what both displays show."""
+    """How far a stage is, counted in FLOPs: what both displays show.
+
+    A pack that cannot be batched, or does not fit, is trained in parts, which report under keys of their own: they are
+    counted as so much of the pack that was announced.
+    """
 
     def __init__(self) -> None:
         self.name = ""
@@ -30,24 +34,51 @@ class Follow:
         self.started = time.monotonic()
         self.packs = {pack.key: pack for pack in packs}
         self.cost = {pack.key: pack.training_flops() for pack in packs}
-        self.done: dict[str, float] = {}
+        self.pack_of = {spec.key: pack.key for pack in packs for spec in pack.specs}
+        self.parts: dict[str, tuple[str, int]] = {}  # key to that of its pack, and its runs
+        self.trained: dict[str, dict[str, float]] = {}  # of each pack, runs of each part
+        self.recorded: set[str] = set()
         self.latest: dict[str, Any] = {}
 
     def progress(self, progress: Any) -> None:
-        """A pack advanced."""
-        self.latest[progress.pack] = progress
-        self.done[progress.pack] = progress.step / progress.steps
+        """A pack advanced, or a part of one."""
+        key, runs = self._whose(progress)
+        if key is None or key in self.recorded:
+            return
+        self.latest[key] = progress
+        trained = self.trained.setdefault(key, {})
+        if progress.pack != key:
+            trained.pop(key, None)  # what was trained together so far begins anew
+        trained[progress.pack] = runs * progress.step / progress.steps
 
     def finished(self, pack: Any) -> None:
         """A pack is recorded."""
         self.latest.pop(pack.key, None)
-        self.done[pack.key] = 1.0
+        self.recorded.add(pack.key)
+
+    def _whose(self, progress: Any) -> tuple[str | None, int]:
+        """The pack that progress is of and how many runs it is about; a part is known by its members once it starts."""
+        if progress.pack in self.packs:
+            return progress.pack, len(self.packs[progress.pack].specs)
+        if progress.pack not in self.parts:
+            packs = {self.pack_of.get(member) for member in progress.losses}
+            key = packs.pop() if len(packs) == 1 else None
+            if key is None:
+                return None, 0
+            self.parts[progress.pack] = key, len(progress.losses)
+        return self.parts[progress.pack]
+
+    def _done(self, key: str) -> float:
+        """Share of a pack."""
+        if key in self.recorded:
+            return 1.0
+        return min(1.0, sum(self.trained.get(key, {}).values()) / len(self.packs[key].specs))
 
     @property
     def share(self) -> float:
         """Share of the stage's FLOPs that is done."""
         total = sum(self.cost.values())
-        return sum(self.cost.get(k, 0.0) * d for k, d in self.done.items()) / total if total else 0.0
+        return sum(cost * self._done(key) for key, cost in self.cost.items()) / total if total else 0.0
 
     @property
     def minutes_left(self) -> float | None:
@@ -58,19 +89,17 @@ class Follow:
     def head(self) -> str:
         """One line: stage, share, minutes left."""
         left = "" if self.minutes_left is None else f", about {self.minutes_left:.1f} min left"
-        recorded = sum(d == 1.0 for d in self.done.values())
         share = f"{100 * self.share:.0f} % of {compact(sum(self.cost.values()))}FLOPs"
-        return f"{self.name}: {share}, {recorded} of {len(self.packs)} packs{left}"
+        return f"{self.name}: {share}, {len(self.recorded)} of {len(self.packs)} packs{left}"
 
     def members(self) -> list[str]:
         """A line for each pack in flight, with the loss of each member."""
         lines = []
         for key, progress in self.latest.items():
-            pack = self.packs.get(key)
-            if pack is not None:
-                idea = pack.labels[0]["idea"] if pack.labels else ""
-                losses = " ".join(f"{loss:.3f}" for loss in progress.losses.values())
-                lines.append(f"  {idea} {pack.rung}: step {progress.step}/{progress.steps}, loss {losses}")
+            pack = self.packs[key]
+            idea = pack.labels[0]["idea"] if pack.labels else ""
+            losses = " ".join(f"{loss:.3f}" for loss in progress.losses.values())
+            lines.append(f"  {idea} {pack.rung}: step {progress.step}/{progress.steps}, loss {losses}")
         return lines
 
 

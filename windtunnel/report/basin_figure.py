@@ -11,7 +11,7 @@ from typing import Any
 
 from windtunnel.recipe import UNIT
 from windtunnel.report.marks import Axis, Dots, FlatWhisker, Label, Line, Lost, Panel, present, values
-from windtunnel.report.words import interval, loss, plain
+from windtunnel.report.words import loss, optimum, plain
 
 CEILING = 1.35  # guess: a loss this much above the worst valley says only "far too large"
 LOST = "diverged, crashed or off the scale"
@@ -57,15 +57,13 @@ def _basin(basin: Mapping[str, Any], tone: str, ceiling: float) -> list[Any]:
 
 
 def _optimum(basin: Mapping[str, Any], curve: list[Any], inside: list[Any], where: str) -> list[FlatWhisker]:
-    optimum = basin["optimum"]
+    best = basin["optimum"]
     known = curve or values(inside, "value", "loss")
-    if not known or not present(optimum, "low", "median", "high"):
+    if not known or not present(best, "low", "median", "high"):
         return []
     height = min(y for _, y in known)
-    note = f"best {where} {interval(optimum)}"
-    return [
-        FlatWhisker(height, optimum["low"], optimum["median"], optimum["high"], "mark", "optimum, with interval", note)
-    ]
+    note = f"best {where} {optimum(best)}"
+    return [FlatWhisker(height, best["low"], best["median"], best["high"], "mark", "optimum, with interval", note)]
 
 
 def _label(basin: Mapping[str, Any], curve: list[Any], inside: list[Any]) -> list[Label]:
@@ -88,7 +86,7 @@ def _note(where: str, point: Mapping[str, Any]) -> str:
 
 def _sentence(basin: Mapping[str, Any]) -> str:
     tried = len(basin["points"])
-    return f"Width {basin['width']}: {tried} runs, optimum {interval(basin['optimum'])}."
+    return f"Width {basin['width']}: {tried} runs, optimum {optimum(basin['optimum'])}."
 
 
 def optima(basins: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -97,6 +95,6 @@ def optima(basins: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {name: basin[name] for name in names}
         | {"runs": len(basin["points"]), "lost": sum(not present(point, "loss") for point in basin["points"])}
-        | {"optimum": interval(basin["optimum"])}
+        | {"optimum": optimum(basin["optimum"])}
         for basin in basins
     ]

@@ -206,7 +206,7 @@ def environment() -> Environment:
         loader=FunctionLoader(_text), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     formats = (words.si, words.plain, words.loss, words.signed, words.percent, words.interval, words.duration)
-    formats += (words.multiple, words.pairs, words.plural, words.tied)
+    formats += (words.optimum, words.multiple, words.pairs, words.plural, words.tied)
     found.filters |= {function.__name__: function for function in formats}
     found.tests["known"] = words.known
     return found

@@ -14,6 +14,7 @@ from typing import Any
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast
 from windtunnel.ladder import compact
+from windtunnel.recipe import OF_EXAMPLES
 from windtunnel.report.record import past_forecasts
 from windtunnel.store import Store
 
@@ -66,12 +67,15 @@ def stored_data(store: Store, name: str) -> dict[str, Any]:
 
 
 def _unit(store: Store, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the loss is, as the first run's judge says; None: as usual."""
-    said = None
-    if rows:
+    """What the loss is, as a run says, of those that took a step if there are any; None: as usual."""
+    for row in sorted(rows, key=lambda row: row["outcome"] == "crashed")[:1]:
         with suppress(InputError):  # a damaged record is named elsewhere
-            said = store.get(rows[0]["key"], later=True).spec.judge.get("loss")
-    return str(said["is"]) if isinstance(said, Mapping) and "is" in said else None
+            run = store.get(row["key"], later=True)
+            said, tokens = run.spec.judge.get("loss"), run.curve.get("tokens", [])
+            if isinstance(said, Mapping) and "is" in said:
+                return str(said["is"])
+            return OF_EXAMPLES if len(tokens) and tokens[0] == row["batch"] else None
+    return None
 
 
 def run_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,15 @@ def interval(value: Mapping[str, Any] | None, sign: bool = False) -> str:
     return f"{median} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
 
 
+def optimum(value: Mapping[str, Any] | None) -> str:
+    """'0.0451 [0.00985, 0.223] at 90 %', of what is searched on a log scale: three digits of each end."""
+    if not value or not all(known(value.get(name)) for name in ("median", "low", "high")):
+        return MISSING
+    median, low, high = (plain(value[name]) for name in ("median", "low", "high"))
+    level = value.get("level")
+    return f"{median} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
+
+
 def multiple(value: Mapping[str, Any] | None) -> str:
     """'1.24x [1.07, 1.41] at 90 %' with a proper times sign. At MOST_TIMES nothing is known but that it is beyond."""
     if not value or not all(known(value.get(name)) for name in ("median", "low", "high")):

@@ -122,14 +122,18 @@ class Plan:
             f"{compact(r.rung.tokens):>9}{r.rung.batch:>7}{r.runs:>6}{r.missing:>9}{compact(r.flops):>9}"
             for r in self.rows
         ]
-        total = (
+        saved = self.saved_flops / (self.flops + self.saved_flops) if self.saved_flops else 0.0
+        trunk = [f"one trunk for runs of several horizons saves {100 * saved:.0f} % of the FLOPs"] if saved else []
+        return "\n".join([head, *lines, *trunk, *self._at_most(), self._total()])
+
+    def _total(self) -> str:
+        if not self.missing:
+            return "nothing is left to train"
+        return (
             f"{self.missing} runs to train, {compact(self.flops)}FLOPs, about {self.minutes:.1f} minutes on "
             f"{self.devices} device(s) at {compact(self.speed)}FLOP/s each ({self.speed_source}); weights and "
             f"optimizer state at most {self.memory_bytes / 2**20:.0f} MiB at once"
         )
-        saved = self.saved_flops / (self.flops + self.saved_flops) if self.saved_flops else 0.0
-        trunk = [f"one trunk for runs of several horizons saves {100 * saved:.0f} % of the FLOPs"] if saved else []
-        return "\n".join([head, *lines, *trunk, *self._at_most(), total])
 
     def _at_most(self) -> list[str]:
         """That not all of it may be needed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from windtunnel.study.plan import Plan
 
 Idea = Callable[[Recipe], Recipe]
+# What fields hold, and an example of each.
+KINDS: dict[str, tuple[type, str]] = {
+    "base": (Recipe, "wt.recipes.transformer_mup_adamw(data=...)"),
+    "ladder": (Ladder, "wt.Ladder.widths((32, 48, 64), depth=2, tokens=10**6)"),
+    "target": (Target, "wt.Target(rung=wt.Rung(width=256, depth=2, heads=16, tokens=10**6))"),
+    "judge": (Judge, "wt.Judge(data=...)"),
+    "tuning": (Tuning, "wt.Tuning(points=5)"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,7 @@ class Study:
     tuned_on: Any = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         object.__setattr__(self, "ideas", tuple(self.ideas))
         if not self.name or not re.fullmatch(r"[\w .-]+", self.name):
             raise InputError(f"Study name is {self.name!r}; use letters, digits, spaces, dots, dashes.")
@@ -171,6 +180,18 @@ class Study:
                 check_length(recipe.data_at(rung), rung.tokens)
         for recipe in self.tuned_recipes().values():
             check_length(recipe.data, self.ladder.base.tokens)
+
+    def _check_kinds(self) -> None:
+        """Raise InputError for a field that is no part of a question: a name where the thing is meant, or a number."""
+        for field, (kind, example) in KINDS.items():
+            given = getattr(self, field)
+            if not isinstance(given, kind) and not (field == "judge" and given is None):
+                raise InputError(
+                    f"Study {field} is {given!r}; it takes a {kind.__name__}, for example {field}={example}."
+                )
+        if not isinstance(self.ideas, Iterable):
+            name = getattr(self.ideas, "__name__", "idea")
+            raise InputError(f"Study ideas is {self.ideas!r}; give the functions in a list: ideas=[{name}].")
 
     def _check_half_width(self) -> None:
         if self.half_width is None:

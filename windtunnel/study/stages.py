@@ -18,12 +18,13 @@ from windtunnel.ladder import Rung
 from windtunnel.launch.width import A_CORE
 from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.recipe import Recipe, Tuned
-from windtunnel.runs import Run, RunSpec
+from windtunnel.runs import Outcome, Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.buying import Bought, bought
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.data import check_examples, check_held_out
+from windtunnel.train.judging import check_taken
 from windtunnel.train.pack import Pack, check_builds
 from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import (
@@ -251,7 +252,7 @@ class Stages:
 
     def check_builds(self) -> None:
         """Raise InputError for a recipe that cannot be trained at some rung, or at the target, or runs that cannot be
-        judged; builds shapes alone, and draws two examples."""
+        judged; builds shapes alone where data are of the judge's kind, and draws a few examples."""
         study = self.study
         for judge in (self.judge, self._tuning_judge) if self._elsewhere else (self.judge,):
             check_held_out(judge)
@@ -265,6 +266,10 @@ class Stages:
                 check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
             except InputError as error:
                 raise InputError(f"{name} cannot be trained everywhere. {error}") from error
+            try:
+                check_taken(filled, filled.settled(study.ladder.base), self.judge)
+            except InputError as error:
+                raise InputError(f"{name} cannot be trained and judged. {error}") from error
 
     # packs
 
@@ -353,7 +358,10 @@ class Stages:
         ]
 
     def _tried(self, asks: Sequence[Ask], field_name: str) -> list[Tried]:
-        return [Tried(r.spec.hyperparameters[field_name], r.spec.seed, r.loss, r.message) for r in self.runs(asks)]
+        return [
+            Tried(r.spec.hyperparameters[field_name], r.spec.seed, r.loss, r.message, r.outcome is Outcome.CRASHED)
+            for r in self.runs(asks)
+        ]
 
     def _run(self, key: str) -> Run:
         if key not in self._runs:

@@ -73,15 +73,18 @@ def _tally(result: Result) -> str:
 
 
 def cost_line(result: Result) -> str:
-    """What the ladder cost, as a share of the target."""
+    """What the ladder cost, as a share of the target; runs that recipes share are counted once."""
     spent, target = result.ladder_flops(), result.study.target_flops()
     if not target:
         return f"Cost of tuning and ladder: {compact(spent)}FLOPs."
-    ladder = sum(run.cost.spent for runs in result.ladder.values() for run in runs)
-    each = max(1, len(result.ladder))
+    runs = [run for found in result.ladder.values() for run in found]
+    once = {run.key: run.cost.spent for run in runs}
+    ladder, each = sum(once.values()), max(1, len(result.ladder))
+    shared = ", runs that they share counted once" if len(once) < len(runs) else ""
     return (
         f"Cost: the ladder took {100 * ladder / target / each:.0f} % of the target's FLOPs for each of {each} "
-        f"recipe(s); with tuning and re-check {100 * spent / target / each:.0f} %, {compact(spent)}FLOPs in all."
+        f"recipe(s){shared}; with tuning and re-check {100 * spent / target / each:.0f} %, {compact(spent)}FLOPs in "
+        f"all."
     )
 
 

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import InputError
+from windtunnel.ladder import Rung
 from windtunnel.meaning import name_of
+from windtunnel.recipe import Judge, Recipe
 from windtunnel.train.data import judge_batches, judge_steps
-from windtunnel.train.pack import Group, Pack
+from windtunnel.train.memory import is_out_of_memory
+from windtunnel.train.pack import Group, Pack, build_model
 from windtunnel.train.state import State
-from windtunnel.train.steps import Within, counted, judgement, named_params, readout
+from windtunnel.train.steps import Within, counted, judgement, named_params, readout, summed
 
 OWN = ("accuracy",)  # metrics that a record has without probes
 
@@ -34,7 +37,9 @@ class Judging:
     ) -> None:  # fmt: skip
         self.model, self.groups, self.device, self.probes = model, groups, device, pack.judge.probes
         self.loss = pack.judge.loss
-        self.judgement = judgement(model, groups, packed, within, self.loss)
+        self.together = judgement(model, groups, packed, within, self.loss)
+        self.alone = judgement(model, groups, False, within, self.loss)
+        self.one_by_one = not packed
         self.readout = readout(groups, pack.recipe.optimizer, packed)
         self.held_out = judge_batches(pack.judge, device, _at_once(pack))
         self.at = [judge_steps(pack.judge, steps) for steps in steps_of]
@@ -50,7 +55,7 @@ class Judging:
         params = self.judged(state, due)
         self.model.eval()
         with torch.no_grad(), _attention_as_trained():
-            sums = [self.judgement(params, x, y) for x, y in self.held_out]
+            sums = [self._summed(params, x, y) for x, y in self.held_out]
         self.model.train()
         count = sum(counted(y, self.loss) for _, y in self.held_out)
         both = [torch.stack(values).double().sum(0).cpu().numpy() / count for values in zip(*sums, strict=True)]
@@ -60,6 +65,18 @@ class Judging:
             loss[members], accuracy[members] = both[0][place], both[1][place]
         check_positive(both[0], self.loss)
         return loss, accuracy
+
+    def _summed(self, params: list[Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Row by row once torch has refused to batch what it batches in training, as it does a group norm of images."""
+        if not self.one_by_one:
+            try:
+                return self.together(params, inputs, targets)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                self.one_by_one = True
+        rows = [self.alone([p[i : i + 1] for p in params], inputs, targets) for i in range(len(params[0]))]
+        return tuple(torch.cat(values) for values in zip(*rows, strict=True))
 
     def judged(self, state: State, rows: Sequence[int]) -> list[Tensor]:
         """The weights of some rows that are the result of training."""
@@ -96,6 +113,66 @@ class Judging:
                     raise InputError(f"Two probes of the judge measure {name!r}; give one another name.")
                 found[name] = value
         return found
+
+
+def check_taken(recipe: Recipe, rung: Rung, judge: Judge) -> None:
+    """Raise InputError where a recipe's network at a rung takes its own data and not the judge's, or the other way
+    round, or tells fewer outcomes apart than the judge's data have.
+
+    It is built only where the data differ in kind. What takes neither here (a kernel of another device), a fault in a
+    part's code, and the last of several stretches, which may have other data, are left to their runs.
+    """
+    if recipe.phases is not None or recipe.data.fingerprint() == judge.data.fingerprint():
+        return
+    try:
+        inputs = recipe.data.batch(seed=0, step=0, size=1)[0], *next(iter(judge.data.held_out(size=1, tokens=1)))
+        own, held, targets = (torch.from_numpy(each) for each in inputs)
+        if _kind(own) == _kind(held) and recipe.data.shape().classes == judge.data.shape().classes:
+            return
+        model = build_model(recipe, rung).eval()
+    except Exception:
+        return
+    (_, why), (outputs, why_not) = _outputs(model, own), _outputs(model, held)
+    mine, its = (f"{type(data).__name__} ({_kind(x)})" for data, x in ((recipe.data, own), (judge.data, held)))
+    other = own.long() if own.is_floating_point() else own.float()
+    if why and (outputs is not None or _outputs(model, other)[0] is not None):  # it runs here, on other inputs
+        raise InputError(f"Its network does not take its own data's inputs, {mine}: {why}. Change model and data both.")
+    if why_not and not why:
+        raise InputError(
+            f"Its network takes its own data's inputs, {mine}, but not the judge's, {its}: {why_not}. Give recipe and "
+            f"judge data that are cut into examples alike."
+        )
+    if outputs is not None:
+        _check_outcomes(outputs, targets, judge, its)
+
+
+def _check_outcomes(outputs: Tensor, targets: Tensor, judge: Judge, its: str) -> None:
+    classes = judge.data.shape().classes
+    if judge.loss is None and outputs.shape[-1] < classes:
+        raise InputError(
+            f"Its network tells {outputs.shape[-1]} outcomes apart, the judge's data, {its}, have {classes}. Give "
+            f"recipe and judge data of one kind."
+        )
+    try:
+        summed(outputs, targets, judge.loss)
+    except Exception as error:
+        raise InputError(
+            f"The judge cannot set its network's outputs {tuple(outputs.shape)} beside targets {tuple(targets.shape)}: "
+            f"{error}"
+        ) from error
+
+
+def _kind(inputs: Tensor) -> str:
+    return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape[1:])}"
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> tuple[Tensor | None, str]:
+    """Of zeros of this kind, for every vocabulary has a 0; or why there are none."""
+    try:
+        with torch.no_grad():
+            return model(torch.zeros_like(inputs)).float(), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def check_positive(judged: np.ndarray, loss: Any) -> None:
