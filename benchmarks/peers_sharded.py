@@ -68,7 +68,7 @@ def zero(tool: Tool) -> str:
     uu, mup = (import_module(f"{name}") for name in ("unit_scaling.optim", "mup"))
     ways: dict[str, list[Callable[[], Any]]] = {
         "plain": [lambda: of_torch(params, lr=lr, weight_decay=0.0)],
-        "ours": [lambda: of_torch(beside.groups(model, lr, eps=1e-8), lr=lr)],
+        "ours": [lambda: of_torch(beside.groups(model, lr, weight_decay=0.0, eps=1e-8), lr=lr)],
         "mup": [
             lambda: Zero(params, optimizer_class=mup.MuAdamW, lr=lr, weight_decay=0.0),
             lambda: mup.MuAdam(params, impl=of_torch, lr=lr, weight_decay=0.0),

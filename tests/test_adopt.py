@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from windtunnel.errors import InputError
 from windtunnel.scaling.adopt import adopt
+from windtunnel.scaling.meta import filled_on_meta
 from windtunnel.scaling.rules import MuP, Standard
 from windtunnel.scaling.table import Scale, ScaleTable
 
@@ -101,6 +102,37 @@ def test_groups_hold_the_rules_factors_and_are_few():
     assert table["lr"] == gain["lr"] == 1e-2
 
 
+@pytest.mark.parametrize("given, base", [({}, 0.01), ({"weight_decay": 0.1}, 0.1), ({"weight_decay": 0.0}, 0.0)])
+def test_weight_decay_of_the_constructor_gets_the_rules_factors(given, base):
+    model, scales = ready()
+    optimizer = torch.optim.AdamW(scales.groups(model, 1e-2), **given)
+    decays = {name: group["weight_decay"] for group in optimizer.param_groups for name in group["names"]}
+    assert decays["blocks.0.up.weight"] == base * M and decays["embedding.weight"] == base
+    assert decays["norm.weight"] == 0
+    for _ in range(2):
+        scales.check(optimizer)
+        optimizer = copy.deepcopy(optimizer)
+
+
+@pytest.mark.parametrize("held, given, said", [
+    ({"weight_decay": 0.3}, {"weight_decay": 0.1}, r"weight_decay=0\.1 was given to the constructor of AdamW"),
+    ({"eps": 1e-6}, {"eps": 1e-7}, r"Give the base's value to groups\(model, lr, eps=1e-07\)"),
+    ({}, {"eps": 1e-7}, "eps=1e-07 was given"),
+])  # fmt: skip
+def test_values_of_a_constructor_that_are_not_in_use_are_found(held, given, said):
+    model, scales = ready()
+    with pytest.raises(InputError, match=said):
+        scales.check(torch.optim.AdamW(scales.groups(model, 1e-2, **held), **given))
+    scales.check(torch.optim.AdamW(scales.groups(model, 1e-2, **given), **given))
+
+
+def test_copied_groups_whose_decay_lost_its_factors_are_found():
+    model, scales = ready()
+    copied = [{**group} for group in scales.groups(model, 1e-2)]
+    with pytest.raises(InputError, match=r"weight decays .* are not in the table's ratios"):
+        scales.check(torch.optim.AdamW(copied, weight_decay=0.1))
+
+
 @pytest.mark.parametrize("optimizer, factor", [("matched", M**-0.5), (torch.optim.SGD, 1), (torch.optim.NAdam, 1 / M)])
 def test_the_optimizer_decides_the_column(optimizer, factor):
     assert adopted(optimizer).table.scales["blocks.0.query.weight"].lr == pytest.approx(factor)
@@ -146,6 +178,73 @@ def test_a_tied_table_keeps_its_size_at_every_width():
         adopt(build, base=16, target=target, optimizer=torch.optim.AdamW).initialize(model, seed=0)
         stds.append(float(model.embedding.weight.detach().std()))
     assert max(stds) / min(stds) < 1.1
+
+
+def test_positions_that_are_added_to_a_tied_table_start_at_its_size():
+    class Placed(Plain):
+        def __init__(self, width, tied):
+            super().__init__(width, tied=tied)
+            self.places, self.buckets = nn.Embedding(9, width), nn.Embedding(9, width // 8)
+
+    for tied, size in ((True, BASE**-0.5), (False, 1.0)):
+        build = lambda width, tied=tied: Placed(width, tied)  # noqa: E731
+        for target in (BASE, TARGET):
+            scales = adopt(build, base=BASE, target=target, optimizer=torch.optim.AdamW).table.scales
+            found = [scales[f"{name}.weight"].init_std for name in ("embedding", "places", "buckets")]
+            assert found == [size, size, 1.0]
+
+
+class PlusOne(nn.Module):
+    """A norm that adds 1 to its weight, as Gemma's."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        return F.rms_norm(x, x.shape[-1:]) * (1 + self.weight)
+
+
+@pytest.mark.parametrize("begun", ["here", "on meta"])
+def test_vectors_keep_the_number_that_their_constructor_fills_them_with(begun):
+    def build(width):
+        return nn.Sequential(
+            nn.Linear(8, width), nn.PReLU(), PlusOne(width), nn.Linear(width, width), nn.PReLU(width, init=0.1),
+            nn.LayerNorm(width), nn.Linear(width, 4),
+        )  # fmt: skip
+
+    scales = adopt(build, base=BASE, target=TARGET, optimizer=torch.optim.AdamW)
+    if begun == "here":
+        model = build(TARGET)
+    else:
+        with torch.device("meta"):
+            model = build(TARGET)
+        model.to_empty(device="cpu")
+        for param in model.parameters():
+            nn.init.constant_(param, 7.0)
+    scales.initialize(model, seed=0)
+    found = {name: set(param.tolist()) for name, param in model.named_parameters() if param.ndim == 1}
+    slope = torch.tensor(0.1).item()
+    assert found == {"0.bias": {0}, "1.weight": {0.25}, "2.weight": {0}, "3.bias": {0}, "4.weight": {slope},
+                     "5.weight": {1}, "5.bias": {0}, "6.bias": {0}}  # fmt: skip
+
+
+def test_what_fills_a_part_or_is_drawn_later_is_no_number_of_the_whole():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            kinds = {"part": torch.zeros(4), "drawn": torch.ones(4), "times": torch.ones(4), "set": torch.zeros(4),
+                     "whole": torch.full((4,), 0.3), "filled": torch.empty(4)}  # fmt: skip
+            for name, value in kinds.items():
+                self.register_parameter(name, nn.Parameter(value))
+            self.part.data[1:2].fill_(1.0)
+            nn.init.normal_(self.drawn)
+            self.times.data.mul_(3)
+            with torch.no_grad():
+                self.set[0] = 2
+            nn.init.constant_(self.filled, -2)
+
+    assert filled_on_meta(Odd)[1] == {"whole": 0.3, "filled": -2.0}
 
 
 def test_the_table_round_trips_and_notices_a_change():
@@ -427,6 +526,16 @@ def test_the_report_has_one_line_for_like_tensors_of_all_blocks():
     assert lines[-1] == "input x 0.25: head" and len(lines) < 25
 
 
+def test_lines_and_multipliers_of_a_sequential_tell_its_layers_apart():
+    def build(width):
+        hidden = [nn.Linear(width, width, bias=False) for _ in range(7)]
+        return nn.Sequential(nn.Linear(8, width, bias=False), *hidden, nn.Linear(width, 4, bias=False))
+
+    told = str(adopt(build, base=BASE, target=TARGET, optimizer=torch.optim.AdamW)).splitlines()
+    assert [line.split()[0] for line in told[:3]] == ["0.weight", "{1,2,3,..,7}.weight", "8.weight"]
+    assert told[3:] == ["input x 0.25: 8"]
+
+
 def test_sizes_that_do_not_differ_are_refused():
     with pytest.raises(InputError, match=r"build\(16\) and build\(32\) have the same shapes"):
         adopted(build=lambda width: Plain(48))
@@ -455,6 +564,28 @@ def test_a_wrong_role_is_refused():
         adopted(roles={"*": "wide"})
     with pytest.raises(InputError, match="roles names 'router', which no tensor matches"):
         adopted(roles={"router": "hidden"})
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"rule": "mup"}, r"rule is 'mup'; give an object .*rules\.MuP\(\)"),
+    ({"roles": ["a"]}, r"roles is \['a'\]; give roles by a tensor's name"),
+])  # fmt: skip
+def test_a_rule_and_roles_of_another_kind_are_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        adopt(Plain, base=BASE, target=TARGET, optimizer=torch.optim.AdamW, **given)
+
+
+def test_several_heads_may_each_be_a_readout():
+    class TwoHeads(Plain):
+        def __init__(self, width):
+            super().__init__(width)
+            self.cls = nn.Linear(width, 3)
+
+    with pytest.raises(InputError, match='of several heads each may be one: say "readout" of all'):
+        adopt(TwoHeads, base=BASE, target=TARGET, optimizer=torch.optim.AdamW)
+    roles = {"head.weight": "readout", "cls.weight": "readout"}
+    table = adopt(TwoHeads, base=BASE, target=TARGET, optimizer=torch.optim.AdamW, roles=roles).table
+    assert table.forward == {"head": 1 / M, "cls": 1 / M}
 
 
 def test_another_rule_may_be_taken():

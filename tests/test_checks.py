@@ -136,6 +136,7 @@ def test_a_slope_may_grow_where_it_was_expected_to():
     assert line.verdict == GROWS and replace(line, expected=1.0).verdict == FLAT
     falls = replace(line, slope=slope_of(sizes, [4, 2, 1]))
     assert falls.right is False and replace(falls, may_shrink=True).right is True
+    assert replace(falls, may_shrink=True, limit=0.9).right is False
     assert overall([line, replace(line, judged=False)]) is False and overall([replace(line, judged=False)]) is None
 
 
@@ -156,6 +157,30 @@ def test_activations_that_are_flat_because_nothing_is_learnt_are_found():
     lines = by_name(found.last)
     assert found.ok is False
     assert lines["blocks.1.mlp.up", "size"].right and lines["blocks.1.mlp.up", "move"].right is False
+
+
+class Shrunk(Decoder):
+    """Scales the readout's input by itself, as T5 does with a tied table."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.norm = nn.Sequential(self.norm, Times(width**-0.5))
+
+
+class Times(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x * self.by
+
+
+def test_a_readout_that_learns_less_as_the_width_grows_is_found():
+    found = coordinates(replace(WIDE, build=Shrunk), WIDTHS)
+    lines = by_name(found.last)
+    assert found.ok is False and "The readout head learns less and less as the width grows" in str(found)
+    assert lines["head", "move"].right is False and lines["head", "size"].right is True
 
 
 def test_in_depth_the_stream_grows_without_a_residual_rule_and_not_with_one():

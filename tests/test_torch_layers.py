@@ -134,3 +134,33 @@ def test_they_train_in_a_study_without_a_word_of_warning(corpus, tmp_path, modul
     assert torch.backends.mha.get_fastpath_enabled() is before
     assert all(run.finished and run.curve["train_loss"][-1] < run.curve["train_loss"][0] for run in runs)
     assert [run.cost.alone_because is None for run in runs] == [module is attending] * 2
+
+
+class Normed(nn.Module):
+    """A convolution with a group norm."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, width, 3, padding=1), nn.GroupNorm(2, width)
+        self.conv, self.head = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.Linear(width, classes)
+
+    def forward(self, images):
+        return self.head(self.conv(torch.relu(self.norm(self.stem(images)))).mean((2, 3)))
+
+
+def normed(rung, data):
+    return Normed(rung.width, data.classes)
+
+
+def test_a_group_norm_of_images_trains_in_packs_and_is_judged_as_alone(tmp_path):
+    """torch batches it in training, and refuses to where nothing is differentiated."""
+    recipe = wt.recipes.mlp_mup_sgd(data=wt.data.digits()).but(model=Own(normed), optimizer=AdamW(lr=wt.tuned(1e-3, 1)))
+    pack = tiny.pack(recipe, [{"lr": 0.01}, {"lr": 0.02}], rung=tiny.RUNG.but(tokens=32))
+    store = wt.Store(tmp_path / "store")
+    execute(pack, store, device=tiny.CPU)
+    runs = [store.get(spec.key) for spec in pack.specs]
+    assert [(run.cost.members, run.cost.alone_because) for run in runs] == [(2, None)] * 2
+    for member, run in enumerate(runs):
+        single = tiny.alone(pack, member, packed=False)
+        assert run.curve["judged_loss"] == pytest.approx(single.curve["judged_loss"], rel=1e-6)
+        assert run.metrics["accuracy"] == single.metrics["accuracy"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from math import isclose, nan
 from numbers import Real
 from typing import Any, cast
 
@@ -53,9 +55,10 @@ class Adopted:
     def initialize(self, model: nn.Module, seed: int | None = None) -> None:
         """Draw every tensor anew with the table's mean and standard deviation, in place.
 
-        A `vector` and a frozen tensor (sinusoids) stay as built, so a model begun on meta must fill those, and its
-        buffers, itself. Without a seed torch's own generator draws. Not for a pretrained model: there the values are
-        the point. Raises InputError for a model with peft's adapters and for one whose tensors FSDP1 has flattened.
+        Gains and biases get the number with which the constructor fills them, or else one and zero. A `vector` and a
+        frozen tensor (sinusoids) stay as built, so a model begun on meta must fill those, and its buffers, itself.
+        Without a seed torch's own generator draws. Not for a pretrained model: there the values are the point. Raises
+        InputError for a model with peft's adapters and for one whose tensors FSDP1 has flattened.
         """
         params, blank = self._matched(model), blank_rows(model)
         _check_may_draw(model)
@@ -71,20 +74,22 @@ class Adopted:
         model: nn.Module,
         lr: float | Tensor,
         *,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         decay_is: str = "decoupled",
         eps: float | None = None,
         extra: Mapping[str, Scale] | None = None,
         pretrained: bool = False,
     ) -> list[dict[str, Any]]:
-        """Parameter groups for a torch optimizer, tensors of equal factors together; each group holds its `lr_mult`.
+        """Parameter groups for a torch optimizer, tensors of equal factors together; each group holds its factors.
 
-        `decay_is` says what `weight_decay` means: "decoupled" (torch's AdamW: a step shrinks a weight by lr x decay),
-        "independent" (by decay alone at the peak rate; the groups get decay / lr) or "coupled" (an L2 penalty in the
-        gradient, as torch's Adam and RMSprop have it). Tensors that were added to the model later (adapters) need a
-        Scale in `extra`, by name. Frozen tensors are left out. `pretrained` says that values are not initial ones;
-        without it, a weight far from the table's initial size draws a warning. Raises InputError for tensors of another
-        model, for an lr that is no number, and for another word.
+        `weight_decay` and `eps` are the base's values. None leaves them to the optimizer's constructor: its weight
+        decay gets the factors as the optimizer fills it in, its eps stays the same for all groups. `decay_is` says what
+        weight decay means: "decoupled" (torch's AdamW: a step shrinks a weight by lr x decay), "independent" (by decay
+        alone at the peak rate; the groups get decay / lr) or "coupled" (an L2 penalty in the gradient, as torch's Adam
+        and RMSprop have it). Tensors that were added to the model later (adapters) need a Scale in `extra`, by name.
+        Frozen tensors are left out. `pretrained` says that values are not initial ones; without it, a weight far from
+        the table's initial size draws a warning. Raises InputError for tensors of another model, for an lr that is no
+        number, and for another word.
         """
         if isinstance(lr, bool) or not isinstance(lr, Real | Tensor):
             raise InputError(
@@ -97,8 +102,7 @@ class Adopted:
             )
         if decay_is == "independent" and not float(lr):
             raise InputError("Independent decay is a share at the peak rate, and lr is 0; give the peak rate.")
-        if decay_is == "independent":
-            weight_decay = weight_decay / float(lr)
+        peak = float(lr) if decay_is == "independent" else 1.0
         params = self._matched(model, extra or {})
         if not pretrained:
             warn_of_other_values(params, self.table)
@@ -108,11 +112,12 @@ class Adopted:
             if not param.requires_grad:
                 continue
             s = scales[name]
-            decay = s.coupled if decay_is == "coupled" else s.decay
+            decay = (s.coupled if decay_is == "coupled" else s.decay) / peak
             alike = s.lr, s.eps if eps is not None else 1.0, decay
             if alike not in found:
-                values = {"lr": lr * s.lr, "lr_mult": s.lr, "weight_decay": weight_decay * decay}
-                found[alike] = {"params": [], "names": [], **values, **({} if eps is None else {"eps": eps * s.eps})}
+                group = {"params": [], "names": [], "lr": lr * s.lr, "lr_mult": s.lr, "decay_mult": decay}
+                group |= {} if weight_decay is None else {"weight_decay": weight_decay * decay}
+                found[alike] = _Group(group | ({} if eps is None else {"eps": eps * s.eps, "eps_mult": s.eps}))
             found[alike]["params"].append(param)
             found[alike]["names"].append(name)
         return list(found.values())
@@ -143,7 +148,8 @@ class Adopted:
         return model
 
     def check(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise InputError where the groups' rates no longer stand in the table's ratios; call it after a few steps."""
+        """Raise InputError where the groups' rates or decays no longer stand in the table's ratios, and where weight
+        decay or eps given to the optimizer's constructor are not what it trains with; call it after a few steps."""
         base = [float(g["lr"]) / g["lr_mult"] for g in optimizer.param_groups if "lr_mult" in g]
         if len(base) < len(optimizer.param_groups):
             raise InputError(
@@ -158,6 +164,8 @@ class Adopted:
                 f"max_lr=adopted.rates(optimizer, max_lr); CosineAnnealingLR needs eta_min=0 (a floor is the same for "
                 f"all groups); LambdaLR, or torch's warm-up and cosine without a floor, keep the ratios."
             )
+        _check_decays(optimizer)
+        _check_constructor(optimizer)
 
     def rates(self, optimizer: torch.optim.Optimizer, lr: float) -> list[float]:
         """`lr` times each group's factor: what schedulers that take a list (OneCycleLR's max_lr) are given."""
@@ -218,6 +226,16 @@ def adopt(
         )
     if isinstance(rule, type):
         raise InputError(f"rule is the class {rule.__name__}; give an object of it, {rule.__name__}().")
+    if rule is not None and not callable(getattr(rule, "scale", None)):
+        raise InputError(
+            f"rule is {rule!r}; give an object with scale(site, base site, geometry), as in "
+            f"rule=windtunnel.scaling.rules.MuP(), or none: that is muP in width and CompleteP in depth."
+        )
+    if roles is not None and not isinstance(roles, Mapping):
+        raise InputError(
+            f"roles is {roles!r}; give roles by a tensor's name or a pattern of names, as in "
+            f'roles={{"head.weight": "readout"}}.'
+        )
     own: Parametrization | None = getattr(optimizer, "parametrization", None)
     chosen = rule or own or complete_p()
     check_suits(optimizer, chosen)
@@ -232,6 +250,46 @@ def adopt(
         example=example,
     )
     return Adopted(table=table)
+
+
+class _Group(dict[str, Any]):
+    """A parameter group to which an optimizer adds its constructor's weight decay times the group's own factor."""
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key == "weight_decay" and default:
+            default = default * self["decay_mult"]
+        return super().setdefault(key, default)
+
+
+def _check_decays(optimizer: torch.optim.Optimizer) -> None:
+    """The factor is zero where nothing decays, so decays are compared by multiplication."""
+    held = [(float(g["weight_decay"]), g["decay_mult"]) for g in _ours(optimizer) if "weight_decay" in g]
+    largest, its = max(held, key=lambda pair: pair[1], default=(0.0, 0.0))
+    if any(abs(decay * its - largest * factor) > _SAME * largest * its for decay, factor in held):
+        decays = ", ".join(f"{decay:.3g} (factor {factor:.3g})" for decay, factor in held)
+        raise InputError(
+            f"The weight decays {decays} are not in the table's ratios, as where groups were copied before the "
+            f"optimizer took them; give the base's value to groups(model, lr, weight_decay=...)."
+        )
+
+
+def _check_constructor(optimizer: torch.optim.Optimizer) -> None:
+    """Groups overrule a constructor, and its eps has no factors, so a value given there may not be the one in use."""
+    known = signature(type(optimizer)).parameters
+    for name, factor in (("weight_decay", "decay_mult"), ("eps", "eps_mult")):
+        value = optimizer.defaults.get(name)
+        if not isinstance(value, Real) or name not in known or value == known[name].default:
+            continue
+        wanted = [(float(value) * g.get(factor, nan), float(g[name])) for g in _ours(optimizer)]
+        if not all(isclose(want, has, rel_tol=_SAME) for want, has in wanted):
+            raise InputError(
+                f"{name}={value!r} was given to the constructor of {type(optimizer).__name__}, where groups overrule "
+                f"it or it lacks their factors. Give the base's value to groups(model, lr, {name}={value!r})."
+            )
+
+
+def _ours(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if "decay_mult" in group]
 
 
 def _last(name: str, module: nn.Module) -> list[nn.Parameter]:

@@ -148,7 +148,7 @@ def _likely(pattern: str) -> str:
 
 
 def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    """A network is read out once: of several matrices that only shrink, shapes cannot tell which one does it."""
+    """A network is mostly read out once: of several matrices that only shrink, shapes cannot tell which ones do it."""
     shrink, others = _readouts(guessed, told)
     if len(shrink) + bool(others) < 2:
         return []
@@ -158,9 +158,9 @@ def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str], names
     return [
         f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
         f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
-        f'logits is the "readout"; inside the network, one that chooses experts is a "router", others (keys '
-        f'and values of a fixed number of heads, the first matrices of adapters) are "hidden". Say so, as in '
-        f"roles={{{stated}}}."
+        f'logits is the "readout" (of several heads each may be one: say "readout" of all); inside the network, '
+        f'one that chooses experts is a "router", others (keys and values of a fixed number of heads, the first '
+        f'matrices of adapters) are "hidden". Say so, as in roles={{{stated}}}.'
     ]
 
 

@@ -7,7 +7,7 @@ alone: what grows with both width and depth could not be told apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,11 +18,11 @@ from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.branches import branch_ends, found_patterns, grown
-from windtunnel.scaling.meta import on_meta
+from windtunnel.scaling.meta import filled_on_meta
 from windtunnel.scaling.normed import plain, split
 from windtunnel.scaling.proportion import check_proportions
 from windtunnel.scaling.sites import Roles, compared
-from windtunnel.scaling.table import ScaleTable, table_from
+from windtunnel.scaling.table import Scale, ScaleTable, table_from
 
 Size = int | tuple[int, int] | Rung
 Build = Callable[..., nn.Module]
@@ -47,7 +47,8 @@ def scale_table(
     """
     found = sites(build, target, base, roles)
     table = split(table_from(found.pairs, rule, geometry, found.model), found.computed, found.pairs, rule, geometry)
-    table = replace(table, caveats=found.caveats)
+    table = replace(table, scales=as_filled(table, found.filled), caveats=found.caveats)
+    table = replace(table, scales=beside_tied(table))
     if all(scale.residual == 1.0 for scale in table.scales.values()):
         return table
     patterns = branches or found_patterns(
@@ -56,24 +57,52 @@ def scale_table(
     return table.with_branches(branch_ends(found.model, found.growing, patterns, called(target), stated=bool(branches)))
 
 
+def as_filled(table: ScaleTable, filled: Mapping[str, float]) -> dict[str, Scale]:
+    """The scales, where gains and biases that the constructor fills with one number start at it: it has no width.
+
+    PReLU's slope is 0.25, the gain of a norm that adds 1 itself is 0 (Gemma's); both are vectors called weight.
+    """
+    vectors = {name for name, site in table.sites.items() if site.role in ("gain", "bias")}
+    return {
+        name: replace(scale, init_mean=filled[name]) if name in vectors and name in filled else scale
+        for name, scale in table.scales.items()
+    }
+
+
+def beside_tied(table: ScaleTable) -> dict[str, Scale]:
+    """The scales, where lookup tables as wide as a tied one start at its size: GPT-2's positions are added to tokens.
+
+    In muP any size of a lookup is right that is the same at every width (2203.03466, Table 8). A tied table is small,
+    for it reads out too; positions of size 1 beside it would drown the tokens at every width.
+    """
+    tied = {site.fan_out: table.scales[name].init_std for name, site in table.sites.items() if site.role == "tied"}
+    beside = {name: site.fan_out for name, site in table.sites.items() if site.role == "embedding"}
+    return {
+        name: replace(scale, init_std=tied.get(beside.get(name, 0), scale.init_std))
+        for name, scale in table.scales.items()
+    }
+
+
 @dataclass(frozen=True)
 class Sites:
     """Parameter name to (site at the target, site at the base), the target's model, and its stacks that grow.
 
-    Weights that weight_norm computes stand here as plain ones; `computed` holds where their tensors are.
+    Weights that weight_norm computes stand here as plain ones; `computed` holds where their tensors are. `filled` holds
+    the number with which the constructor filled a tensor, by name.
     """
 
     pairs: dict[str, tuple[Site, Site]]
     model: nn.Module
     growing: dict[str, tuple[int, int]]
     computed: dict[str, str]
+    filled: dict[str, float]
     caveats: tuple[str, ...]
 
 
 def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) -> Sites:
     """The sites of the model at `target` beside the base's; raises InputError as `adopt` does."""
     level = at_depth(base, target)
-    here, there, wider = (built(build, size) for size in (target, level, widened(level)))
+    (here, filled), there, wider = built_filled(build, target), built(build, level), built(build, widened(level))
     _check_differ(there, wider, level)
     computed, _, _ = (plain(model) for model in (here, there, wider))
     growing = grown(here, there if level == base else built(build, base))
@@ -85,7 +114,7 @@ def sites(build: Build, target: Size, base: Size, roles: Roles | None = None) ->
     pairs = compared(here, there, wider, (called(target), called(level)), roles, growing)
     stated = [name for name in pairs if any(fnmatchcase(name, pattern) for pattern in roles or {})]
     caveats = check_proportions(_shapes(here), _shapes(there), _shapes(wider), stated)
-    return Sites(pairs, here, growing, computed, caveats)
+    return Sites(pairs, here, growing, computed, filled, caveats)
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -99,11 +128,13 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def built(build: Build, size: Size) -> nn.Module:
     """The model of a size without storage; raises InputError where its constructor needs values."""
+    return built_filled(build, size)[0]
+
+
+def built_filled(build: Build, size: Size) -> tuple[nn.Module, dict[str, float]]:
+    """The same, and the numbers with which the constructor filled tensors, by name."""
     try:
-        model = on_meta(lambda: make(build, size))
-        if not isinstance(model, nn.Module):
-            raise InputError(f"{called(size)} returned a {type(model).__name__}; it must return the model.")
-        return model
+        return filled_on_meta(lambda: _module(make(build, size), size))
     except InputError:
         raise
     except Exception as error:
@@ -111,6 +142,12 @@ def built(build: Build, size: Size) -> nn.Module:
             f"{called(size)} fails on the meta device, where shapes are read without memory: {type(error).__name__}: "
             f"{error}. A constructor must not read values of tensors; move that behind the construction."
         ) from error
+
+
+def _module(model: Any, size: Size) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{called(size)} returned a {type(model).__name__}; it must return the model.")
+    return model
 
 
 def make(build: Build, size: Size) -> nn.Module:

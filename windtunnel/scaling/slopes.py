@@ -81,8 +81,8 @@ def slope_of(sizes: Sequence[float], values: Any) -> Slope:
 class Line:
     """One quantity of one module or tensor against size at one step: means over seeds, slope, and what was expected.
 
-    `may_shrink`: only growth speaks against the rule (muP's random logits start as 1/sqrt(width)). `judged`: whether
-    the check's verdict rests on it.
+    `may_shrink`: only growth speaks against the rule (muP's random logits start as 1/sqrt(width)), and shrinking that
+    is steeper than `limit`. `judged`: whether the check's verdict rests on it.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Line:
     bar: float
     expected: float = 0.0
     may_shrink: bool = False
+    limit: float = math.inf
     judged: bool = True
 
     @property
@@ -103,8 +104,9 @@ class Line:
     @property
     def right(self) -> bool | None:
         """Whether the line is as it should be; None where the interval cannot tell."""
-        if self.may_shrink and self.slope.high - self.expected <= self.bar:
-            return True
+        low, high = self.slope.low - self.expected, self.slope.high - self.expected
+        if self.may_shrink and high <= self.bar:
+            return True if low >= -self.limit else False if high < -self.limit else None
         return {FLAT: True, GROWS: False, SHRINKS: None if self.may_shrink else False}.get(self.verdict)
 
     def to_json(self) -> dict[str, Any]:

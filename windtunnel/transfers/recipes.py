@@ -19,7 +19,7 @@ from windtunnel.ladder import Rung
 from windtunnel.launch.here import Here
 from windtunnel.launch.one import spoken
 from windtunnel.recipe import Judge, Parametrization, Recipe
-from windtunnel.runs import RunSpec
+from windtunnel.runs import Outcome, RunSpec
 from windtunnel.store import Store
 from windtunnel.train.data import check_held_out
 from windtunnel.train.pack import Pack
@@ -104,4 +104,7 @@ def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> No
 def tried_in(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:
     """What the recorded runs of packs came to."""
     runs = [store.get(spec.key) for pack in packs for spec in pack.specs]
-    return tuple(Tried(r.spec.hyperparameters[field], r.spec.seed, r.loss, r.message) for r in runs)
+    crashed = Outcome.CRASHED
+    return tuple(
+        Tried(r.spec.hyperparameters[field], r.spec.seed, r.loss, r.message, r.outcome is crashed) for r in runs
+    )

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class Own:
 
     module: Built
     roles: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    begins: ClassVar[int] = 2  # part of every key: raised by one where the same module would begin with other values
 
     def build(self, rung: Rung, data: DataShape) -> nn.Module:
         """A fresh module."""

@@ -83,7 +83,7 @@ def initial_std(site: Site, embedding_std: float) -> float:
 
 
 def vector(site: Site, **factors: float) -> Scale:
-    """Gains start at one, biases at zero; none decays."""
+    """Gains start at one, biases at zero, where their constructor fills them with no other number; none decays."""
     return Scale(init_std=0.0, init_mean=1.0 if site.role == "gain" else 0.0, decay=0.0, coupled=0.0, **factors)
 
 
