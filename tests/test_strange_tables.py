@@ -9,7 +9,7 @@ import pytest
 
 from windtunnel.cli import main
 from windtunnel.errors import InputError
-from windtunnel.forecasts import Fit, compare, difference, fit, fit_each, next_runs
+from windtunnel.forecasts import Fit, allocate, compare, difference, fit, fit_each, next_runs
 from windtunnel.forecasts.hyperparameters import best_hyperparameters
 from windtunnel.ladder import Target
 from windtunnel.laws import Observations, Sizes
@@ -99,6 +99,23 @@ def test_runs_of_one_size_say_nothing_of_another():
     assert any("all runs have 100M: nothing here tells what params do" in said for said in other.caveats)
     alone = fitted.forecast(Target(tokens=1e11))
     assert alone.loss == same.loss and any("all runs have 100M" in said for said in alone.caveats)
+
+
+def test_a_target_far_off_the_runs_tokens_a_param_is_said_to_be():
+    params, ratio = (each.ravel() for each in np.meshgrid(SIZES, [10.0, 20.0, 40.0]))
+    fitted = fit(Observations(params=params, tokens=ratio * params, loss=truth(params, ratio * params)))
+    for asked, said in ((3, False), (20, False), (100, False), (1000, True), (1, True)):
+        caveats = fitted.forecast(Target(params=4e8, tokens=asked * 4e8)).caveats
+        assert any("tokens a param, the runs 10 to 40" in caveat for caveat in caveats) is said, asked
+
+
+def test_a_budget_is_split_with_a_word_on_tokens_that_repeat():
+    params, tokens, epochs = (each.ravel() for each in np.meshgrid(SIZES, [4e8, 1.6e9], [1, 2, 8]))
+    loss = truth(params, tokens / epochs**0.3)
+    fitted = fit(Observations(params=params, tokens=tokens, unique_tokens=tokens / epochs, loss=loss))
+    for unique, said in ((None, True), (1e9, False)):
+        caveats = allocate(fitted, 1e19, unique_tokens=unique).caveats
+        assert any("taken as new ones" in caveat for caveat in caveats) is said
 
 
 def test_what_a_target_lacks_is_what_the_laws_read():

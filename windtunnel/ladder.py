@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 from windtunnel.errors import InputError
@@ -234,7 +235,7 @@ class Target:
         if not stated:
             raise InputError("Target is empty; give rung=..., or params= and tokens=, or flops=.")
         for name, value in stated.items():
-            if not (math.isfinite(value) and value > 0):
+            if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
                 raise InputError(f"Target {name} is {value!r}; it must be a positive number.")
 
     def stated(self) -> dict[str, float]:

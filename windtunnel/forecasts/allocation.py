@@ -17,6 +17,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.budgets import READS, Best, Curves, frontier_laws, near_frontier, ties
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.ladder import compact
+from windtunnel.laws.repeated import repeating
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -215,6 +216,8 @@ def _caveats(fit: Fit, curves: Curves, best: Best, spread: _Spread, flops: float
     unique = curves.unique_tokens
     known = any("unique_tokens" in law.law.columns for law, _ in curves.laws)
     epochs = 0.0 if unique is None else spread.of(best.tokens / unique).median
+    if unique is None and repeating(o):
+        found.append("All tokens are taken as new ones, though these runs repeat theirs; state unique_tokens.")
     if epochs > 1 and not known:
         found.append(f"Unique tokens repeat {epochs:.3g} times; their worth is taken from 2305.16264, not these runs.")
     return found

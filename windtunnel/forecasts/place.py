@@ -20,6 +20,7 @@ FAR = 30.0  # times the top rung's compute from which a forecast is called far (
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
 EPOCHS = 4.0  # passes up to which repeated tokens are worth nearly as much as new ones (2305.16264)
 UNSUPPORTED = 2.0  # and from this factor no run of the ladder supports it
+OFF_RATIO = 4.0  # times the runs' tokens a param, or below them, from which a caveat is due (guess)
 ONE_VALUE = 0.05  # a column whose logarithm spans less is one value
 
 
@@ -169,8 +170,11 @@ def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) ->
                 f"what {name} do. Vary them at one size."
             )
         return factor <= UNSUPPORTED
+    if o.params is None or o.tokens is None or not {"params", "tokens"} <= set(known):
+        return True
     path = _path(o)
-    if path is None or not {"params", "tokens"} <= set(known):
+    if path is None:
+        _check_ratio(o.tokens / o.params, known["tokens"] / known["params"], caveats)
         return True
     expected = float(np.exp(path[0] * np.log(known["params"]) + path[1]))
     factor = known["tokens"] / expected
@@ -180,6 +184,16 @@ def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) ->
             f"No run tells parameters and tokens apart, so the law cannot either. Vary tokens at one size."
         )
     return max(factor, 1 / factor) <= UNSUPPORTED
+
+
+def _check_ratio(runs: np.ndarray, asked: float, caveats: list[str]) -> None:
+    """A law of runs that vary both is a guess where their ratio is another one."""
+    low, high = float(np.min(runs)), float(np.max(runs))
+    if not low / OFF_RATIO < asked < high * OFF_RATIO:
+        caveats.append(
+            f"The target has {compact(asked)} tokens a param, the runs {compact(low)} to {compact(high)}: that far "
+            f"off, how params and tokens go together is the law's own guess. Add a run there."
+        )
 
 
 def _check_repeats(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
