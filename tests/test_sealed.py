@@ -69,6 +69,35 @@ def test_before_the_truth_what_would_be_said_now_is_sealed_beside_the_older_one(
     assert told(study.answer(store)) == old  # the version that wrote it reads its own
 
 
+def test_a_forecast_that_was_made_late_gives_way_to_one_made_blind_and_protects_nothing(study, tmp_path, monkeypatch):
+    store = wt.Store(tmp_path / "store")
+    whole = replace(study, train_target=True)
+    blind = told(study.run(store, launcher=Inventing()))
+    whole.run(store, launcher=Inventing())
+    another_method(monkeypatch)
+    late = answer.forecast_of(Stages(study, store), "base").to_json()
+    store.add_forecast(late)  # as an earlier version did, with the key that today's would have
+    assert told(study.answer(store)) == blind
+
+    other = wt.Store(tmp_path / "other")
+    replace(whole, name="first").run(other, launcher=Inventing())
+    monkeypatch.undo()
+    before = told(whole.run(other, launcher=Inventing()))
+    assert any("Not a forecast made blind" in said for said in before.caveats)
+    another_method(monkeypatch)
+    assert told(whole.run(other, launcher=Inventing())).key != before.key
+
+
+def test_the_truth_of_another_study_is_not_this_ones(study, tmp_path, monkeypatch):
+    store = wt.Store(tmp_path / "store")
+    old = told(study.run(store, launcher=Inventing()))
+    judge = wt.Judge(data=study.base.data, tokens=2 * tiny.TOKENS, evaluations=1)
+    other = replace(study, name="other", judge=judge, train_target=True).run(store, launcher=Inventing())
+    assert other.targets["base"]
+    another_method(monkeypatch)
+    assert told(study.run(store, launcher=Inventing())).key != old.key
+
+
 def test_another_ladder_is_another_question(study, tmp_path):
     store = wt.Store(tmp_path / "store")
     first = told(replace(study, train_target=True).run(store, launcher=Inventing()))

@@ -226,8 +226,9 @@ def test_a_value_that_is_the_best_of_all_is_not_said_not_to_transfer():
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_a_cost_is_never_below_nothing_wherever_the_parabola_has_its_bottom(scale):
-    steep = {0.004: 0.9, 0.008: 0.4, 0.016: 0.11, 0.032: 0.1, 0.064: 0.5}
+    steep = {0.002: 1.0, 0.032: 0.1, 0.064: 2.0}
     base, larger = (basin("lr", [Tried(v, 0, scale * x) for v, x in at.items()]) for at in (SMALL, steep))
+    assert larger.parabola[0] < 0
     found = transfer(base, larger, from_width=8, to_width=16, at_width=64)
     for interval in (found.cost, found.carried):
         assert 0 <= interval.low <= interval.median <= interval.high

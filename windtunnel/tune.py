@@ -266,8 +266,9 @@ def _best(tried: Sequence[Tried], where: str) -> float:
 
 
 def _near(tried: Sequence[Tried], best: float, reach: float) -> tuple[Any, Any, Any]:
-    most = SAME_BASIN * _lowest(tried)
-    near = [t for t in tried if t.loss is not None and abs(math.log2(t.value) - best) <= reach and t.loss <= most]
+    most, mean = SAME_BASIN * _lowest(tried), _means([t for t in tried if t.loss is not None])
+    near = [t for t in tried if t.loss is not None and abs(math.log2(t.value) - best) <= reach]
+    near = [t for t in near if mean[t.value] <= most]
     if len({t.value for t in near}) < 3:  # a coarse sweep in wide steps: the three values nearest the best
         closest = sorted({t.value for t in tried if t.loss is not None}, key=lambda v: abs(math.log2(v) - best))[:3]
         near = [t for t in tried if t.loss is not None and t.value in closest]

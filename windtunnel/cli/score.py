@@ -16,6 +16,7 @@ from windtunnel.report.record import SAME
 from windtunnel.runs import Run
 from windtunnel.store import Store
 
+NEARLY = 0.1  # a target that is stated in round numbers is this close to the run that is meant (guess)
 EPILOG = """FORECAST is the beginning of a stored forecast's key or hash, or a JSON file: one of a store's forecasts/,
 or what `windtunnel fit --json` printed for one target. LOG is a CSV, JSON lines or Parquet file, an export of W&B, a
 TensorBoard event file or run folder, an MLflow run folder, or a Trainer's trainer_state.json; its columns are loss, and
@@ -84,12 +85,16 @@ def forecast_of(args: argparse.Namespace) -> tuple[dict[str, Any], Store | None]
 
 
 def _check_foretold(forecast: Forecast, run: Run) -> None:
-    """Raise InputError for a run of another size than the forecast's; say so where it was asked for as another recipe.
+    """Raise InputError for a run of another size than the forecast's; say where it is a little off, or was asked for as
+    another recipe.
 
     Labels prove nothing: a run that two recipes or studies share bears those of whoever asked first.
     """
     sizes = {"params": float(run.size.params), "tokens": float(run.spec.rung.tokens)}
-    if any(n in forecast.target and abs(forecast.target[n] / value - 1) > SAME for n, value in sizes.items()):
+    off = max((abs(forecast.target[n] / value - 1) for n, value in sizes.items() if n in forecast.target), default=0.0)
+    if SAME < off <= NEARLY:
+        print(f"note: the run's sizes are up to {100 * off:.1f} % off the forecast's", file=sys.stderr)
+    if off > NEARLY:
         trained = ", ".join(f"{compact(value)} {name}" for name, value in sizes.items())
         raise InputError(
             f"Run {run.key[:12]} has {trained}; the forecast is for {forecast.place}, so it says nothing of this run. "

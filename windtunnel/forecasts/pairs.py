@@ -73,10 +73,10 @@ def paired(base: Observations, idea: Observations) -> Pairs:
 
 
 def settings_tried(o: Observations) -> float:
-    """How many values of lr and batch a rung was tried with, as a median over rungs; 1 where they are not stated."""
-    columns = [column for column in (o.lr, o.batch_tokens) if column is not None]
+    """How many values of lr and batch a rung was tried with, as a median over rungs; nan where they are not stated."""
+    columns = [column for column in (o.lr, o.batch_tokens) if column is not None and np.all(np.isfinite(column))]
     if not columns:
-        return 1.0
+        return float("nan")
     sizes = [getattr(o, name) for name in ("params", "tokens", "width") if getattr(o, name) is not None] or [o.size]
     rung = np.unique(np.round(np.log(np.stack(sizes, axis=1)), 1), axis=0, return_inverse=True)[1].reshape(-1)
     tried = np.unique(np.stack([rung, *(np.round(np.log(column), 3) for column in columns)], axis=1), axis=0)

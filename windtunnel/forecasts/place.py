@@ -89,7 +89,7 @@ def _known(target: Target, size: Size | None) -> dict[str, float]:
 
 def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
     """Fill sizes that follow from the others and the ladder's own path."""
-    if known and (alone := _one_value(o)) is not None and alone[0] not in known:
+    if known and "flops" not in known and (alone := _one_value(o)) is not None and alone[0] not in known:
         known[alone[0]] = alone[1]
         caveats.append(f"{alone[0]} were not stated; all runs have {compact(alone[1])}.")
     if o.params is not None and o.tokens is not None:

@@ -193,7 +193,7 @@ def check_numbers(observations: Observations) -> None:
             f"{bad[0]}; leave out runs that did not finish, or give their split as `predict`."
         )
     if o.active_params is not None and o.params is not None and np.any(o.active_params > 1.02 * o.params):
-        at = int(np.argmax(o.active_params / o.params))
+        at = int(np.nanargmax(o.active_params / o.params))
         raise InputError(
             f"{o.source} has a run of {compact(o.params[at])} params and {compact(o.active_params[at])} active_params; "
             f"those that a token meets are never more than all. Are the columns swapped?"

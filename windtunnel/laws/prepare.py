@@ -1,4 +1,4 @@
-"""What of the runs the laws are fitted to: FLOPs filled in, the best run of every search, no more cells than needed.
+"""What of the runs the laws are fitted to: FLOPs filled in, the best setting of every search, no more than needed.
 
 Runs whose loss rises with every size are refused here: no law in `laws/` can rise.
 A law describes well tuned runs, so where learning rates were searched at a size only its best setting counts, with all
@@ -98,13 +98,16 @@ def _values(column: np.ndarray) -> np.ndarray:
 
 
 def _joint(*labels: np.ndarray) -> np.ndarray:
-    """One label for each combination of labels."""
-    return np.unique(np.stack(labels, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    """One label for each combination of labels that there is."""
+    found = labels[0]
+    for label in labels[1:]:
+        found = np.unique(found * (label.max() + 1) + label, return_inverse=True)[1]
+    return found
 
 
 def _distinct(label: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """How many labels each size has."""
-    return np.bincount(np.unique(np.stack([size, label], axis=1), axis=0)[:, 0])
+    """How many labels each size has, of labels that are each of one size."""
+    return np.bincount(size[np.unique(label, return_index=True)[1]])
 
 
 def _firsts(order: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from math import isclose, nan
+from math import isclose
 from numbers import Real
 from typing import Any, cast
 
@@ -74,7 +74,7 @@ class Adopted:
         model: nn.Module,
         lr: float | Tensor,
         *,
-        weight_decay: float | None = None,
+        weight_decay: float = 0.0,
         decay_is: str = "decoupled",
         eps: float | None = None,
         extra: Mapping[str, Scale] | None = None,
@@ -82,9 +82,9 @@ class Adopted:
     ) -> list[dict[str, Any]]:
         """Parameter groups for a torch optimizer, tensors of equal factors together; each group holds its factors.
 
-        `weight_decay` and `eps` are the base's values. None leaves them to the optimizer's constructor: its weight
-        decay gets the factors as the optimizer fills it in, its eps stays the same for all groups. `decay_is` says what
-        weight decay means: "decoupled" (torch's AdamW: a step shrinks a weight by lr x decay), "independent" (by decay
+        `weight_decay` and `eps` are the base's values; the groups overrule the weight decay of the optimizer's
+        constructor, AdamW's own 0.01 too, and without `eps` its eps is the same for all. `decay_is` says what weight
+        decay means: "decoupled" (torch's AdamW: a step shrinks a weight by lr x decay), "independent" (by decay
         alone at the peak rate; the groups get decay / lr) or "coupled" (an L2 penalty in the gradient, as torch's Adam
         and RMSprop have it). Tensors that were added to the model later (adapters) need a Scale in `extra`, by name.
         Frozen tensors are left out. `pretrained` says that values are not initial ones; without it, a weight far from
@@ -102,7 +102,8 @@ class Adopted:
             )
         if decay_is == "independent" and not float(lr):
             raise InputError("Independent decay is a share at the peak rate, and lr is 0; give the peak rate.")
-        peak = float(lr) if decay_is == "independent" else 1.0
+        if decay_is == "independent":
+            weight_decay = weight_decay / float(lr)
         params = self._matched(model, extra or {})
         if not pretrained:
             warn_of_other_values(params, self.table)
@@ -112,12 +113,12 @@ class Adopted:
             if not param.requires_grad:
                 continue
             s = scales[name]
-            decay = (s.coupled if decay_is == "coupled" else s.decay) / peak
+            decay = s.coupled if decay_is == "coupled" else s.decay
             alike = s.lr, s.eps if eps is not None else 1.0, decay
             if alike not in found:
-                group = {"params": [], "names": [], "lr": lr * s.lr, "lr_mult": s.lr, "decay_mult": decay}
-                group |= {} if weight_decay is None else {"weight_decay": weight_decay * decay}
-                found[alike] = _Group(group | ({} if eps is None else {"eps": eps * s.eps, "eps_mult": s.eps}))
+                values = {"lr": lr * s.lr, "lr_mult": s.lr, "weight_decay": weight_decay * decay, "decay_mult": decay}
+                values |= {} if eps is None else {"eps": eps * s.eps, "eps_mult": s.eps}
+                found[alike] = {"params": [], "names": [], **values}
             found[alike]["params"].append(param)
             found[alike]["names"].append(name)
         return list(found.values())
@@ -148,8 +149,8 @@ class Adopted:
         return model
 
     def check(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise InputError where the groups' rates or decays no longer stand in the table's ratios, and where weight
-        decay or eps given to the optimizer's constructor are not what it trains with; call it after a few steps."""
+        """Raise InputError where the groups' rates no longer stand in the table's ratios, and where weight decay or eps
+        given to the optimizer's constructor are not what it trains with; call it after a few steps."""
         base = [float(g["lr"]) / g["lr_mult"] for g in optimizer.param_groups if "lr_mult" in g]
         if len(base) < len(optimizer.param_groups):
             raise InputError(
@@ -164,8 +165,7 @@ class Adopted:
                 f"max_lr=adopted.rates(optimizer, max_lr); CosineAnnealingLR needs eta_min=0 (a floor is the same for "
                 f"all groups); LambdaLR, or torch's warm-up and cosine without a floor, keep the ratios."
             )
-        _check_decays(optimizer)
-        _check_constructor(optimizer)
+        _check_constructor(optimizer, self.table.scales)
 
     def rates(self, optimizer: torch.optim.Optimizer, lr: float) -> list[float]:
         """`lr` times each group's factor: what schedulers that take a list (OneCycleLR's max_lr) are given."""
@@ -252,44 +252,21 @@ def adopt(
     return Adopted(table=table)
 
 
-class _Group(dict[str, Any]):
-    """A parameter group to which an optimizer adds its constructor's weight decay times the group's own factor."""
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        if key == "weight_decay" and default:
-            default = default * self["decay_mult"]
-        return super().setdefault(key, default)
-
-
-def _check_decays(optimizer: torch.optim.Optimizer) -> None:
-    """The factor is zero where nothing decays, so decays are compared by multiplication."""
-    held = [(float(g["weight_decay"]), g["decay_mult"]) for g in _ours(optimizer) if "weight_decay" in g]
-    largest, its = max(held, key=lambda pair: pair[1], default=(0.0, 0.0))
-    if any(abs(decay * its - largest * factor) > _SAME * largest * its for decay, factor in held):
-        decays = ", ".join(f"{decay:.3g} (factor {factor:.3g})" for decay, factor in held)
-        raise InputError(
-            f"The weight decays {decays} are not in the table's ratios, as where groups were copied before the "
-            f"optimizer took them; give the base's value to groups(model, lr, weight_decay=...)."
-        )
-
-
-def _check_constructor(optimizer: torch.optim.Optimizer) -> None:
+def _check_constructor(optimizer: torch.optim.Optimizer, scales: Mapping[str, Scale]) -> None:
     """Groups overrule a constructor, and its eps has no factors, so a value given there may not be the one in use."""
     known = signature(type(optimizer)).parameters
+    groups = [group for group in optimizer.param_groups if "decay_mult" in group]
     for name, factor in (("weight_decay", "decay_mult"), ("eps", "eps_mult")):
-        value = optimizer.defaults.get(name)
+        value = getattr(optimizer, "defaults", {}).get(name)
         if not isinstance(value, Real) or name not in known or value == known[name].default:
             continue
-        wanted = [(float(value) * g.get(factor, nan), float(g[name])) for g in _ours(optimizer)]
-        if not all(isclose(want, has, rel_tol=_SAME) for want, has in wanted):
+        used = [float(group[name]) / group.get(factor, 1.0) for group in groups if group.get(factor, 1.0)]
+        lacks = name == "eps" and any(s.eps != 1 for s in scales.values()) and not any(factor in g for g in groups)
+        if lacks or not any(isclose(float(value), each, rel_tol=_SAME) for each in used):
             raise InputError(
                 f"{name}={value!r} was given to the constructor of {type(optimizer).__name__}, where groups overrule "
                 f"it or it lacks their factors. Give the base's value to groups(model, lr, {name}={value!r})."
             )
-
-
-def _ours(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return [group for group in optimizer.param_groups if "decay_mult" in group]
 
 
 def _last(name: str, module: nn.Module) -> list[nn.Parameter]:

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 _ONES = {torch.ones, torch.ones_like, torch.Tensor.new_ones}
 _ZEROS = {torch.zeros, torch.zeros_like, torch.Tensor.new_zeros, torch.Tensor.zero_}
+_TIMES = {"mul", "__mul__", "__rmul__"}
+_NO_VALUE = {"requires_grad_", "share_memory_", "detach_", "squeeze_", "unsqueeze_"}
 _FULL = {torch.full, torch.full_like, torch.Tensor.new_full, torch.Tensor.fill_, nn.init.constant_}
 
 
@@ -52,9 +54,17 @@ class _Undrawn(TorchFunctionMode):
             result = func(*args, **kwargs)
         if func in _ONES | _ZEROS | _FULL:
             self._note(result, _number(func, args, kwargs))
+        elif getattr(func, "__name__", "") in _TIMES and isinstance(result, Tensor):  # LayerScale's 1e-4 * torch.ones
+            self._note(result, self._product(args))
         elif _writes(func) and isinstance(written := args[0] if args else result, Tensor):
             self._note(written, None)
         return result
+
+    def _product(self, args: Any) -> float | None:
+        """Of a filled tensor and a number."""
+        filled = [self.filled[_storage(a)][1] for a in args if isinstance(a, Tensor) and _storage(a) in self.filled]
+        numbers = [float(a) for a in args if isinstance(a, Real)]
+        return filled[0] * numbers[0] if len(filled) == len(numbers) == 1 else None
 
     def _note(self, tensor: Tensor, value: float | None) -> None:
         """A part that is filled, and a number that is not known, leave the whole unknown."""
@@ -76,9 +86,10 @@ def _number(func: Any, args: Any, kwargs: Any) -> float | None:
 
 
 def _writes(func: Any) -> bool:
-    """Whether a function changes its first argument: torch's in-place methods end in one underscore."""
+    """Whether a function changes its first argument: torch's in-place methods end in one underscore, as do a few that
+    change no value."""
     name = getattr(func, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__") and name not in _NO_VALUE)
 
 
 def _storage(tensor: Tensor) -> int:

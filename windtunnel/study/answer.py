@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +156,15 @@ def answered(stages: Stages) -> Result:
 def seal(stages: Stages, name: str) -> dict[str, Any] | None:
     """Write a recipe's forecast into the store, once; what is stored, or None where there is no fit.
 
-    Once the truth is there, what was said from the same runs stands, whatever would be said today.
+    Once the target is trained, a forecast from the same runs that was made before stands, whatever would be said today.
     """
     forecast = forecast_of(stages, name)
     if forecast is None:
         return None
-    truths = _truths(stages, name)
-    if truths and (stands := _stored(stages, name, forecast)) is not None:
-        return stands
-    known = _made_late(name, truths)  # no part of the key: what is asked stays the same when the truth comes
+    came, told = _came(stages, name), _stored(stages, name, forecast)
+    if came and told is not None and _before(told, came):
+        return told
+    known = _known_truth(stages, name)  # no part of the key: what is asked stays the same when the truth comes
     return stages.store.add_forecast(replace(forecast, caveats=(*known, *forecast.caveats)).to_json())
 
 
@@ -188,16 +189,22 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
 def _stored(stages: Stages, name: str, now: Forecast) -> dict[str, Any] | None:
     """What the store holds of this question from the runs that are there now, as it was written.
 
-    Made before the truth, rather than after; as it would be made now, rather than by another version or in other words;
-    and then the newest.
+    Made before the target was trained, rather than after; as it would be made now, rather than by another version or in
+    other words; and then the newest.
     """
-    truths = [moment(row["created"]) for row in _truths(stages, name)]
+    came = _came(stages, name)
     told = [f for f in stages.store.forecasts() if _question(f) == now.question]
+    return max(told, key=lambda f: (_before(f, came), f["key"] == now.key, f["created"]), default=None)
 
-    def good(one: Mapping[str, Any]) -> tuple[bool, bool, str]:
-        return all(moment(one["created"]) < truth for truth in truths), one["key"] == now.key, one["created"]
 
-    return max(told, key=good, default=None)
+def _came(stages: Stages, name: str) -> list[datetime]:
+    """When the runs of the target that this study asks for were recorded."""
+    asked = stages.target(name, stages.tuning(name).values)
+    return [moment(run.created) for run in stages.runs(asked) if run.finished]
+
+
+def _before(stored: Mapping[str, Any], came: Sequence[datetime]) -> bool:
+    return all(moment(stored["created"]) < each for each in came)
 
 
 def _question(stored: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -301,26 +308,22 @@ def _shape(stages: Stages) -> list[str]:
     return [f"The target has depth {target.depth}, the ladder only {depths}: nothing here tells what depth does."]
 
 
-def _truths(stages: Stages, name: str) -> list[Mapping[str, Any]]:
-    """The finished runs of this recipe at the target's size that are in the store, however they were tuned."""
+def _known_truth(stages: Stages, name: str) -> list[str]:
+    """A caveat if any run of this recipe at the target's size is already in the store, however it was tuned."""
     rung = stages.study.target.rung
     if rung is None:
         return []
-    return [
+    known = [
         r
         for r in stages.store.rows()
         if (r["width"], r["depth"], r["tokens"]) == (rung.width, rung.depth, rung.tokens)
         and r["outcome"] == "finished"
         and r.get("idea", name) == name
     ]
-
-
-def _made_late(name: str, truths: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A caveat where the truth is there already."""
-    if not truths:
+    if not known:
         return []
     return [
-        f"Not a forecast made blind: {len(truths)} finished run(s) of {name} at the target's size were already there."
+        f"Not a forecast made blind: {len(known)} finished run(s) of {name} at the target's size were already there."
     ]
 
 

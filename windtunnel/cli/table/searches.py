@@ -1,6 +1,6 @@
 """What is foretold and what scores it: one forecast a place, also where a search over lr and batch gave many rows.
 
-Where learning rates were searched the laws describe the best run of each size, so the rows of one search are one
+Where learning rates were searched the laws describe the best setting of each size, so the rows of one search are one
 target, and its truth is their lowest loss. A newcomer would score the forecast against every row, bad rates included.
 """
 
