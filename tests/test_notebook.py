@@ -83,7 +83,7 @@ def test_fit_forecast_and_verdict_show_numbers_with_intervals_and_their_caveats_
     assert text.index(told.caveats[0][:200]) < text.index(f"loss {told.loss}")
     assert text.count(" yes ") + text.count(" no ") >= len(told.backtest.hidden) > 0
     failing = Reader(told.but(reliable=False)._repr_html_()).text
-    assert failing.index("fails its own backtest") < failing.index(f"loss {told.loss}")
+    assert failing.index("This forecast is not reliable: the caveats say why") < failing.index(f"loss {told.loss}")
     verdict = wt.compare(runs, table("idea", 0.9), target, name=HOSTILE)
     assert str(verdict) in Reader(verdict._repr_html_()).text
 
