@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def final_of(lr):
     return 2.5 + 0.08 * np.log(lr / 1e-2) ** 2
 
 
-def optimized(pruner, trials=14, decay=False):
+def optimized(pruner, trials=14, decay=False, first=1, every=1):
     """An Optuna study over the made-up basin in somebody's own loop."""
     optuna = pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -36,7 +38,7 @@ def optimized(pruner, trials=14, decay=False):
     def objective(trial):
         lr = trial.suggest_float("lr", 1e-4, 1e0, log=True)
         losses = curve(final_of(lr), trial.number, decay)
-        for step, loss in enumerate(losses, 1):
+        for step, loss in list(enumerate(losses, first))[::every]:
             trial.report(float(loss), step)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -55,6 +57,40 @@ def test_an_optuna_study_is_cheaper_and_finds_the_same_best(decay):
     assert len(stopped) >= 3 and set(pruner.pruned) == {f"trial {trial.number}" for trial in stopped}
     ends = {trial.number: final_of(trial.params["lr"]) for trial in pruned.trials}
     assert all(ends[trial.number] > final_of(whole.best_params["lr"]) for trial in stopped)
+
+
+@pytest.mark.parametrize("first, every", [(0, 1), (0, 5), (1, 8)])
+def test_steps_from_0_and_far_apart_end_at_the_last_report(first, every, caplog):
+    pruner = ForecastPruner(horizon=ROWS)
+    whole, study = optimized(None, first=first, every=every), optimized(pruner, first=first, every=every)
+    assert len(pruner.pruned) >= 3 and study.best_params == whole.best_params
+    assert not caplog.records
+
+
+def test_a_horizon_that_no_run_reaches_is_said_once(caplog):
+    with caplog.at_level(logging.WARNING, "windtunnel"):
+        optimized(pruner := ForecastPruner(horizon=2 * ROWS), trials=6)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("None of 3 finished runs reaches the horizon of 100: the longest ended at st")
+    assert "ForecastPruner(horizon=50)" in caplog.text and not pruner.pruned
+
+
+def test_a_finished_trials_curve_is_computed_once(monkeypatch):
+    from windtunnel.bridge import pruning
+
+    made = []
+    monkeypatch.setattr(pruning, "_past", lambda *given, make=pruning._past: made.append(given[1]) or make(*given))
+    study = optimized(ForecastPruner(horizon=ROWS))
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert len(set(made)) == len(made) <= len(done)
+
+
+def test_in_ray_a_run_whose_function_returned_is_over_wherever_its_steps_ended():
+    pruner, losing = ForecastPruner(horizon=ROWS), curve(3.2, 9)
+    for number in range(3):
+        rows = [{"training_iteration": step, "loss": loss} for step, loss in enumerate(curve(2.5, number))]
+        assert not any(pruner(f"run {number}", row) for row in [*rows, rows[-1] | {"done": True}])
+    assert any(pruner("last", {"training_iteration": step, "loss": loss}) for step, loss in enumerate(losing))
 
 
 def test_a_run_that_will_cross_the_best_is_not_pruned_for_its_loss_so_far():

@@ -65,8 +65,28 @@ def test_only_what_is_missing_is_written_and_only_of_the_study_that_was_asked(st
     pile = Pile()
     assert (Mirror(store, pile).update(), Mirror(store, pile).update()) == (3, 0)
     assert {page.kind for page in pile.values()} == {"run", "forecast"}
-    assert Mirror(store, Pile(), study="another").update() == 0
     assert Mirror(store, Pile(), study="test").update() == 2
+    with pytest.raises(InputError, match="no run and no forecast of a study 'another'; its studies are test"):
+        Mirror(store, Pile(), study="another").update()
+
+
+def test_a_forecast_is_of_the_study_that_it_names_though_another_asked_its_runs_first(store, tmp_path):
+    class Pile(dict):
+        has = dict.__contains__
+
+        def write(self, page):
+            self[page.key] = page
+
+    shared = wt.Store(tmp_path)
+    for run in store.runs():
+        shared.add(run)
+    (forecast,) = store.forecasts()
+    shared.add_forecast(forecast | {"study": "second", "runs": list(store.keys())})
+    kinds = {}
+    for study in ("test", "second"):
+        Mirror(shared, pile := Pile(), study=study).update()
+        kinds[study] = [page.kind for page in pile.values()]
+    assert kinds == {"test": ["run", "run"], "second": ["forecast"]}
 
 
 def test_mlflows_sqlite_store_holds_the_runs_and_the_forecast_once(store, tmp_path, monkeypatch):

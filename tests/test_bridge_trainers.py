@@ -150,6 +150,28 @@ def test_a_trainers_run_is_recorded_with_its_losses(tmp_path):
     assert run.loss < logged[0]
 
 
+def test_a_metric_that_no_log_had_is_said_with_those_that_were_there(tmp_path, caplog):
+    pytest.importorskip("transformers", reason="needs transformers")
+    callback = wt.bridge.FollowTrainer(metric="eval_los", name="typo")
+    with caplog.at_level(logging.WARNING, "windtunnel"):
+        hf_run(tmp_path, callback)
+    assert callback.run is None
+    assert "typo: no log had 'eval_los', so there is no curve; logged were epoch, grad_norm, l" in caplog.text
+
+
+def test_a_resumed_trainers_run_has_the_rows_of_before_its_checkpoint():
+    hf = pytest.importorskip("transformers", reason="needs transformers")
+    callback = wt.bridge.FollowTrainer(metric="eval_loss")
+    state = hf.TrainerState(max_steps=4, global_step=2, is_world_process_zero=True)
+    state.log_history = [{"loss": 3.5, "step": 1}, {"eval_loss": 3.0, "step": 2}]
+    callback.on_train_begin(None, state, hf.TrainerControl())
+    assert callback.following is not None
+    state.global_step = 3
+    callback.on_log(None, state, hf.TrainerControl(), logs={"eval_loss": 2.5})
+    assert (callback.following.share, callback.following.loss) == ([0.5, 0.75], [3.0, 2.5])
+    assert callback.judged == 2.5
+
+
 def test_a_trainers_run_that_will_miss_its_forecast_is_warned_of_and_stopped(tmp_path, caplog):
     pytest.importorskip("transformers", reason="needs transformers")
     callback = wt.bridge.FollowTrainer(forecast=forecast(3.4), stop=True, store=wt.Store(tmp_path / "store"))
@@ -224,3 +246,46 @@ def test_a_lightning_run_that_will_miss_its_forecast_is_warned_of_and_stopped(tm
     with caplog.at_level(logging.WARNING, "windtunnel"):
         trainer = lightning_run(tmp_path, callback, monkeypatch)
     assert "heading for" in caplog.text and trainer.global_step < STEPS and callback.run is None
+
+
+def endless(folder, callback, monkeypatch, **length):
+    """A Trainer on an IterableDataset, which has no length: thirty batches an epoch."""
+    pl = pytest.importorskip("lightning.pytorch", reason="needs lightning: pip install lightning")
+    monkeypatch.chdir(folder)
+
+    class Batches(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)))
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch, _):
+            return (self.layer(batch) ** 2).mean() + 1
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 1e-2)
+
+    trainer = pl.Trainer(
+        **length, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Module(), torch.utils.data.DataLoader(Batches(), batch_size=1))
+
+
+@pytest.mark.filterwarnings("ignore:::lightning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_lightning_run_of_unknown_length_is_asked_for_it_and_followed_with_it(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("lightning", reason="needs lightning: pip install lightning")
+    for length in ({"max_epochs": 2}, {"max_epochs": -1, "max_time": "00:00:00:30"}):
+        with pytest.raises(InputError, match=r"Trainer\(max_steps=\.\.\.\) or FollowLightning\(horizon="):
+            endless(tmp_path, wt.bridge.FollowLightning(), monkeypatch, **length)
+    callback = wt.bridge.FollowLightning(horizon=60)
+    endless(tmp_path, callback, monkeypatch, max_epochs=2)
+    assert callback.run is not None and len(callback.run.curve) == 60
+    assert callback.run.numbers["steps"] == 60
+    short = wt.bridge.FollowLightning(horizon=90, name="short")
+    with caplog.at_level(logging.WARNING, "windtunnel"):
+        endless(tmp_path, short, monkeypatch, max_epochs=2)
+    assert short.run is None and "short ended at step 60 of its horizon of 90; it is not recorded" in caplog.text

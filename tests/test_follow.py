@@ -161,6 +161,36 @@ def test_a_resumed_run_is_read_as_it_was_trained_last(tmp_path):
     assert "10 row(s) were written again" in log.notes[0]
 
 
+PASSES = [(s, s, 3.0) for s in range(1, 51)] + [(s, s, 2.5) for s in range(21, 31)]  # resumed at 20, now at 30
+
+
+def as_two_event_files(folder: Path, made) -> Path:
+    run = folder / "tb"
+    run.mkdir()
+    for name, part in (("tfevents.9.host.1.0", made[:50]), ("tfevents.10.host.1.0", made[50:])):
+        tags = ("loss", "lr")
+        data = b"".join(scalar(s, tag, v) for s, _, v in part for tag in (tags if s % 2 else tags[:1]))
+        (run / f"events.out.{name}").write_bytes(data)
+    return run
+
+
+@pytest.mark.parametrize("write", [as_csv, as_lines, as_two_event_files, as_mlflow])
+def test_rows_beyond_the_step_a_resumed_run_went_back_to_are_dropped_in_every_kind_of_log(tmp_path, write):
+    log = read_log(write(tmp_path, PASSES))
+    assert log.at.tolist() == list(range(1, 31)) and log.loss.tolist() == [3.0] * 20 + [2.5] * 10
+    assert log.notes == ("30 row(s) were written again by a resumed run; the later ones count",)
+    if log.lr is not None:
+        assert log.lr[::2].tolist() == [3.0] * 10 + [2.5] * 5 and np.isnan(log.lr[1::2]).all()
+
+
+def test_text_instead_of_a_loss_is_named_and_no_divergence(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,3.0\n2,tensor(3.1)\n3,NaN\n4,\n5,2.9\n6,Infinity\n7,oops\n8,None\n9,N/A\n")
+    log = read_log(path)
+    assert log.at.tolist() == [1, 3, 5, 6] and log.broken == 1
+    assert "2 cell(s) of column loss hold text" in log.notes[0] and "'tensor(3.1)', 'oops', row(s) 3, 8" in log.notes[0]
+
+
 def test_broken_rows_are_left_out_and_said(tmp_path):
     path = tmp_path / "log.csv"
     text = "step,loss\n1,3.0\n2,nan\n3,inf\n4,\n5,2.9\nst\n6,2.8\n\0\0\0\nstep,loss\n7,2.7\n"
@@ -176,6 +206,7 @@ def test_broken_rows_are_left_out_and_said(tmp_path):
         ("a.csv", "step,val_loss\n1,3\n2,3\n", "no column `loss`"),
         ("a.csv", "when,loss\n1,3\n2,3\n", "neither tokens nor steps"),
         ("a.csv", "step,loss\n1,-3\n2,3\n", "zero or negative"),
+        ("a.csv", "step;loss\n1;3,5\n2;3,1\n", "'3,5', '3,1', row\\(s\\) 2, 3\\); write numbers, with a decimal point"),
         ("a.jsonl", '{"step": 1}\nnonsense\nmore\nand\nmore\n', "are not JSON objects"),
         ("a.csv", "Step,a - loss,a - loss__MIN,b - loss,b - loss__MIN\n1,2,2,2,2\n2,2,2,2,2\n", "holds 2 runs"),
     ],
@@ -236,6 +267,45 @@ def test_a_complete_log_is_scored_at_once(tmp_path, forecast, ladder, capsys):
     assert main(["score", forecast, "--follow", str(off), *ladder]) == 3
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("WARNING at ") and out[-1].endswith("OUTSIDE") and len(out) == 2
+
+
+def test_rows_beyond_the_horizon_do_not_count_and_are_said(tmp_path, forecast, ladder, capsys):
+    made = rows()
+    log = csv_of(tmp_path / "big.csv", made + [(s + ROWS, t + HORIZON, 0.9 * v) for s, t, v in made])
+    assert main(["score", forecast, "--follow", str(log), *ladder]) == 0
+    out, err = capsys.readouterr()
+    csv_of(log, made)
+    assert main(["score", forecast, "--follow", str(log), *ladder]) == 0
+    assert capsys.readouterr().out == out and "goes on to 2 times the horizon of 2e+10 tokens" in err
+
+
+def test_a_horizon_in_another_unit_than_the_log_is_refused(tmp_path, forecast, capsys):
+    log = csv_of(tmp_path / "big.csv", rows())
+    assert main(["score", forecast, "--follow", str(log), "--horizon", "2e4", "--once"]) == 2
+    assert "1e+06 times the horizon of 2e+04; both must be in tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last, done", [(0.9, False), (0.992, True), (1.0, True)])
+def test_a_sparse_log_is_done_only_near_its_horizon(tmp_path, forecast, ladder, capsys, last, done):
+    sparse = [(0, share * last * HORIZON, 4 - share) for share in (np.arange(1, 8) / 7).tolist()]
+    log = csv_of(tmp_path / "big.csv", sparse)
+    main(["score", forecast, "--follow", str(log), "--once", *ladder])
+    assert ("done:" in capsys.readouterr().out) == done
+
+
+def test_a_store_that_was_named_is_opened_as_elsewhere(tmp_path, forecast, ladder, capsys, monkeypatch):
+    log = str(csv_of(tmp_path / "big.csv", rows()))
+    monkeypatch.chdir(tmp_path)
+    for flags in ([], ladder):
+        assert main(["score", forecast, "--follow", log, "--store", "none", *flags]) == 2
+        assert "There is no store at" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_said_in_words(forecast, capsys):
+    for flag in ("--every", "--warn-below"):
+        with pytest.raises(SystemExit):
+            main(["score", forecast, "--follow", "log.csv", flag, "abc"])
+        assert "abc is not a number" in capsys.readouterr().err
 
 
 def test_each_look_is_one_json_object(tmp_path, forecast, ladder, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import tiny
 
@@ -62,3 +64,30 @@ def test_its_record_ends_the_watch_with_the_judged_loss(watched, capsys):
     code = main(["score", forecast.key, run.key[:8], "--follow", "--store", str(store.path)])
     assert code == (0 if forecast.loss.holds(run.loss) else 3)
     assert f"done: final loss {run.loss:.4g}"[:20] in capsys.readouterr().out
+
+
+def test_a_run_of_another_size_than_foretold_is_refused_as_without_follow(watched, capsys):
+    store, _, forecast = watched
+    small = min(store.runs(), key=lambda run: run.size.params)
+    for flags in ([], ["--follow"]):
+        assert main(["score", forecast.key, small.key, *flags, "--store", str(store.path)]) == 2
+        assert "says nothing of this run" in capsys.readouterr().err
+
+
+def test_a_store_without_a_run_in_flight_says_so_and_how_to_name_one(watched, tmp_path, capsys):
+    _, _, forecast = watched
+    store = wt.Store(tmp_path / "calm")
+    stored = store.add_forecast(forecast.to_json())
+    assert main(["score", stored["key"], "--follow", "--once", "--store", str(store.path)]) == 2
+    err = capsys.readouterr().err
+    assert "No run is in flight in" in err and "score FORECAST RUN --follow" in err
+
+
+def test_a_log_finds_the_curves_of_its_ladder_in_a_store_behind_a_url(watched, tmp_path, capsys):
+    pytest.importorskip("fsspec")
+    store, _, forecast = watched
+    file, log = tmp_path / "forecast.json", tmp_path / "log.csv"
+    file.write_text(json.dumps(forecast.to_json()))
+    log.write_text("tokens,loss\n" + "".join(f"{tiny.TOKENS * i // 20},{5 - i / 10}\n" for i in range(1, 11)))
+    assert main(["score", str(file), "--follow", str(log), "--once", "--store", store.path.as_uri()]) in (0, 3)
+    assert "no curves of smaller runs" not in capsys.readouterr().err

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,13 @@ class Following:
             )  # fmt: skip
         self.looks.append(look)
         return look
+
+
+def never_logged(following: Following, metric: str, logged: Iterable[str]) -> None:
+    """Say that a trainer logged other names than the metric that was to be followed, where that is so."""
+    if not following.loss:
+        names = ", ".join(sorted(logged)) or "nothing"
+        log.warning("%s: no log had %r, so there is no curve; logged were %s", following.name, metric, names)
 
 
 def foretold_of(forecast: Forecast | Mapping[str, Any] | str | os.PathLike[str]) -> Foretold:

@@ -7,13 +7,14 @@ table, and `scales` here raises then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 from transformers import __version__ as version
 
-from windtunnel.bridge.following import Following
+from windtunnel.bridge.following import Following, never_logged
 from windtunnel.bridge.foreign import ForeignRun
 
 
@@ -35,23 +36,24 @@ class FollowTrainer(TrainerCallback):
         self.following: Following | None = None
         self.run: ForeignRun | None = None
         self.judged = float("nan")
+        self.logged: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check the optimizer, and begin."""
         self._check(kwargs)
         if state.is_world_process_zero:
             self.following = Following(state.max_steps, **self.arguments)
+            for logs in state.log_history:  # those of before, where the run is resumed from a checkpoint
+                self._take(logs["step"], logs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Take the metric where the log has it."""
         self._check(kwargs)
         if self.following is None or not logs:
             return
-        self.judged = float(logs.get("eval_loss", self.judged))
-        if self.metric in logs:
-            self.following.row(state.global_step, float(logs[self.metric]))
-            if self.stop and self.following.standing:
-                control.should_training_stop = True
+        self._take(state.global_step, logs)
+        if self.stop and self.following.standing:
+            control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the run, unless it was stopped early."""
@@ -63,9 +65,17 @@ class FollowTrainer(TrainerCallback):
         known |= {"tokens": tokens} if tokens else {}
         model = kwargs.get("model")
         known |= {"params": float(sum(p.numel() for p in model.parameters()))} if model is not None else {}
+        never_logged(self.following, self.metric, self.logged)
         loss = self.judged if np.isfinite(self.judged) else None
         texts = {"seed": str(args.seed)}
         self.run = self.following.end(loss, texts=texts, tool=f"transformers {version}", **known)
+
+    def _take(self, step: int, logs: Mapping[str, Any]) -> None:
+        assert self.following is not None
+        self.logged |= logs.keys()
+        self.judged = float(logs.get("eval_loss", self.judged))
+        if self.metric in logs:
+            self.following.row(step, float(logs[self.metric]))
 
     def _check(self, given: Any) -> None:
         if self.scales is not None and given.get("optimizer") is not None:

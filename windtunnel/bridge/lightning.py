@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from lightning import __version__ as version
 
-from windtunnel.bridge.following import Following
+from windtunnel.bridge.following import Following, log, never_logged
 from windtunnel.bridge.foreign import ForeignRun
+from windtunnel.errors import InputError
 
 ROWS = 1000  # of a whole run
 
 
 class FollowLightning(pl.Callback):
-    """Follow a Lightning run. Arguments as of `Following`, the horizon being the Trainer's own steps.
+    """Follow a Lightning run. Arguments as of `Following`.
 
+    `horizon` is the run's length in steps, None the Trainer's own count, which there is not where neither max_steps nor
+    the dataset says it (an IterableDataset, max_epochs=-1); that is an InputError. A run that ends before its horizon
+    is not recorded.
     `metric` None follows the training loss; a name follows what the module logged so in validation ("val_loss"), which
     is of the kind that most forecasts are of. `scales` is checked against the optimizers' rates. `stop` True ends the
     training when a warning is raised. `tokens_per_step` is recorded as tokens. `following` and `run` hold what was seen
@@ -30,21 +34,27 @@ class FollowLightning(pl.Callback):
     """
 
     def __init__(
-        self, *, metric: str | None = None, scales: Any = None, stop: bool = False,
+        self, *, metric: str | None = None, horizon: int | None = None, scales: Any = None, stop: bool = False,
         tokens_per_step: float | None = None, **following: Any,
     ) -> None:  # fmt: skip
         self.metric, self.scales, self.stop = metric, scales, stop
         self.tokens_per_step, self.arguments = tokens_per_step, following
         self.following: Following | None = None
         self.run: ForeignRun | None = None
-        self.horizon, self.stride, self.row_at = 0, 1, 0
+        self.given, self.horizon, self.stride, self.row_at = horizon, 0, 1, 0
         self.sum: Any = None
         self.count = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check the optimizers, and begin."""
         self._check(trainer)
-        self.horizon = int(trainer.estimated_stepping_batches)
+        steps = trainer.estimated_stepping_batches if self.given is None else self.given
+        if not 0 < steps < np.inf:
+            raise InputError(
+                f"The Trainer does not know the run's length in steps (it says {steps}), so no share of it can be "
+                f"followed; give Trainer(max_steps=...) or FollowLightning(horizon=...)."
+            )
+        self.horizon = int(steps)
         self.stride = max(1, self.horizon // ROWS)
         if trainer.is_global_zero:
             self.following = Following(self.horizon, **self.arguments)
@@ -67,13 +77,21 @@ class FollowLightning(pl.Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Record the run, unless it was stopped early."""
-        if self.following is None or trainer.global_step < self.horizon:
+        if self.following is None:
             return
+        if trainer.global_step < self.horizon:
+            if self.given is not None:
+                log.warning(
+                    "%s ended at step %d of its horizon of %d; it is not recorded",
+                    self.following.name, trainer.global_step, self.horizon,
+                )  # fmt: skip
+            return
+        never_logged(self.following, self.metric or "loss", trainer.callback_metrics)
         known: dict[str, Any] = {
-            "steps": float(self.horizon),
+            "steps": float(trainer.global_step),
             "params": float(sum(p.numel() for p in pl_module.parameters())),
         }
-        known |= {"tokens": self.tokens_per_step * self.horizon} if self.tokens_per_step else {}
+        known |= {"tokens": self.tokens_per_step * trainer.global_step} if self.tokens_per_step else {}
         known |= {"lr": float(trainer.optimizers[0].defaults["lr"])} if trainer.optimizers else {}
         judged = trainer.callback_metrics.get(self.metric or "val_loss")
         loss = None if judged is None or not np.isfinite(float(judged)) else float(judged)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from windtunnel.errors import InputError
 from windtunnel.records import row
 from windtunnel.runs import Run
 from windtunnel.store import Store
@@ -46,13 +47,14 @@ class Tracker(Protocol):
 
 
 class Mirror:
-    """A store beside a tracker; `study` limits it to the runs that a study of that name asked first."""
+    """A store beside a tracker; `study` limits it to that study's forecasts and the runs that it asked first."""
 
     def __init__(self, store: Store, tracker: Tracker, *, study: str | None = None) -> None:
         self.store, self.tracker, self.study = store, tracker, study
 
     def update(self) -> int:
         """Write what is in the store and not in the tracker; how many pages that were. Raises InputError."""
+        self._check()
         written = 0
         for key in list(self.store.keys()):
             if not self.tracker.has(key):
@@ -66,11 +68,20 @@ class Mirror:
                 written += 1
         return written
 
+    def _check(self) -> None:
+        found = {str(each.get("study") or "") for each in (*self.store.rows(), *self.store.forecasts())} - {""}
+        if self.study is not None and found and self.study not in found:
+            raise InputError(
+                f"The store holds no run and no forecast of a study {self.study!r}; its studies are "
+                f"{', '.join(sorted(found))}."
+            )
+
     def _forecasts(self) -> Iterator[dict[str, Any]]:
-        """Those of the study: the ones that rest on a run of it."""
+        """Those of the study: the ones that name it or, where they name none, rest on a run of it."""
         for forecast in self.store.forecasts():
-            runs: Sequence[str] = forecast.get("runs", ())
-            if self.study is None or any(self._of_study(key) for key in runs if key in self.store):
+            named = forecast.get("study")
+            runs: Sequence[str] = () if named else forecast.get("runs", ())
+            if self.study in (None, named) or any(self._of_study(key) for key in runs if key in self.store):
                 yield forecast
 
     def _of_study(self, key: str) -> bool:

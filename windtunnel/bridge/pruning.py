@@ -8,6 +8,7 @@ Neither Optuna nor Ray is imported: one is given an object with `prune`, the oth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,10 +22,15 @@ from windtunnel.forecasts.heading import Shapes, headings_of
 
 CHANCE = 0.02  # of beating the best, below which a run is stopped (guess)
 LEAST = 3  # finished runs before one is stopped: only their curves say whether a late decay is to come
+log = logging.getLogger("windtunnel")
 
 
 class ForecastPruner:
     """Stops runs that surely lose. `horizon` is a run's length in what it reports as its step.
+
+    Where the longest finished run's next report would have come at the horizon or later, its last one is taken as the
+    end: steps may be counted from 0, and reports far apart. A horizon that no finished run reaches is warned of, once,
+    to the logger "windtunnel".
 
     Optuna: `create_study(pruner=ForecastPruner(horizon=...))`, then `trial.report(loss, step)` and
     `trial.should_prune()`; the study must minimize. Ray Tune: `RunConfig(stop=ForecastPruner(horizon=...))`, with
@@ -47,6 +53,11 @@ class ForecastPruner:
         given = [each.past() if isinstance(each, ForeignRun) else each for each in ladder]
         self.ladder = [past for past in given if past is not None]
         self.rows: dict[str, dict[float, float]] = {}
+        self.done: set[str] = set()
+        self.warned = False
+        self.curves: dict[Any, np.ndarray] = {}
+        self.pasts: dict[Any, Past] = {}
+        self.shapes: tuple[Any, Shapes] = (None, ())
         self.pruned: dict[str, tuple[float, float]] = {}
 
     def prune(self, study: Any, trial: Any) -> bool:
@@ -54,8 +65,8 @@ class ForecastPruner:
         if [direction.name for direction in study.directions] != ["MINIMIZE"]:
             raise InputError("ForecastPruner foretells a loss: make the study with direction='minimize'.")
         done = [each for each in study.get_trials(deepcopy=False) if each.state.name == "COMPLETE"]
-        finished = [_past(self._rows(each.intermediate_values), str(each.number)) for each in done]
-        return self._loses(f"trial {trial.number}", self._rows(trial.intermediate_values), finished)
+        finished = {(study.study_name, each.number): each.intermediate_values for each in done}
+        return self._loses(f"trial {trial.number}", trial.intermediate_values, finished)
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Ray Tune's question: whether the run should stop after this result."""
@@ -66,23 +77,52 @@ class ForecastPruner:
                 f"ForecastPruner(metric=..., at=...). It reports {', '.join(sorted(map(str, result)))}."
             )
         self.rows.setdefault(trial_id, {})[float(result[self.at])] = float(result[self.metric])
-        others = {name: self._rows(rows) for name, rows in self.rows.items() if name != trial_id}
-        finished = [_past(rows, name) for name, rows in others.items() if name not in self.pruned and _over(rows)]
-        return self._loses(trial_id, self._rows(self.rows[trial_id]), finished)
+        if result.get("done"):  # Ray sends the last result again when the function has returned
+            self.done.add(trial_id)
+            return False
+        others = {name: rows for name, rows in self.rows.items() if name != trial_id and name not in self.pruned}
+        finished = {(name, len(rows)): rows for name, rows in others.items() if self._over(name, rows)}
+        return self._loses(trial_id, self.rows[trial_id], finished)
 
-    def _rows(self, values: Mapping[Any, float]) -> np.ndarray:
-        """Share of the horizon and loss, (2, rows)."""
-        rows = sorted((float(step) / self.horizon, float(loss)) for step, loss in values.items())
-        return np.array(rows).reshape(-1, 2).T
+    def _over(self, name: str, rows: Mapping[float, float]) -> bool:
+        return name in self.done or max(rows) >= 0.999 * self.horizon
 
-    def _loses(self, name: str, rows: np.ndarray, finished: Sequence[Past]) -> bool:
+    def _end(self, curves: Sequence[np.ndarray]) -> float:
+        """The step at which a run ends, by the longest finished one; the horizon where none has come near it."""
+        ends = [(step[-1], step[-1] - step[-2]) for step, _ in curves if len(step) > 1]
+        last, gap = max(ends, default=(0.0, 0.0))
+        if last + gap >= 0.999 * self.horizon:
+            return min(float(last), self.horizon)
+        if ends and len(curves) >= self.least and not self.warned:
+            self.warned = True
+            log.warning(
+                "None of %d finished runs reaches the horizon of %g: the longest ended at step %g, so they do not say "
+                "how a run ends. If that is a run's length, make it ForecastPruner(horizon=%g).",
+                len(curves), self.horizon, last, last,
+            )  # fmt: skip
+        return self.horizon
+
+    def _finished(self, done: Mapping[Any, Mapping[Any, float]]) -> tuple[float, list[Past]]:
+        """Where a run ends and the finished curves up to there, each computed once."""
+        for key in done.keys() - self.curves.keys():
+            self.curves[key] = _rows(done[key])
+        end = self._end([self.curves[key] for key in done])
+        for key in done:
+            if (key, end) not in self.pasts:
+                self.pasts[key, end] = _past(_shares(self.curves[key], end), str(key))
+        return end, [self.pasts[key, end] for key in done]
+
+    def _loses(self, name: str, values: Mapping[Any, float], done: Mapping[Any, Mapping[Any, float]]) -> bool:
+        end, finished = self._finished(done)
+        rows = _shares(_rows(values), end)
         known = [past for past in [*self.ladder, *finished] if np.isfinite(past.final) and _whole(past)]
         best = min((past.final for past in finished if np.isfinite(past.final)), default=None)
         begun = rows.shape[1] > 0 and self.warm_up <= rows[0, -1] < 1
         if name in self.pruned or not begun or best is None or len(known) < self.least:
             return False
-        shapes = ((1.0, shape_of(known, best)),) if known else typical_shapes()
-        chance = chance_of(rows, best, shapes)
+        if self.shapes[0] != (seen := (frozenset(done), end)):
+            self.shapes = seen, ((1.0, shape_of(known, best)),) if known else typical_shapes()
+        chance = chance_of(rows, best, self.shapes[1])
         if chance < self.chance:
             self.pruned[name] = float(rows[0, -1]), chance
         return chance < self.chance
@@ -101,6 +141,15 @@ def chance_of(rows: np.ndarray, best: float, shapes: Shapes) -> float:
     return float(sum(w * special.stdtr(h.degrees, (np.log(best) - h.centre) / h.scale) for w, h in headings))
 
 
+def _rows(values: Mapping[Any, float]) -> np.ndarray:
+    """Step and loss, (2, rows), in the order of the steps."""
+    return np.array(sorted((float(step), float(loss)) for step, loss in values.items())).reshape(-1, 2).T
+
+
+def _shares(rows: np.ndarray, end: float) -> np.ndarray:
+    return np.stack([rows[0] / end, rows[1]])
+
+
 def _past(rows: np.ndarray, name: str) -> Past:
     usable = rows.shape[1] > 0 and np.isfinite(rows[1]).any() and (rows[1][np.isfinite(rows[1])] > 0).all()
     final = final_loss(rows[0], rows[1]) if usable else float("nan")
@@ -110,7 +159,3 @@ def _past(rows: np.ndarray, name: str) -> Past:
 def _whole(past: Past) -> bool:
     """Whether its curve is known from a fifth of its horizon on, as `shape_of` needs it."""
     return bool(np.isfinite(past.excess[SHARES >= 0.2]).all())
-
-
-def _over(rows: np.ndarray) -> bool:
-    return bool(rows.shape[1]) and bool(rows[0, -1] >= 0.999)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from windtunnel.cli.score import check_size
+from windtunnel.cli.shared import DEFAULT_STORE, existing_store
 from windtunnel.errors import InputError
 from windtunnel.forecasts.band import Past, final_loss, pasts_of, shape_of, typical_shapes
 from windtunnel.forecasts.heading import Shapes
@@ -23,6 +26,9 @@ from windtunnel.laws.reading.tail import Tail
 from windtunnel.runs import Run
 from windtunnel.store import Store
 
+END = 1.0005  # share of the horizon up to which a row is at it, but for rounding
+NEAR = 0.01  # of the horizon: so near its end a run may have logged its last row (guess)
+ABSURD = 20  # times the horizon: no run goes on so long, so steps and tokens are mixed up (guess)
 ENOUGH_JUDGED = 10  # evaluations from which the judge's losses of a ladder make a curve
 TYPICAL = (
     "no curves of smaller runs are known, so the curve is taken to go as published ones do, and the probability moves "
@@ -45,10 +51,32 @@ class FollowedLog:
         """The log if it has changed."""
         log = self.tail.read(whole=self.args.once)
         if log is not None and len(log):
+            log = self._until_horizon(log)
             share = self.shares(log)
             self.ended = _complete(share)
             self.truth = final_loss(share, log.loss) if self.ended and np.isfinite(log.loss).any() else None
         return log
+
+    def _until_horizon(self, log: Log) -> Log:
+        """The rows up to the horizon; a log that goes on is said, and refused where it cannot be in the same unit."""
+        share = self.shares(log)
+        within = share <= (END if _complete(share[share <= END]) else 1 + NEAR)
+        if within.all():
+            return log
+        times, horizon = float(share[-1]), log.at[-1] / share[-1]
+        if times > ABSURD or not within.any():
+            raise InputError(
+                f"{log.source} goes from {log.at[0]:.4g} to {log.at[-1]:.4g} {log.unit}, {times:.3g} times the horizon "
+                f"of {horizon:.4g}; both must be in {log.unit}: see --horizon and --tokens-per-step, and which columns "
+                f"are read (--columns)."
+            )
+        if times > 1 + NEAR:
+            self.remarks.append(
+                f"the log goes on to {times:.3g} times the horizon of {horizon:.4g} {log.unit}; the rows up to the "
+                f"horizon count"
+            )
+        lr = None if log.lr is None else log.lr[within]
+        return replace(log, at=log.at[within], loss=log.loss[within], lr=lr)
 
     def shares(self, log: Log) -> np.ndarray:
         """Share of the horizon at each row (n,)."""
@@ -76,6 +104,11 @@ class FollowedRun:
         if recorded:
             return self._recorded(self.store.get(self.key))
         flight = in_flight(self.store.path / "packs", self.key)
+        if flight is None and self.rows < 0 and not self.key:
+            raise InputError(
+                f"No run is in flight in {self.store.where}; name a finished one: windtunnel score FORECAST RUN "
+                f"--follow (`windtunnel runs` lists them)."
+            )
         if flight is None and self.rows < 0:
             flights = ", ".join(each[:12] for each in flying(self.store.path / "packs")) or "none"
             raise InputError(
@@ -89,6 +122,7 @@ class FollowedRun:
         return _log_of(flight.train_loss, flight.key)
 
     def _recorded(self, run: Run) -> Log:
+        check_size(self.foretold.target, run)
         self.ended, self.truth = True, run.loss if run.finished else None
         if not run.finished:
             self.remarks.append(f"the run {run.outcome}: {run.message}")
@@ -110,9 +144,9 @@ def _log_of(train: np.ndarray, key: str) -> Log:
 
 
 def _complete(share: np.ndarray) -> bool:
-    """Whether no further row fits before the horizon."""
+    """Whether the rows reach the horizon, or are close to it and no further one fits before it."""
     spacing = float(np.median(np.diff(share))) if len(share) > 1 else 0.0
-    return bool(share[-1] >= 0.9995 or share[-1] + spacing > 1.0005)
+    return bool(len(share)) and bool(share[-1] >= 1 / END or (share[-1] >= 1 - NEAR and share[-1] + spacing > END))
 
 
 def _horizon(foretold: Foretold, log: Log) -> float:
@@ -147,8 +181,8 @@ def _learned(
 ) -> Shapes:
     """The shape of the curves of --ladder, or of the forecast's own runs in the store; empty where there are none."""
     pasts: Sequence[Past] = [_past(Path(path), args) for path in args.ladder]
-    if not pasts and store is None and foretold.runs and Path(args.store).is_dir():
-        store = Store(args.store)
+    if store is None and (args.store != DEFAULT_STORE or (foretold.runs and Store(args.store).exists())):
+        store = existing_store(args)
     if not pasts and store is not None:
         runs = [store.get(key) for key in foretold.runs if key in store]
         judged = pasts_of(runs, "judged_loss")

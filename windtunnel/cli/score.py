@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,30 +91,42 @@ def _check_foretold(forecast: Forecast, run: Run) -> None:
 
     Labels prove nothing: a run that two recipes or studies share bears those of whoever asked first.
     """
-    sizes = {"params": float(run.size.params), "tokens": float(run.spec.rung.tokens)}
-    off = max((abs(forecast.target[n] / value - 1) for n, value in sizes.items() if n in forecast.target), default=0.0)
-    if SAME < off <= NEARLY:
-        print(f"note: the run's sizes are up to {100 * off:.1f} % off the forecast's", file=sys.stderr)
-    if off > NEARLY:
-        trained = ", ".join(f"{compact(value)} {name}" for name, value in sizes.items())
-        raise InputError(
-            f"Run {run.key[:12]} has {trained}; the forecast is for {forecast.place}, so it says nothing of this run. "
-            f"`windtunnel runs` lists the others."
-        )
+    check_size(forecast.target, run)
     asked, foretold = run.labels.get("idea") or "base", forecast.idea or "base"
     if forecast.study and asked != foretold:
         print(f"note: the forecast is of {foretold}, the run was asked for as {asked}", file=sys.stderr)
 
 
+def check_size(target: Mapping[str, float], run: Run) -> None:
+    """Raise InputError for a run of another size than the one foretold; say where it is a little off."""
+    sizes = {"params": float(run.size.params), "tokens": float(run.spec.rung.tokens)}
+    off = max((abs(target[name] / value - 1) for name, value in sizes.items() if name in target), default=0.0)
+    if SAME < off <= NEARLY:
+        print(f"note: the run's sizes are up to {100 * off:.1f} % off the forecast's", file=sys.stderr)
+    if off > NEARLY:
+        trained, asked = (", ".join(f"{compact(each)} {name}" for name, each in s.items()) for s in (sizes, target))
+        raise InputError(
+            f"Run {run.key[:12]} has {trained}; the forecast is for {asked}, so it says nothing of this run. "
+            f"`windtunnel runs` lists the others."
+        )
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a probability between 0 and 1")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None

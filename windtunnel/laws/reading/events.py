@@ -36,14 +36,14 @@ def read_events(file: Path) -> Events:
     return found
 
 
-def read_series(file: Path) -> dict[str, dict[int, float]]:
-    """Every scalar of one event file: tag to step to value, the later one where a step was written twice."""
-    series: dict[str, dict[int, float]] = {}
+def read_series(file: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar of one event file: tag to (step, value) in the order of writing."""
+    series: dict[str, list[tuple[int, float]]] = {}
     for step, value in _values(bytes_of(file)):
         one = Events()
         _take(one, step, value)
         for tag, (_, number) in one.scalars.items():
-            series.setdefault(tag, {})[step] = number
+            series.setdefault(tag, []).append((step, number))
     return series
 
 

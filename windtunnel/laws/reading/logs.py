@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from windtunnel.laws.reading.tables import Table, read_csv, read_parquet, text_o
 
 LARGEST = 512 * 2**20  # bytes of a log that is read (guess: a million steps with twenty metrics is 200 MB)
 WANTED = ("tokens", "steps", "loss", "lr", "batch_tokens")
+NO_VALUE = {"none", "null", "na", "n/a", "-"}  # what programs write where there is no loss
 # In a log of one run these can mean nothing else; W&B's own `_step` can, and must be named with --columns.
 _ALSO = {"steps": ("step", "global_step", "train/global_step"), "lr": ("learning_rate", "train/learning_rate")}
 
@@ -75,9 +77,9 @@ def read_log(
     _check(table, chosen)
     _one_run(table, mapping)
     place, unit = _place(table, chosen, tokens_per_step)
-    loss, empty = _cells(table.columns[chosen["loss"]])
+    loss, missing, strange = _losses(table, chosen["loss"])
     lr = _cells(table.columns[chosen["lr"]])[0] if "lr" in chosen else None
-    kept = np.flatnonzero(np.isfinite(place) & ~empty & (place >= 0))
+    kept = np.flatnonzero(np.isfinite(place) & ~missing & (place >= 0))
     last = kept[_not_repeated(place[kept])]
     wrong = np.isfinite(loss[last]) & (loss[last] <= 0)
     if wrong.any():
@@ -85,7 +87,7 @@ def read_log(
             f"{path} column {chosen['loss']} is zero or negative in {table.named(last[wrong])}; a loss is positive "
             f'(nats per token is usual). Name another column with --columns "loss=THEIR_NAME".'
         )
-    notes = [*torn, *_said(len(kept) - len(last), int(np.sum(~np.isfinite(loss[last]))))]
+    notes = [*torn, *strange, *_said(len(kept) - len(last), int(np.sum(~np.isfinite(loss[last]))))]
     return Log(place[last], np.where(np.isfinite(loss[last]), loss[last], np.nan), unit,
                None if lr is None else lr[last], tuple(notes), str(path))  # fmt: skip
 
@@ -164,10 +166,10 @@ def _folder(folder: Path) -> Table:
     runs = sorted({path.parent for path in folder.rglob(f"*{EVENTS}*") if path.is_file()})
     if runs:
         run = _only(folder, runs)
-        series: dict[str, dict[int, float]] = {}
-        for file in sorted(run.glob(f"*{EVENTS}*")):
+        series: dict[str, list[tuple[int, float]]] = {}
+        for file in sorted(run.glob(f"*{EVENTS}*"), key=_begun):
             for tag, values in read_series(file).items():
-                series.setdefault(tag, {}).update(values)
+                series.setdefault(tag, []).extend(values)
         return _series_table(run, series)
     stores = sorted(path.parent for path in folder.rglob("metrics") if path.is_dir())
     if not stores:
@@ -177,6 +179,11 @@ def _folder(folder: Path) -> Table:
     return _series_table(folder, {path.relative_to(metrics).as_posix(): _metric(path) for path in files})
 
 
+def _begun(file: Path) -> tuple[list[int], str]:
+    """What orders event files by when each was begun: the numbers behind `tfevents.`, a time in seconds first."""
+    return [int(number) for number in re.findall(r"\d+", file.name.partition(EVENTS)[2])], file.name
+
+
 def _only(folder: Path, runs: Sequence[Path]) -> Path:
     if len(runs) > 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in runs[:6])
@@ -184,22 +191,32 @@ def _only(folder: Path, runs: Sequence[Path]) -> Path:
     return runs[0]
 
 
-def _metric(path: Path) -> dict[int, float]:
-    """Step to value of MLflow's lines `timestamp value step`; a half-written last line is left out."""
-    found: dict[int, float] = {}
+def _metric(path: Path) -> list[tuple[int, float]]:
+    """(step, value) of MLflow's lines `timestamp value step`, as written; a half-written last line is left out."""
+    found: list[tuple[int, float]] = []
     text = path.read_text("utf-8", "replace")
     for line in text[: text.rfind("\n") + 1].splitlines():
         parts = line.split()
         try:
-            found[int(parts[2])] = float(parts[1])
+            found.append((int(parts[2]), float(parts[1])))
         except (IndexError, ValueError):
             continue
     return found
 
 
-def _series_table(path: Path, series: Mapping[str, Mapping[int, float]]) -> Table:
-    steps = sorted({step for values in series.values() for step in values})
-    columns = {tag: [values.get(step, "") for step in steps] for tag, values in series.items()}
+def _series_table(path: Path, series: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
+    """Series (step, value) as written, beside each other: first the steps that were written again, then what stands.
+
+    Series are logged at steps of their own, so what a resumed run wrote again is told within each.
+    """
+    passes: tuple[dict[int, dict[str, float]], ...] = ({}, {})
+    for tag, values in series.items():
+        stands = _not_repeated(np.array([step for step, _ in values], float))
+        for (step, value), good in zip(values, stands.tolist(), strict=True):
+            passes[good].setdefault(step, {})[tag] = value
+    rows = [(step, found[step]) for found in passes for step in sorted(found)]
+    steps = [step for step, _ in rows]
+    columns = {tag: [row.get(tag, "") for _, row in rows] for tag in series}
     return Table(path, {"step": steps, **columns} if steps else {}, steps, {"steps": "step"}, noun="step")
 
 
@@ -233,6 +250,33 @@ def _place(table: Table, chosen: Mapping[str, str], tokens_per_step: float | Non
     if "batch_tokens" in chosen:
         return steps * _cells(table.columns[chosen["batch_tokens"]])[0], "tokens"
     return steps, "steps"
+
+
+def _losses(table: Table, name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The losses, which cells hold none, and a sentence on those that hold text instead (a loss of "nan" is NaN).
+
+    Raises InputError where that is most of them: then the column is no loss, or its commas are decimal points.
+    """
+    values = table.columns[name]
+    loss, missing = _cells(values)
+    missing = missing | np.array([str(value).strip().lower() in NO_VALUE for value in values], bool)
+    text = np.array([not gap and not _is_number(value) for value, gap in zip(values, missing, strict=True)], bool)
+    if not text.any():
+        return loss, missing, []
+    places = np.flatnonzero(text)
+    shown = ", ".join(dict.fromkeys(repr(str(values[place])[:20]) for place in places[:3].tolist()))
+    found = f"{len(places)} cell(s) of column {name} hold text instead of a loss ({shown}, {table.named(places)})"
+    if 2 * len(places) > np.sum(~missing):
+        raise InputError(f'{table.file}: {found}; write numbers, with a decimal point, as in 3.5 (or "nan").')
+    return loss, missing | text, [f"{found}; they are left out"]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _cells(values: Any) -> tuple[np.ndarray, np.ndarray]:
