@@ -8,16 +8,18 @@ while a study runs, adds what has ended since. A newcomer would stream runs in f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from windtunnel.errors import InputError
 from windtunnel.records import row
 from windtunnel.runs import Run
 from windtunnel.store import Store
+
+log = logging.getLogger("windtunnel")
 
 LONGEST = 500  # characters of a fact: MLflow's oldest limit on a parameter
 
@@ -50,11 +52,11 @@ class Mirror:
     """A store beside a tracker; `study` limits it to that study's forecasts and the runs that it asked first."""
 
     def __init__(self, store: Store, tracker: Tracker, *, study: str | None = None) -> None:
-        self.store, self.tracker, self.study = store, tracker, study
+        self.store, self.tracker, self.study, self.said = store, tracker, study, False
 
     def update(self) -> int:
-        """Write what is in the store and not in the tracker; how many pages that were. Raises InputError."""
-        self._check()
+        """Write what is in the store and not in the tracker; how many pages that were."""
+        self._look()
         written = 0
         for key in list(self.store.keys()):
             if not self.tracker.has(key):
@@ -68,12 +70,13 @@ class Mirror:
                 written += 1
         return written
 
-    def _check(self) -> None:
+    def _look(self) -> None:
+        """Say, once, that a store of other studies has nothing of the one that was named: it may not have begun."""
         found = {str(each.get("study") or "") for each in (*self.store.rows(), *self.store.forecasts())} - {""}
-        if self.study is not None and found and self.study not in found:
-            raise InputError(
-                f"The store holds no run and no forecast of a study {self.study!r}; its studies are "
-                f"{', '.join(sorted(found))}."
+        if self.study is not None and found and self.study not in found and not self.said:
+            self.said = True
+            log.warning(
+                "nothing of study %r is in the store yet; its studies: %s", self.study, ", ".join(sorted(found))
             )
 
     def _forecasts(self) -> Iterator[dict[str, Any]]:
