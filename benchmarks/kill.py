@@ -4,7 +4,7 @@ A study that is killed is run again, and its workers must notice by themselves; 
 while the study goes on. The study checkpoints ten times a second, so that kills also land inside checkpoints. A
 newcomer would compare losses within a tolerance; here every recorded number must have the same bits.
 
-    python -m benchmarks.kill --kills 200 --seed 0 --out benchmarks/results/kill.json
+    python -m benchmarks.kill --kills 330 --seed 0 --out round.json    # benchmarks/results/kill.json holds some rounds
 """
 
 from __future__ import annotations
