@@ -63,6 +63,17 @@ def test_a_pack_that_is_trained_in_parts_is_counted_as_one_pack():
     assert follow.share == 0.5 and "1 of 2 packs" in follow.head() and not follow.members()
 
 
+def test_what_is_trained_anew_in_smaller_parts_is_counted_once():
+    follow, (whole,) = Follow(), (pack(1),)
+    follow.begin([whole])
+    members = [spec.key for spec in whole.specs]
+    follow.progress(progress(whole))
+    follow.progress(SimpleNamespace(pack="half", step=5, steps=10, losses=dict.fromkeys(members, 3.0)))
+    assert follow.share == 0.5
+    follow.progress(SimpleNamespace(pack="alone", step=1, steps=10, losses={members[0]: 3.0}))
+    assert follow.share == pytest.approx((0.1 + 0.5 * (len(members) - 1)) / len(members))
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_no_line_of_the_display_is_wider_than_the_terminal(width: int):
     text = ESCAPES.sub("", drawn(width))

@@ -35,44 +35,29 @@ class Follow:
         self.packs = {pack.key: pack for pack in packs}
         self.cost = {pack.key: pack.training_flops() for pack in packs}
         self.pack_of = {spec.key: pack.key for pack in packs for spec in pack.specs}
-        self.parts: dict[str, tuple[str, int]] = {}  # key to that of its pack, and its runs
-        self.trained: dict[str, dict[str, float]] = {}  # of each pack, runs of each part
+        self.members_of = {pack.key: [spec.key for spec in pack.specs] for pack in packs}  # of packs and of their parts
+        self.done: dict[str, float] = {}  # share of each run
         self.recorded: set[str] = set()
         self.latest: dict[str, Any] = {}
 
     def progress(self, progress: Any) -> None:
-        """A pack advanced, or a part of one."""
-        key, runs = self._whose(progress)
+        """A pack advanced, or a part of one, which is known by its members once it starts."""
+        members = self.members_of.get(progress.pack) or list(progress.losses)
+        key = self.pack_of.get(members[0]) if members else None
         if key is None or key in self.recorded:
             return
-        self.latest[key] = progress
-        trained = self.trained.setdefault(key, {})
-        if progress.pack != key:
-            trained.pop(key, None)  # what was trained together so far begins anew
-        trained[progress.pack] = runs * progress.step / progress.steps
+        self.members_of[progress.pack], self.latest[key] = members, progress
+        self.done |= dict.fromkeys(members, progress.step / progress.steps)
 
     def finished(self, pack: Any) -> None:
         """A pack is recorded."""
         self.latest.pop(pack.key, None)
         self.recorded.add(pack.key)
-
-    def _whose(self, progress: Any) -> tuple[str | None, int]:
-        """The pack that progress is of and how many runs it is about; a part is known by its members once it starts."""
-        if progress.pack in self.packs:
-            return progress.pack, len(self.packs[progress.pack].specs)
-        if progress.pack not in self.parts:
-            packs = {self.pack_of.get(member) for member in progress.losses}
-            key = packs.pop() if len(packs) == 1 else None
-            if key is None:
-                return None, 0
-            self.parts[progress.pack] = key, len(progress.losses)
-        return self.parts[progress.pack]
+        self.done |= dict.fromkeys(self.members_of.get(pack.key, ()), 1.0)
 
     def _done(self, key: str) -> float:
         """Share of a pack."""
-        if key in self.recorded:
-            return 1.0
-        return min(1.0, sum(self.trained.get(key, {}).values()) / len(self.packs[key].specs))
+        return sum(self.done.get(run, 0.0) for run in self.members_of[key]) / len(self.members_of[key])
 
     @property
     def share(self) -> float:
