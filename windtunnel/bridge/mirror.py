@@ -72,12 +72,13 @@ class Mirror:
 
     def _look(self) -> None:
         """Say, once, that a store of other studies has nothing of the one that was named: it may not have begun."""
+        if self.study is None or self.said:
+            return
         found = {str(each.get("study") or "") for each in (*self.store.rows(), *self.store.forecasts())} - {""}
-        if self.study is not None and found and self.study not in found and not self.said:
+        if found and self.study not in found:
             self.said = True
-            log.warning(
-                "nothing of study %r is in the store yet; its studies: %s", self.study, ", ".join(sorted(found))
-            )
+            others = ", ".join(sorted(found))
+            log.warning("nothing of study %r is in the store yet; its studies: %s", self.study, others)
 
     def _forecasts(self) -> Iterator[dict[str, Any]]:
         """Those of the study: the ones that name it or, where they name none, rest on a run of it."""

@@ -18,6 +18,7 @@ from windtunnel.forecasts.design import Design, design, places, priced, row
 from windtunnel.forecasts.place import located
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
+from windtunnel.laws.observations import at_work
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -173,9 +174,8 @@ def _stated(sizes: Sizes) -> dict[str, float]:
 
 def _affordable(candidates: Sizes, budget: float) -> Sizes:
     flops = candidates.flops
-    if flops is None and candidates.params is not None and candidates.tokens is not None:
-        at_work = candidates.params if candidates.active_params is None else candidates.active_params
-        flops = 6 * at_work * candidates.tokens
+    if flops is None and (params := at_work(candidates)) is not None and candidates.tokens is not None:
+        flops = 6 * params * candidates.tokens
     if flops is None:
         raise InputError("The candidates have no price: state their flops, or their params and tokens.")
     if not np.any(flops <= budget):

@@ -14,14 +14,14 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
-from windtunnel.laws.observations import ALL_SIZES, SIZE_COLUMNS, Observations
+from windtunnel.laws.observations import ALL_SIZES, SIZE_COLUMNS, Observations, at_work
+from windtunnel.laws.prepare import VARIES
 
 FAR = 30.0  # times the top rung's compute from which a forecast is called far (guess)
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
 EPOCHS = 4.0  # passes up to which repeated tokens are worth nearly as much as new ones (2305.16264)
 UNSUPPORTED = 2.0  # and from this factor no run of the ladder supports it
 OFF_RATIO = 4.0  # times the runs' tokens a param, or below them, from which a caveat is due (guess)
-ONE_VALUE = 0.05  # a column whose logarithm spans less is one value
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> N
         if path is not None and "tokens" not in known and "params" in known:
             known["tokens"] = _from_line(o.params, o.tokens, known["params"])
             caveats.append(f"tokens were not stated; the ladder's own path gives {compact(known['tokens'])}.")
-        if path is not None and "params" not in known and "tokens" in known and np.ptp(np.log(o.tokens)) > ONE_VALUE:
+        if path is not None and "params" not in known and "tokens" in known and np.ptp(np.log(o.tokens)) > VARIES:
             known["params"] = _from_line(o.tokens, o.params, known["tokens"])
             caveats.append(f"params were not stated; the ladder's own path gives {compact(known['params'])}.")
 
@@ -120,24 +120,18 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
 def _price(o: Observations, known: dict[str, float]) -> None:
     """FLOPs as params (those at work on a token) times tokens, at the price that the top run has."""
     params = "params" if o.active_params is None else "active_params"
-    column = getattr(o, params)
-    if (
-        o.flops is None
-        or "flops" in known
-        or column is None
-        or o.tokens is None
-        or not {params, "tokens"} <= set(known)
-    ):
+    if o.flops is None or o.tokens is None or "flops" in known or not {params, "tokens"} <= set(known):
         return
-    top = int(np.argmax(o.flops))
-    known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[params] * known["tokens"]
+    if (column := at_work(o)) is not None:
+        top = int(np.argmax(o.flops))
+        known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[params] * known["tokens"]
 
 
 def _one_value(o: Observations) -> tuple[str, float] | None:
     """Params or tokens, and their value, where all runs have the same and only the other one varies."""
     for name, other in (("params", o.tokens), ("tokens", o.params)):
         column = getattr(o, name)
-        if column is not None and other is not None and np.ptp(np.log(column)) < ONE_VALUE <= np.ptp(np.log(other)):
+        if column is not None and other is not None and np.ptp(np.log(column)) < VARIES <= np.ptp(np.log(other)):
             return name, float(np.exp(np.mean(np.log(column))))
     return None
 
@@ -147,7 +141,7 @@ def _path(o: Observations) -> tuple[float, float] | None:
     if o.params is None or o.tokens is None:
         return None
     x, y = np.log(o.params), np.log(o.tokens)
-    if np.ptp(x) < ONE_VALUE:
+    if np.ptp(x) < VARIES:
         return None
     slope, start = np.polyfit(x, y, 1)
     return (float(slope), float(start)) if np.std(y - slope * x - start) < 0.15 else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -173,10 +174,15 @@ def _usable(run: Run) -> bool:
     return run.finished and run.loss is not None and run.loss > 0
 
 
+def at_work(sizes: Any) -> np.ndarray | None:
+    """The params that a token meets, by which it is paid: all of them where not stated otherwise."""
+    return sizes.params if sizes.active_params is None else sizes.active_params
+
+
 def with_flops(observations: Observations) -> Observations:
     """FLOPs filled in as 6 N D (N the active parameters) where they are not stated, with a caveat saying so."""
     o = observations
-    params = o.params if o.active_params is None else o.active_params
+    params = at_work(o)
     if o.flops is not None or params is None or o.tokens is None:
         return o
     said = SIX_N_D if o.active_params is None else SIX_N_D.replace("x params", "x active_params")

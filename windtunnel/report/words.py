@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from windtunnel.ladder import compact, four_decimals
@@ -66,28 +66,26 @@ def interval(value: Mapping[str, Any] | None, sign: bool = False) -> str:
     if not value or not all(known(value.get(name)) for name in ("median", "low", "high")):
         return MISSING
     decimals = decimals_for(value["high"] - value["low"], value["median"])
-    shape = "+" if sign else ""
-    median, low, high = (_fixed(value[name], decimals, shape) for name in ("median", "low", "high"))
-    level = value.get("level")
-    return f"{median} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
+    return _stated(value, lambda number: _fixed(number, decimals, "+" if sign else ""))
 
 
 def optimum(value: Mapping[str, Any] | None) -> str:
     """'0.0451 [0.00985, 0.223] at 90 %', of what is searched on a log scale: three digits of each end."""
-    if not value or not all(known(value.get(name)) for name in ("median", "low", "high")):
-        return MISSING
-    median, low, high = (plain(value[name]) for name in ("median", "low", "high"))
-    level = value.get("level")
-    return f"{median} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
+    return _stated(value, plain)
 
 
 def multiple(value: Mapping[str, Any] | None) -> str:
     """'1.24x [1.07, 1.41] at 90 %' with a proper times sign. At MOST_TIMES nothing is known but that it is beyond."""
+    return _stated(value, _times, TIMES)
+
+
+def _stated(value: Mapping[str, Any] | None, shown: Callable[[float], str], unit: str = "") -> str:
+    """Median, bounds and level, each number as `shown` writes it."""
     if not value or not all(known(value.get(name)) for name in ("median", "low", "high")):
         return MISSING
-    median, low, high = (_times(value[name]) for name in ("median", "low", "high"))
+    median, low, high = (shown(value[name]) for name in ("median", "low", "high"))
     level = value.get("level")
-    return f"{median}{TIMES} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
+    return f"{median}{unit} [{low}, {high}]" + (f" at {percent(level)}" if known(level) else "")
 
 
 def decimals_for(width: float, median: float) -> int:

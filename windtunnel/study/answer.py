@@ -133,7 +133,7 @@ def answered(stages: Stages) -> Result:
     ladder = {n: tuple(stages.runs(stages.ladder(n, s.values, rungs))) for n, s in tuned.items()}
     targets = {n: tuple(stages.runs(stages.target(n, s.values))) for n, s in tuned.items()}
     now = {n: f for n in tuned if (f := forecast_of(stages, n)) is not None}
-    told = {n: f for n in now if (f := _stored(stages, n, now[n])) is not None}
+    told = {n: f for n in now if (f := _stored(stages, now[n], _came(targets[n]))) is not None}
     forecasts = {n: Forecast.from_json(f) for n, f in told.items()}
     return Result(
         study=study,
@@ -161,7 +161,8 @@ def seal(stages: Stages, name: str) -> dict[str, Any] | None:
     forecast = forecast_of(stages, name)
     if forecast is None:
         return None
-    came, told = _came(stages, name), _stored(stages, name, forecast)
+    came = _came(stages.runs(stages.target(name, stages.tuning(name).values)))
+    told = _stored(stages, forecast, came)
     if came and told is not None and _before(told, came):
         return told
     known = _known_truth(stages, name)  # no part of the key: what is asked stays the same when the truth comes
@@ -186,21 +187,19 @@ def forecast_of(stages: Stages, name: str, draws: int = 200) -> Forecast | None:
     )
 
 
-def _stored(stages: Stages, name: str, now: Forecast) -> dict[str, Any] | None:
+def _stored(stages: Stages, now: Forecast, came: Sequence[datetime]) -> dict[str, Any] | None:
     """What the store holds of this question from the runs that are there now, as it was written.
 
     Made before the target was trained, rather than after; as it would be made now, rather than by another version or in
     other words; and then the newest.
     """
-    came = _came(stages, name)
     told = [f for f in stages.store.forecasts() if _question(f) == now.question]
     return max(told, key=lambda f: (_before(f, came), f["key"] == now.key, f["created"]), default=None)
 
 
-def _came(stages: Stages, name: str) -> list[datetime]:
-    """When the runs of the target that this study asks for were recorded."""
-    asked = stages.target(name, stages.tuning(name).values)
-    return [moment(run.created) for run in stages.runs(asked) if run.finished]
+def _came(targets: Sequence[Run]) -> list[datetime]:
+    """When this study's own runs of the target were recorded."""
+    return [moment(run.created) for run in targets if run.finished]
 
 
 def _before(stored: Mapping[str, Any], came: Sequence[datetime]) -> bool:

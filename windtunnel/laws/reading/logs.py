@@ -259,8 +259,10 @@ def _losses(table: Table, name: str) -> tuple[np.ndarray, np.ndarray, list[str]]
     """
     values = table.columns[name]
     loss, missing = _cells(values)
-    missing = missing | np.array([str(value).strip().lower() in NO_VALUE for value in values], bool)
-    text = np.array([not gap and not _is_number(value) for value, gap in zip(values, missing, strict=True)], bool)
+    text = np.zeros(len(values), bool)
+    for place in np.flatnonzero(np.isnan(loss) & ~missing).tolist():
+        missing[place] = str(values[place]).strip().lower() in NO_VALUE
+        text[place] = not missing[place] and not _is_number(values[place])
     if not text.any():
         return loss, missing, []
     places = np.flatnonzero(text)

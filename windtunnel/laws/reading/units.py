@@ -13,7 +13,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Target, compact
-from windtunnel.laws.observations import Observations
+from windtunnel.laws.observations import Observations, at_work
 from windtunnel.laws.reading.tables import Table
 
 COLUMNS = (("params",), ("tokens",), ("params", "tokens"), ("flops",))  # what may be written in another unit together
@@ -66,8 +66,9 @@ def _series(runs: Observations) -> Iterator[np.ndarray]:
 
 def _sizes(runs: Observations) -> dict[str, np.ndarray]:
     """Params (those at work on a token), tokens and FLOPs, where stated."""
-    params = runs.params if runs.active_params is None else runs.active_params
-    return {n: v for n, v in (("params", params), ("tokens", runs.tokens), ("flops", runs.flops)) if v is not None}
+    return {
+        n: v for n, v in (("params", at_work(runs)), ("tokens", runs.tokens), ("flops", runs.flops)) if v is not None
+    }
 
 
 def _check_flops(table: Table, places: np.ndarray, logs: dict[str, np.ndarray]) -> None:
