@@ -10,6 +10,7 @@ import pytest
 from windtunnel.cli import main
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, allocate, compare, difference, fit, fit_each, next_runs
+from windtunnel.forecasts.design import places
 from windtunnel.forecasts.hyperparameters import best_hyperparameters
 from windtunnel.ladder import Target
 from windtunnel.laws import Observations, Sizes
@@ -147,6 +148,17 @@ def test_runs_to_buy_are_priced_so_too_and_say_all_their_sizes():
         flops = 6 * each.sizes["active_params"] * each.sizes["tokens"] * each.seeds
         assert each.flops == pytest.approx(flops, rel=0.01) and "active_params" in each.place
     assert sum(each.flops for each in advice) <= 1e20
+
+
+def test_no_place_costs_more_than_was_allowed_where_the_share_of_active_params_grows():
+    active = np.repeat(1e7 * 2.0 ** np.arange(5), 2)
+    params, tokens = active * np.repeat([16.0, 8, 4, 2, 1], 2), 20 * active * np.tile([1, 3], 5)
+    o = Observations(params=params, active_params=active, tokens=tokens, loss=truth(active, tokens))
+    goal = Sizes(
+        params=np.array([2e9]), active_params=np.array([2e9]), tokens=np.array([4e10]), flops=np.array([4.8e20])
+    )
+    flops = places(o, goal, most := 3e18).flops
+    assert 0.3 * most < flops.max() <= most
 
 
 def test_more_active_params_than_params_are_refused():

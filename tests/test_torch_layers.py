@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import tiny
@@ -13,6 +14,7 @@ import windtunnel as wt
 from windtunnel.launch.one import execute
 from windtunnel.parts.models import Own
 from windtunnel.parts.optimizers import AdamW
+from windtunnel.train.judging import Judging
 
 BASE, TARGET = 16, 32
 
@@ -150,6 +152,24 @@ class Normed(nn.Module):
 
 def normed(rung, data):
     return Normed(rung.width, data.classes)
+
+
+@pytest.mark.parametrize(("said", "left"), [("can't allocate memory: 4 GB", []), ("no batching rule", [8, 8])])
+def test_a_judge_goes_row_by_row_where_torch_refuses_to_batch_and_not_where_memory_lacks(said, left):
+    """Memory that lacks is mended by a smaller pack, and by no other way of judging it."""
+
+    def together(params, inputs, targets):
+        raise RuntimeError(said)
+
+    def alone(params, inputs, targets):
+        return (params[0].sum((1, 2)),)
+
+    judging = Judging.__new__(Judging)
+    judging.together, judging.alone, judging.one_by_one = together, alone, False
+    rows = [torch.ones(2, 4, 2)]
+    with nullcontext() if left else pytest.raises(RuntimeError, match=said):
+        assert judging._summed(rows, torch.ones(1), torch.ones(1))[0].tolist() == left
+    assert judging.one_by_one is bool(left)
 
 
 def test_a_group_norm_of_images_trains_in_packs_and_is_judged_as_alone(tmp_path):

@@ -166,9 +166,7 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
 
     The command repeats the run.
     """
-    command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}"
-    if getattr(args, "precision", "float32") != "float32":
-        command += f" --precision {args.precision}"
+    command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}{_how(args)}"
     name = page_name(result.study.name)
     folder = result.store.path if isinstance(result.store.place, Local) else Path()
     try:
@@ -178,6 +176,14 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
             raise
         print(f"windtunnel: {folder} cannot be written, so the report is written here", file=sys.stderr)
         return result.report(Path(name), command=command, study_file=args.study), command
+
+
+def _how(args: Any) -> str:
+    """The options of `windtunnel run` that say where and how runs are trained, where they are not the usual ones."""
+    usual = {"on": "here", "devices": None, "precision": "float32"}
+    given = [(name, value) for name, before in usual.items() if (value := getattr(args, name, before)) != before]
+    settings = [("slurm", f"{key}={value}") for key, value in getattr(args, "slurm", ())]
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given + settings)
 
 
 def page_name(study: str) -> str:

@@ -86,7 +86,7 @@ class Backtest:
 
     @property
     def coverage(self) -> float:
-        """Share of hidden rungs inside their interval."""
+        """Share of the forecasts of hidden rungs that held the truth."""
         return float(np.mean([h.held for h in self.hidden]))
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class Backtest:
         held = sum(h.held for h in self.hidden)
         level = 100 * self.hidden[0].predicted.level
         return (
-            f"backtest: {held} of {len(self.hidden)} hidden rungs inside their {level:g}% interval, "
+            f"backtest: {held} of {len(self.hidden)} forecasts of hidden rungs inside their {level:g}% interval, "
             f"largest error {100 * worst:.2f} %{', FAILED' if self.failed else ''}"
         )
 

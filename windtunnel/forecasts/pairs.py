@@ -23,7 +23,8 @@ SAME_SIZE = 0.1  # sizes closer than this in log are one rung, where rungs are n
 class Pairs:
     """Of each pair the base run's sizes, log ratio of losses (idea over base), rung number; and if seeds matched.
 
-    `alone` counts base and idea runs of a rung and seed that the other side lacks.
+    `alone` counts base and idea runs of a rung and seed that the other side lacks; `tried` how many values of lr and
+    batch a rung was tried with, the base's and the idea's, as medians over rungs (nan where they are not stated).
     """
 
     sizes: Sizes
@@ -31,6 +32,7 @@ class Pairs:
     rung: np.ndarray
     seeded: bool
     alone: tuple[int, int] = (0, 0)
+    tried: tuple[float, float] = (float("nan"), float("nan"))
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -69,17 +71,16 @@ def paired(base: Observations, idea: Observations) -> Pairs:
     gap = np.array([gap for _, _, gap in found])
     both = {(rung, name) for rung, name, _ in found}
     alone = (_outside(both, ours, base.seed), _outside(both, theirs, idea.seed)) if seeded else (0, 0)
-    return Pairs(Sizes.of(base, first[rung]), gap, np.unique(rung, return_inverse=True)[1], seeded, alone)
+    tried = _settings_tried(base, ours), _settings_tried(idea, theirs)
+    return Pairs(Sizes.of(base, first[rung]), gap, np.unique(rung, return_inverse=True)[1], seeded, alone, tried)
 
 
-def settings_tried(o: Observations) -> float:
-    """How many values of lr and batch a rung was tried with, as a median over rungs; nan where they are not stated."""
+def _settings_tried(o: Observations, rung: np.ndarray) -> float:
     columns = [column for column in (o.lr, o.batch_tokens) if column is not None and np.all(np.isfinite(column))]
     if not columns:
         return float("nan")
-    sizes = [getattr(o, name) for name in ("params", "tokens", "width") if getattr(o, name) is not None] or [o.size]
-    rung = np.unique(np.round(np.log(np.stack(sizes, axis=1)), 1), axis=0, return_inverse=True)[1].reshape(-1)
     tried = np.unique(np.stack([rung, *(np.round(np.log(column), 3) for column in columns)], axis=1), axis=0)
+    tried = tried[tried[:, 0] >= 0]
     return float(np.median(np.unique(tried[:, 0], return_counts=True)[1]))
 
 

@@ -19,7 +19,7 @@ from windtunnel.forecasts.fit import Fit, fit
 from windtunnel.forecasts.frame import axis_of
 from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
-from windtunnel.forecasts.pairs import Pairs, paired, settings_tried
+from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
@@ -246,10 +246,10 @@ def _caveats(pairs: Pairs, base: Observations, idea: Observations, fitted: Fit, 
         both = (("base", base, pairs.alone[0]), ("idea", idea, pairs.alone[1]))
         alone = [f"{lone} of {len(o)} {side} runs" for side, o, lone in both if lone]
         found.append(f"{len(pairs)} pairs; {' and '.join(alone)} have no partner of the same rung and seed.")
-    tried = [settings_tried(base), settings_tried(idea)]
-    if max(tried) >= 2 * min(tried):
+    if max(pairs.tried) >= 2 * min(pairs.tried):
+        ours, theirs = pairs.tried
         found.append(
-            f"At a rung the base was tried with {tried[0]:g} values of lr and batch, the idea with {tried[1]:g}: the "
+            f"At a rung the base was tried with {ours:g} values of lr and batch, the idea with {theirs:g}: the "
             f"side that was searched more looks better than it is."
         )
     if pairs.within()[1] == 0:

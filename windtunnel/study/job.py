@@ -102,7 +102,7 @@ def _metered(study: Study, store: Store, launch: Any, budget: Budget, watch: Wat
     enough = "enough" if meter.recorded + left <= budget.amount else short
     watch.say(
         f"budget: {budget} in all, {budget.says(meter.recorded)} of it spent on finished runs; {about} "
-        f"{budget.says(left)} to go, so it is {enough}"
+        f"{budget.says(left)} for those that are missing, so it is {enough}"
     )
     return Metered(launch, meter)
 

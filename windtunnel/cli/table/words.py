@@ -109,7 +109,7 @@ def _backtests(whole: Whole) -> list[str]:
     if not hidden:
         return ["no backtest: too few rungs to hide one"]
     failed = sum(fitted.backtest.failed for fitted in tested)
-    held = f"{sum(each.held for each in hidden)} of {len(hidden)} hidden rungs inside"
+    held = f"{sum(each.held for each in hidden)} of {len(hidden)} forecasts of hidden rungs inside"
     share = f" in {len(tested)} of {len(whole.fits)} series, {failed} FAILED" if len(whole.fits) > 1 else ""
     typical = 100 * statistics.median(abs(each.error) for each in hidden)
     level = 100 * hidden[0].predicted.level
