@@ -13,7 +13,7 @@ from windtunnel.forecasts import Fit, allocate, compare, difference, fit, fit_ea
 from windtunnel.forecasts.design import places
 from windtunnel.forecasts.hyperparameters import best_hyperparameters
 from windtunnel.ladder import Target
-from windtunnel.laws import Observations, Sizes
+from windtunnel.laws import Observations, PowerLaw, Sizes
 from windtunnel.laws.prepare import best_of_search
 
 SIZES = 1e7 * 2.0 ** np.arange(5)
@@ -232,3 +232,150 @@ def test_a_forecast_without_a_backtest_is_not_said_to_fail_it():
     assert "too few rungs to hide one" in few._repr_html_()
     other = fit(tokens_only()).forecast(Target(params=1e9, tokens=1e11))
     assert "not reliable: the caveats say why" in other._repr_html_()
+
+
+# columns that no law reads
+
+SHOWN = 16  # tables of one kind
+
+
+def grid(rng, free, effect=1.0):
+    """Params at six sizes with a column that takes four values at each; the loss goes with both (`effect` 0: not)."""
+    params, values = (each.ravel() for each in np.meshgrid(1e7 * 2.0 ** np.arange(6), np.array([1e3, 2e3, 4e3, 8e3])))
+    loss = 1.5 + 30 / params**0.25 + effect * 5 / np.sqrt(values)
+    return Observations(loss=loss * np.exp(0.004 * rng.standard_normal(len(loss))), params=params, **{free: values})
+
+
+@pytest.mark.parametrize("free", ["steps", "batch_tokens", "width", "active_params"])
+def test_a_column_that_changes_the_loss_unread_is_said_and_a_target_off_it_is_not_relied_on(free):
+    for seed in range(SHOWN):
+        fitted = fit(grid(np.random.default_rng(seed), free))
+        assert fitted.unread == (free,) and any(f"The loss goes with {free} too" in said for said in fitted.caveats)
+        beyond = fitted.forecast(Target(params=1e9, **{free: 64e3}))
+        assert not beyond.reliable and any(f"64k {free}, which no law reads" in said for said in beyond.caveats)
+        assert fitted.forecast(Target(params=1e9, **{free: 2.83e3})).reliable is fitted.reliable
+
+
+def test_one_that_changes_nothing_is_left_alone():
+    told = [fit(grid(np.random.default_rng(seed), "steps", effect=0.0)).unread for seed in range(SHOWN)]
+    assert told.count(()) >= SHOWN - 1  # one of a thousand may be told by chance
+    assert fit(experts()).unread == ()
+
+
+def test_params_and_flops_that_vary_apart_are_read_both():
+    held = 0
+    for seed in range(SHOWN):
+        rng = np.random.default_rng(seed)
+        params, flops = (each.ravel() for each in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e17, 1e20, 5)))
+        noise = np.exp(0.004 * rng.standard_normal(26))
+        goal = Target(params=1e10, flops=1e21)
+        forecast = fit(
+            Observations(loss=truth(params, flops / (6 * params)) * noise[1:], params=params, flops=flops)
+        ).forecast(goal)
+        assert any("taken as FLOPs / (6 x params)" in said for said in forecast.caveats)
+        held += forecast.loss.holds(float(truth(1e10, 1e21 / 6e10) * noise[0]))
+    assert held >= SHOWN - 4
+
+
+@pytest.mark.parametrize("alone", ["params", "tokens"])
+def test_flops_and_what_all_runs_have_tell_the_other(alone):
+    size = 1e7 * 2.0 ** np.arange(6)
+    known = {"params": size, "tokens": 20 * size} | {alone: np.full(6, 1e9)}
+    forecast = fit(Observations(loss=truth(known["params"], known["tokens"]), **known)).forecast(Target(flops=6e18))
+    assert forecast.target["params"] * forecast.target["tokens"] == pytest.approx(1e18)
+    assert forecast.target[alone] == pytest.approx(1e9)
+
+
+def test_repeated_data_of_one_model_are_fitted_as_such():
+    """Passes are worth less and less, which a law in tokens alone cannot know."""
+    held = 0
+    for seed in range(SHOWN):
+        rng = np.random.default_rng(seed)
+        unique, passes = (each.ravel() for each in np.meshgrid([1e8, 3e8, 1e9, 3e9], [1, 2, 4, 8, 16]))
+        noise = np.exp(0.004 * rng.standard_normal(len(unique) + 1))
+
+        def worth(unique, passes):
+            return truth(1e8, unique * (1 + 5 * (1 - np.exp(-(passes - 1) / 5))))
+
+        o = Observations(
+            loss=worth(unique, passes) * noise[1:], params=np.full(len(unique), 1e8), tokens=unique * passes,
+            unique_tokens=unique,
+        )  # fmt: skip
+        fitted = fit(o)
+        assert "unique_tokens" in fitted.reads and fitted.backtest.hidden
+        forecast = fitted.forecast(Target(params=1e8, tokens=3e10, unique_tokens=1e10))
+        held += forecast.loss.holds(float(worth(1e10, 3) * noise[0]))
+    assert held >= SHOWN - 4
+
+
+# cells that are empty, and columns that nobody named
+
+
+def test_an_empty_rate_is_no_rate_of_one():
+    rows = [(n, lr) for n in SIZES for lr in (0.1, 1.0, 3.0)]
+    params, lr = np.array([*rows, *((n, np.nan) for n in SIZES)]).T
+    loss = truth(params, 20 * params) * np.where(np.isnan(lr), 1.3, np.where(lr == 1.0, 1.0, 1.1))
+    o = Observations(params=params, tokens=20 * params, loss=loss, lr=lr)
+    assert np.allclose(best_of_search(o).loss, truth(SIZES, 20 * SIZES))
+
+
+@pytest.mark.parametrize("size", ["width", "steps"])
+def test_a_size_that_orders_the_runs_may_not_be_empty(size, tmp_path, capsys):
+    file = tmp_path / "runs.csv"
+    file.write_text(f"{size},loss\n100,3\n200,2.5\n,2.2\n800,2.0\n1600,1.9\n")
+    assert main(["fit", str(file), "--target", f"{size}=6400"]) == 2
+    assert f"states no size but {size}, and that is empty in row(s) 4" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"1 run\(s\) whose .* are not a positive number, the first nan at entry 1"):
+        fit(Observations(loss=[3, 2.5, 2.2, 2.0], **{size: [1, np.nan, 4, 8]}))
+
+
+def test_a_setting_that_nobody_named_is_not_called_noise_in_silence(tmp_path, capsys):
+    rng, file = np.random.default_rng(0), tmp_path / "runs.csv"
+    rows = [(n, epochs, k) for n in SIZES for epochs in (1, 4) for k in range(3)]
+    loss = [(2 + 30 / n**0.25 + 0.3 / epochs) * (1 + 0.003 * rng.standard_normal()) for n, epochs, _ in rows]
+    hosts = rng.choice(["a", "b"], len(rows))
+    lines = [f"{n},{epochs},{k},{host},{y}" for (n, epochs, k), host, y in zip(rows, hosts, loss, strict=True)]
+    file.write_text("\n".join(["params,epochs,attempt,host,loss", *lines]))
+    main(["fit", str(file), "--target", "params=1e9"])
+    out = capsys.readouterr().out
+    assert "the loss goes with 'epochs', which counts as run-to-run noise" in out and "(repeats" in out
+    main(["fit", str(file), "--columns", "series=epochs", "--target", "params=1e9"])
+    assert "the loss goes with" not in capsys.readouterr().out
+
+
+def test_a_loss_that_could_be_the_truth_of_two_ideas_is_refused(tmp_path, capsys):
+    file, targets = tmp_path / "runs.csv", tmp_path / "targets.csv"
+    lines = [f"{idea},{n},{truth(n, 20 * n) - gap}" for idea, gap in (("base", 0), ("new", 0.01)) for n in SIZES]
+    file.write_text("\n".join(["idea,params,loss", *lines]))
+    targets.write_text("params,loss\n1e9,2.5\n")
+    assert main(["fit", str(file), "--targets", str(targets)]) == 2
+    assert "a loss (2.5 at 1G params) that could be the truth of 2 series or ideas" in capsys.readouterr().err
+    targets.write_text("params,idea,loss\n1e9,base,2.5\n1e9,,\n")
+    assert main(["fit", str(file), "--targets", str(targets)]) in (0, 3)
+
+
+def test_an_interval_that_rules_out_nothing_is_said():
+    params = np.repeat(SIZES, 3)
+    loss = truth(params, 20 * params) * np.exp(np.random.default_rng(0).standard_normal(len(params)))
+    seed = np.tile([0, 1, 2], len(SIZES))
+    caveats = fit(Observations(loss=loss, params=params, seed=seed)).forecast(Target(params=1e9)).caveats
+    assert any("hardly tell the loss there" in said for said in caveats)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda o: fit(o, laws=[]), "laws is empty"),
+        (lambda o: fit(o, laws=["power"]), "laws holds 'power'"),
+        (lambda o: fit(o, laws=[PowerLaw]), "give laws themselves"),
+        (lambda o: fit(o, laws=[PowerLaw("width")]), "does not state width of every run"),
+        (lambda o: fit(o).forecast({"params": 1e9}), "give a Target"),
+        (lambda o: fit([1.0, 2.0]), "a store was given"),
+        (lambda o: Observations(loss=o.loss[:, None], params=o.params), "has the shape"),
+        (lambda o: Observations(loss=1.0, params=1e6), "has the shape"),
+        (lambda o: Observations(loss=["a"], params=[1e6]), "cannot be read as numbers"),
+    ],
+)
+def test_mistakes_in_python_are_refused_in_a_sentence(given, said):
+    with pytest.raises(InputError, match=said):
+        given(Observations(loss=truth(SIZES, 20 * SIZES), params=SIZES))

@@ -6,6 +6,7 @@ in a law, and every form in `laws/` can only flatten.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,17 @@ SURE = 0.995  # one-sided confidence for calling a curve steepening (about 1 fal
 STEEPER_BY = 0.3  # and the slope must change by this share of itself over the ladder
 
 
-def of_data(o: Observations, noise: Noise, backtest: Backtest, steep: bool) -> tuple[str, ...]:
-    """Caveats that hold for every target."""
+ADVICE = {  # what lets a law read a column
+    "steps": "Give tokens in their place: steps x batch_tokens, or the steps where all runs have one batch.",
+    "unique_tokens": "Laws of repeated data read params too; one value will do.",
+    "active_params": "Laws of experts read tokens too, none of them repeated.",
+    "batch_tokens": "Laws of batches read params and tokens that vary apart, none of them repeated.",
+}
+OTHERWISE = "Keep it the same in all runs of a size."
+
+
+def of_data(o: Observations, noise: Noise, backtest: Backtest, steep: bool, unread: Sequence[str]) -> tuple[str, ...]:
+    """Caveats that hold for every target; `unread` are columns that change the loss and that no law reads."""
     count = int(rungs(o).max()) + 1
     found = list(o.caveats)
     if backtest.failed:
@@ -44,6 +54,11 @@ def of_data(o: Observations, noise: Noise, backtest: Backtest, steep: bool) -> t
         found.append(
             "One run at each size: the noise between seeds is unknown and is guessed from residuals. Add seeds."
         )
+    found += [
+        f"The loss goes with {name} too, and no law of these runs reads {name}: that counts as noise. "
+        + ADVICE.get(name, OTHERWISE)
+        for name in unread
+    ]
     rising = _rises(o, noise)
     if rising:
         found.append(f"The loss rises with size beyond noise at {rising}; check those runs.")

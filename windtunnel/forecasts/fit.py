@@ -27,6 +27,7 @@ from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
 from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops
 from windtunnel.laws.prepare import prepared
+from windtunnel.laws.unread import unread
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run, canonical
 
@@ -42,7 +43,8 @@ class Fit:
 
     `scatter` is that of runs about the closest law and goes as size ** -`shrink`; `noise` is what seeds say.
     `stretch` widens every interval by what the backtests showed; `reliable` is False when the backtest failed, when no
-    backtest was possible, or when the curve steepens in log-log (no law here can follow it).
+    backtest was possible, or when the curve steepens in log-log (no law here can follow it). `unread` are size columns
+    that change the loss and that no law reads.
     """
 
     observations: Observations
@@ -55,6 +57,7 @@ class Fit:
     stretch: float
     caveats: tuple[str, ...]
     reliable: bool
+    unread: tuple[str, ...] = ()
 
     @property
     def reads(self) -> frozenset[str]:
@@ -133,11 +136,29 @@ def fit(
     """Fit scaling laws to one series of runs; rows whose split is "predict" are left out.
 
     `laws` None chooses by what varies in the data. Raises InputError for fewer than 3 distinct sizes, or for
-    observations of several series or ideas (fit each on its own: `observations.by_series()`).
+    observations of several series or ideas (fit each on its own: `observations.by_series()`), and for laws that read
+    sizes which are not stated.
     """
     o = _checked(observations if isinstance(observations, Observations) else Observations.from_runs(observations))
-    chosen = tuple(laws) if laws else candidates(o)
+    chosen = candidates(o) if laws is None else _known(laws, o)
     return _fit(o, replay(chosen, o), draws, seed)
+
+
+def _known(laws: Sequence[Law], o: Observations) -> tuple[Law, ...]:
+    """The laws that somebody chose. Raises InputError for what is none, and where a size that one reads is unknown."""
+    for law in laws:
+        if isinstance(law, type | str) or not hasattr(law, "terms"):
+            raise InputError(f"laws holds {law!r}; give laws themselves, as in laws=[wt.laws.PowerLaw('params')].")
+        columns = {name: getattr(o, name) for name in law.columns}
+        lacking = [name for name, column in columns.items() if column is None or not np.all(np.isfinite(column))]
+        if lacking:
+            raise InputError(
+                f"The {law.name} reads {', '.join(law.columns)}, and {o.source} does not state {', '.join(lacking)} of "
+                f"every run. Give it, or another law."
+            )
+    if not laws:
+        raise InputError("laws is empty; leave it out, and the laws are chosen by what varies in the runs.")
+    return tuple(laws)
 
 
 def fit_each(tables: Sequence[Observations], *, draws: int = 200, seed: int = 0) -> list[Fit | InputError]:
@@ -174,6 +195,7 @@ def _fit(o: Observations, record: Record, draws: int, seed: int) -> Fit:
     closest = min((law for law in fits if law.keep == 1.0), key=lambda law: law.spread)
     noise = run_noise(o, closest.spread, closest.df)
     steep = steepens(o)
+    beside = unread(o, {name for law in fits for name in law.law.columns})
     return Fit(
         observations=o,
         laws=fits,
@@ -183,8 +205,9 @@ def _fit(o: Observations, record: Record, draws: int, seed: int) -> Fit:
         shrink=shrinkage(o),
         backtest=record.backtest,
         stretch=record.stretch,
-        caveats=of_data(o, noise, record.backtest, steep),
+        caveats=of_data(o, noise, record.backtest, steep, beside),
         reliable=bool(record.backtest.hidden) and not record.backtest.failed and not steep,
+        unread=beside,
     )
 
 

@@ -34,8 +34,9 @@ _SHAPE = {
     "intervals": [_INTERVAL], "laws": {str: _NUMBER}, "caveats": [str], "backtest": [_HIDDEN | {"z": _NUMBER}],
     "reliable": bool, "hyperparameters": {str: _INTERVAL}, "runs": [str],
 }  # fmt: skip
-METHOD = 3  # raised by one when the same runs would give other numbers; part of every forecast's key
+METHOD = 4  # raised by one when the same runs would give other numbers; part of every forecast's key
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+WIDE = 3.0  # highest over lowest loss of an interval from which it is said that it tells next to nothing (guess)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,17 +170,18 @@ def make_forecast(
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")
-    place = located(fit.observations, target, size, fit.reads)
+    place = located(fit.observations, target, size, fit.reads, fit.unread)
     mixture = fit.predict(place.sizes)
     intervals = tuple(mixture.interval(each, exponential=True) for each in sorted({*LEVELS, level, *levels}))
+    loss = next(interval for interval in intervals if interval.level == level)
     return Forecast(
         key=_key(fit, place, level, study, idea),
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         target=place.stated(),
-        loss=next(interval for interval in intervals if interval.level == level),
+        loss=loss,
         intervals=intervals,
         laws=fit.shares(),
-        caveats=(*fit.caveats, *place.caveats),
+        caveats=(*fit.caveats, *place.caveats, *_wide(loss)),
         backtest=fit.backtest,
         reliable=fit.reliable and place.supported,
         runs=fit.run_keys,
@@ -187,6 +189,13 @@ def make_forecast(
         study=study,
         idea=idea,
     )
+
+
+def _wide(loss: Interval) -> tuple[str, ...]:
+    """What to say of an interval that rules out next to nothing."""
+    times = loss.high / loss.low
+    said = f"Its {100 * loss.level:g}% interval spans a factor of {times:.2g}: these runs hardly tell the loss there."
+    return (said,) if times > WIDE else ()
 
 
 def _key(fit: Fit, place: Place, level: float, study: str, idea: str) -> str:

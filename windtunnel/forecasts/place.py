@@ -14,8 +14,9 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
-from windtunnel.laws.observations import ALL_SIZES, SIZE_COLUMNS, Observations, at_work
+from windtunnel.laws.observations import ALL_SIZES, OFF_LINE, SIZE_COLUMNS, Observations, at_work
 from windtunnel.laws.prepare import VARIES
+from windtunnel.laws.unread import usual
 
 FAR = 30.0  # times the top rung's compute from which a forecast is called far (guess)
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
@@ -38,11 +39,20 @@ class Place:
         return {name: float(value[0]) for name, value in found.items() if value is not None}
 
 
-def located(o: Observations, target: Target, size: Size | None = None, reads: Collection[str] = ()) -> Place:
+def located(
+    o: Observations,
+    target: Target,
+    size: Size | None = None,
+    reads: Collection[str] = (),
+    unread: Collection[str] = (),
+) -> Place:
     """The place of a target relative to the runs. Raises InputError where a needed size is missing.
 
-    `reads` are the columns that the laws use; params, tokens and flops are always needed where the runs state them.
+    `reads` are the columns that the laws use, and `unread` those that change the loss without being read; params,
+    tokens and flops are always needed where the runs state them.
     """
+    if not isinstance(target, Target):
+        raise InputError(f"The target is {target!r}; give a Target, as in wt.Target(params=7e9, tokens=1.4e11).")
     known = _known(target, size)
     caveats: list[str] = []
     stated = ", ".join(known) or "nothing"
@@ -64,7 +74,9 @@ def located(o: Observations, target: Target, size: Size | None = None, reads: Co
             f"those that a token meets are never more than all."
         )
     sizes = Sizes(**{n: np.array([value]) for n, value in known.items()})
-    supported = _check_path(o, known, caveats)
+    supported = all(
+        [_check_path(o, known, caveats), *(_check_unread(o, reads, name, known, caveats) for name in unread)]
+    )
     _check_distance(o, known, caveats)
     _check_repeats(o, known, caveats)
     unused = [name for name in ("params", "tokens") if name in known and getattr(o, name) is None]
@@ -89,11 +101,14 @@ def _known(target: Target, size: Size | None) -> dict[str, float]:
 
 def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
     """Fill sizes that follow from the others and the ladder's own path."""
-    if known and "flops" not in known and (alone := _one_value(o)) is not None and alone[0] not in known:
+    _from_price(o, known, caveats)
+    alone = _one_value(o)
+    if known and alone is not None and alone[0] not in known:
         known[alone[0]] = alone[1]
         caveats.append(f"{alone[0]} were not stated; all runs have {compact(alone[1])}.")
+        _from_price(o, known, caveats)
     if o.params is not None and o.tokens is not None:
-        path = _path(o)
+        path = _path(o) if alone is None else None
         if path is not None and "flops" in known and not {"params", "tokens"} & set(known):
             known["params"] = _from_line(o.size, o.params, known["flops"])
             caveats.append(f"params were not stated; the ladder's own path gives {compact(known['params'])}.")
@@ -127,6 +142,17 @@ def _price(o: Observations, known: dict[str, float]) -> None:
         known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[params] * known["tokens"]
 
 
+def _from_price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
+    """Params or tokens that follow from the other and FLOPs, where all runs have one price."""
+    if o.flops is None or o.params is None or o.tokens is None:
+        return
+    prices = np.log(o.flops / (o.params * o.tokens))
+    for name, other in (("tokens", "params"), ("params", "tokens")):
+        if name not in known and {"flops", other} <= set(known) and np.ptp(prices) < VARIES:
+            known[name] = known["flops"] / (float(np.exp(prices.mean())) * known[other])
+            caveats.append(f"{name} were not stated; FLOPs and {other} give {compact(known[name])}.")
+
+
 def _one_value(o: Observations) -> tuple[str, float] | None:
     """Params or tokens, and their value, where all runs have the same and only the other one varies."""
     for name, other in (("params", o.tokens), ("tokens", o.params)):
@@ -144,7 +170,7 @@ def _path(o: Observations) -> tuple[float, float] | None:
     if np.ptp(x) < VARIES:
         return None
     slope, start = np.polyfit(x, y, 1)
-    return (float(slope), float(start)) if np.std(y - slope * x - start) < 0.15 else None
+    return (float(slope), float(start)) if np.std(y - slope * x - start) < OFF_LINE else None
 
 
 def _from_line(x: np.ndarray, y: np.ndarray, at: float) -> float:
@@ -178,6 +204,21 @@ def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) ->
             f"No run tells parameters and tokens apart, so the law cannot either. Vary tokens at one size."
         )
     return max(factor, 1 / factor) <= UNSUPPORTED
+
+
+def _check_unread(
+    o: Observations, reads: Collection[str], name: str, known: dict[str, float], caveats: list[str]
+) -> bool:
+    """Whether the target is what laws foretell that do not read a column: a run as the others of its size."""
+    foretold = usual(o, reads, name, known)
+    asked = known.get(name, foretold)
+    if max(asked / foretold, foretold / asked) <= OFF_PATH:
+        return True
+    caveats.append(
+        f"The target has {compact(asked)} {name}, which no law reads: what is foretold is a run of about "
+        f"{compact(foretold)}."
+    )
+    return False
 
 
 def _check_ratio(runs: np.ndarray, asked: float, caveats: list[str]) -> None:

@@ -130,7 +130,7 @@ def compare(
     base_runs, idea_runs = _observations(base), _observations(idea)
     base_fit = base_fit or fit(base_runs, seed=seed)
     pairs = paired(base_runs, idea_runs)
-    place = located(base_fit.observations, target, size, base_fit.reads)
+    place = located(base_fit.observations, target, size, base_fit.reads, base_fit.unread)
     law = fit_gap(pairs, pace_of(base_fit.laws, base_fit.weights))
     gap, ladder = law.at(place.sizes), law.on_ladder()
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))

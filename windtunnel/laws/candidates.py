@@ -16,14 +16,13 @@ from windtunnel.laws.chinchilla import Chinchilla
 from windtunnel.laws.experts import EffectiveExperts, JointExperts, SparseExperts
 from windtunnel.laws.kaplan import Kaplan
 from windtunnel.laws.law import Law
-from windtunnel.laws.observations import Observations
+from windtunnel.laws.observations import OFF_LINE, Observations, off_line
 from windtunnel.laws.plain import PlainPowerLaw
 from windtunnel.laws.power import PowerLaw
 from windtunnel.laws.prepare import VARIES
 from windtunnel.laws.repeated import EffectiveTokens, Overfitted, repeating
 from windtunnel.laws.shifted import ShiftedPowerLaw
 
-OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a second exponent
 FREE = 0.3  # guess: less spread of log batch beside params and tokens tells nothing of a critical batch
 ENOUGH = 8  # distinct sizes from which a bend can be told from noise (guess)
 
@@ -34,17 +33,17 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
     if o.params is None or o.tokens is None:
         return one_variable(o, o.axis)
     params, tokens = np.log(o.params), np.log(o.tokens)
+    if repeating(o):
+        assert o.unique_tokens is not None
+        unit = float(np.exp(np.mean(np.log(o.unique_tokens))))
+        return Overfitted(unit=unit), EffectiveTokens(), Overfitted(bounded=True, unit=unit)
     fixed = np.ptp(params) < VARIES, np.ptp(tokens) < VARIES
     if all(fixed):  # FLOPs were stated and vary for a reason of their own
         return one_variable(o, o.axis)
     if any(fixed):
         return one_variable(o, "params" if fixed[1] else "tokens")
-    on_line = _off_line(params, tokens) < OFF_LINE
+    on_line = off_line(params, tokens) < OFF_LINE
     centre = float(np.exp(params.mean())), float(np.exp(tokens.mean()))
-    if repeating(o):
-        assert o.unique_tokens is not None
-        unit = float(np.exp(np.mean(np.log(o.unique_tokens))))
-        return Overfitted(unit=unit), EffectiveTokens(), Overfitted(bounded=True, unit=unit)
     if o.active_params is not None and np.ptp(np.log(o.params / o.active_params)) > VARIES:
         return SparseExperts(), EffectiveExperts(), JointExperts(*centre)
     if on_line:
@@ -70,9 +69,3 @@ def one_variable(o: Observations, variable: str) -> tuple[Law, ...]:
         return laws
     middle = float(np.exp(np.mean(np.log(x))))
     return *laws, ShiftedPowerLaw(variable, float(x.min())), BrokenPowerLaw(variable, middle)
-
-
-def _off_line(params: np.ndarray, tokens: np.ndarray) -> float:
-    """Spread of log tokens that log params does not explain."""
-    slope, start = np.polyfit(params, tokens, 1)
-    return float(np.std(tokens - slope * params - start))

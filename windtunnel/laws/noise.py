@@ -28,7 +28,8 @@ LEVELS = 8
 
 @dataclass(frozen=True)
 class Noise:
-    """Relative standard deviation of one run, its degrees of freedom, and whether seeds, residuals or both told it."""
+    """Relative standard deviation of one run, its degrees of freedom, and whether seeds (repeats, where none are
+    stated), residuals or both told it."""
 
     relative: float
     df: int
@@ -42,7 +43,7 @@ def rungs(observations: Observations) -> np.ndarray:
     """The rung of each run, 0 the smallest: by distinct size, or by steps in log size where sizes are many.
 
     Where data repeat, size is params: by compute the upper rungs would be the runs with the most data, and a backtest
-    that hides those never shows what the forecast is asked for, larger models that memorise.
+    that hides those never shows what the forecast is asked for, larger models that memorise. Not where all have one.
     """
     logs = _log_sizes(observations)
     distinct, label = np.unique(logs, return_inverse=True)
@@ -53,7 +54,9 @@ def rungs(observations: Observations) -> np.ndarray:
 
 
 def _log_sizes(o: Observations) -> np.ndarray:
-    return np.round(np.log(o.params if o.params is not None and repeating(o) else o.size), 2)
+    if o.params is not None and repeating(o) and np.ptp(by_params := np.round(np.log(o.params), 2)) > 0:
+        return by_params
+    return np.round(np.log(o.size), 2)
 
 
 def repeats(observations: Observations) -> np.ndarray:
@@ -115,13 +118,14 @@ def run_noise(observations: Observations, residual: float, residual_df: int) -> 
     merged sizes the parabola misfits too, and the lesser of both counts.
     """
     between, df = seed_noise(observations)
+    told = "repeats" if observations.seed is None else "seeds"
     if not two_ways(observations) and rungs(observations).max() >= 3:
         bend = parabola(observations)
         if bend.scatter < residual or len(np.unique(_log_sizes(observations))) <= MOST_RUNGS:
             residual, residual_df = bend.scatter, bend.df
     if df >= max(residual_df, 1):
-        return Noise(pooled((between, df)), df, "seeds")
-    source = "seeds and residuals" if df else "residuals"
+        return Noise(pooled((between, df)), df, told)
+    source = f"{told} and residuals" if df else "residuals"
     return Noise(pooled((between, df), (residual, residual_df)), df + residual_df, source)
 
 

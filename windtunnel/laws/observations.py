@@ -23,6 +23,8 @@ ALL_SIZES = (*SIZE_COLUMNS, *OTHER_SIZES)
 NUMBER_COLUMNS = ("loss", *ALL_SIZES)
 TEXT_COLUMNS = ("seed", "series", "idea", "split", "key", "rung")
 SIX_N_D = "FLOPs were not stated; they are taken as 6 x params x tokens."
+OVER_SIX_N = "Tokens were not stated; they are taken as FLOPs / (6 x params)."
+OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a second exponent
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +61,7 @@ class Observations:
         for f in fields(self):
             column = getattr(self, f.name)
             if column is not None and f.name not in ("source", "dropped", "caveats"):
-                object.__setattr__(self, f.name, np.asarray(column, float if f.name in NUMBER_COLUMNS else str))
+                object.__setattr__(self, f.name, _column(f.name, column))
         lengths = {f.name: len(column) for f in fields(self) if isinstance(column := getattr(self, f.name), np.ndarray)}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -74,6 +76,11 @@ class Observations:
 
         `metric` names one of the runs' metrics that takes the place of the loss, such as a probe's `loss_on_english`.
         """
+        if any(not isinstance(run, Run) for run in runs):
+            raise InputError(
+                f"A {type(runs).__name__} that holds no runs of a store was given; give store.runs(), or columns of "
+                f"numbers: wt.Observations(loss=..., params=..., tokens=...). `wt.read_runs` reads a table."
+            )
         finished = [run for run in runs if _usable(run)]
         lacking = [run.key[:8] for run in finished if metric is not None and metric not in run.metrics]
         if lacking:
@@ -163,6 +170,17 @@ class Observations:
         return [{name: value for name, value in record.items() if value == value} for record in records]
 
 
+def _column(name: str, values: Any) -> np.ndarray:
+    """A column as an array of numbers or of text. Raises InputError for what is none."""
+    try:
+        found = np.asarray(values, float if name in NUMBER_COLUMNS else str)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"Observations {name} cannot be read as numbers ({error}); give one for each run.") from None
+    if found.ndim != 1:
+        raise InputError(f"Observations {name} has the shape {found.shape}; give one number for each run, as a list.")
+    return found
+
+
 def _unique(rungs: Sequence[Rung]) -> np.ndarray | None:
     """Distinct tokens of each run, None where no rung limits them."""
     if all(rung.unique_tokens is None for rung in rungs):
@@ -179,10 +197,24 @@ def at_work(sizes: Any) -> np.ndarray | None:
     return sizes.params if sizes.active_params is None else sizes.active_params
 
 
+def off_line(x: np.ndarray, y: np.ndarray) -> float:
+    """Spread of y that a line in x does not explain."""
+    slope, start = np.polyfit(x, y, 1)
+    return float(np.std(y - slope * x - start))
+
+
 def with_flops(observations: Observations) -> Observations:
-    """FLOPs filled in as 6 N D (N the active parameters) where they are not stated, with a caveat saying so."""
+    """FLOPs filled in as 6 N D (N the active parameters) where they are not stated, with a caveat saying so.
+
+    Where FLOPs are, and vary apart from params, tokens that nobody stated are filled in from them.
+    """
     o = observations
     params = at_work(o)
+    if o.tokens is None and o.flops is not None and params is not None:
+        known = np.isfinite(params) & np.isfinite(o.flops)
+        if np.ptp(params[known]) > 0 and off_line(np.log(params[known]), np.log(o.flops[known])) > OFF_LINE:
+            said = OVER_SIX_N if o.active_params is None else OVER_SIX_N.replace("params", "active_params")
+            return replace(o, tokens=o.flops / (6 * params), caveats=(*o.caveats, said))
     if o.flops is not None or params is None or o.tokens is None:
         return o
     said = SIX_N_D if o.active_params is None else SIX_N_D.replace("x params", "x active_params")
@@ -211,6 +243,12 @@ def check_sizes(observations: Observations) -> None:
     o = observations
     if len(o) == 0:
         raise InputError(f"{o.source} holds no runs to fit. Rows whose split is `predict` are targets, not evidence.")
+    bad = np.flatnonzero(~(np.isfinite(o.size) & (o.size > 0)))
+    if len(bad):
+        raise InputError(
+            f"{o.source} has {len(bad)} run(s) whose {o.axis} are not a positive number, the first {o.size[bad[0]]} at "
+            f"entry {bad[0]}; every run needs them, for they order the runs."
+        )
     distinct = np.unique(np.round(np.log(o.size), 3))
     if len(distinct) < 3:
         listed = ", ".join(compact(float(np.exp(size))) for size in distinct)

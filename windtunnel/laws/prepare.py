@@ -94,7 +94,7 @@ def best_of_search(o: Observations) -> Observations:
 
 def _values(column: np.ndarray) -> np.ndarray:
     """A label of each value of a hyperparameter."""
-    return np.unique(np.nan_to_num(np.round(np.log(column), 3), nan=0.0), return_inverse=True)[1]
+    return np.unique(np.nan_to_num(np.round(np.log(column), 3), nan=-1e9), return_inverse=True)[1]
 
 
 def _joint(*labels: np.ndarray) -> np.ndarray:

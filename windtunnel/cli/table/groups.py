@@ -44,6 +44,7 @@ def groups_of(runs: Observations, targets: Sequence[Target], asked: Observations
     order = _numbered(runs)
     starts = np.flatnonzero(np.diff(order[1], prepend=-1))
     _check_asked(runs, asked)
+    _check_truths(runs, asked)
     for places in np.split(order[0], starts[1:]):
         part = runs.where(np.sort(places))
         series, idea = (str(c[0]) if c is not None else "" for c in (part.series, part.idea))
@@ -92,13 +93,36 @@ def _check_asked(runs: Observations, asked: Observations | None) -> None:
             )
 
 
+def _check_truths(runs: Observations, asked: Observations | None) -> None:
+    """A measured loss is the truth of one series and idea: for several it would be scored against itself."""
+    if asked is None or not np.any(known := np.isfinite(asked.loss)):
+        return
+    nameless = np.full(len(runs), "")
+    names = zip(*(nameless if c is None else c for c in (runs.series, runs.idea)), strict=True)
+    times = np.zeros(len(asked), int)
+    for series, idea in set(names):
+        times += _meant_for(asked, series, idea)
+    shared = np.flatnonzero(known & (times > 1))
+    if len(shared):
+        (target, loss), *_ = _row_targets(asked.where(shared[:1]))
+        raise InputError(
+            f"{asked.source} has a loss ({loss:.4g} at {target}) that could be the truth of {times[shared[0]]} series "
+            f"or ideas of {runs.source}. Name its series and idea, or leave the loss out."
+        )
+
+
 def _matching(asked: Observations, series: str, idea: str) -> Observations:
-    """The targets meant for a series and idea; an empty name means all."""
+    """The targets meant for a series and idea."""
+    return asked.where(_meant_for(asked, series, idea))
+
+
+def _meant_for(asked: Observations, series: str, idea: str) -> np.ndarray:
+    """Which targets are meant for a series and idea; an empty name means all."""
     mask = np.ones(len(asked), bool)
     for column, name in ((asked.series, series), (asked.idea, idea)):
         if column is not None:
             mask &= (column == "") | (column == name)
-    return asked.where(mask)
+    return mask
 
 
 def _row_targets(rows: Observations) -> list[tuple[Target, float]]:

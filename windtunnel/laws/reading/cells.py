@@ -60,7 +60,7 @@ def _check_split(table: Table, texts: np.ndarray) -> None:
     if len(wrong):
         raise InputError(
             f"{table.file} column split holds values other than `fit` and `predict` in {table.named(wrong)}; `predict` "
-            f"rows are targets that are never fitted. Correct them, or ignore the column with --columns split="
+            f'rows are targets that are never fitted. Correct them, or ignore the column with --columns "split=".'
         )
 
 

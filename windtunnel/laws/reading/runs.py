@@ -16,10 +16,12 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
+from windtunnel.laws.reading.beside import unnamed
 from windtunnel.laws.reading.cells import columns_of, finished
 from windtunnel.laws.reading.choosing import as_mapping, choose
 from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
+from windtunnel.laws.reading.tables import Table
 from windtunnel.laws.reading.units import check_units
 
 STEPS_TIMES_BATCH = "Tokens were not stated; they are taken as steps x batch_tokens."
@@ -49,8 +51,8 @@ def read_runs(
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
     runs = with_tokens(runs)
-    doubts = check_units(runs, table)
-    return _usable(with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
+    doubts = (*check_units(runs, table), *unnamed(runs, table, chosen))
+    return _usable(table, with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
 
 
 def read_targets(
@@ -85,13 +87,13 @@ def with_tokens(runs: Observations) -> Observations:
     return replace(runs, tokens=tokens, caveats=(*runs.caveats, STEPS_TIMES_BATCH))
 
 
-def _usable(runs: Observations) -> Observations:
-    """The runs, unless they state no size that orders them by cost."""
-    try:
-        runs.axis  # noqa: B018
-    except StopIteration:
+def _usable(table: Table, runs: Observations) -> Observations:
+    """The runs, unless some that are to be fitted lack the size that orders them by cost."""
+    to_fit = np.ones(len(runs), bool) if runs.split is None else runs.split != "predict"
+    lacking = np.flatnonzero(to_fit & ~np.isfinite(runs.size))
+    if len(lacking):
         raise InputError(
-            f"{runs.source} states no params, tokens or flops, so no law can be fitted. Name a size with --columns "
-            f'"params=THEIR_NAME", or use another as such: --columns "tokens=steps".'
-        ) from None
+            f"{table.file} states no size but {runs.axis}, and that is empty in {table.named(lacking)}; every run "
+            f"needs one. Fill it in, or remove the row(s)."
+        )
     return runs

@@ -1,0 +1,58 @@
+"""Columns of a table that nobody named: those the loss goes with among runs that are otherwise alike.
+
+Such runs would count as repeats, and what a setting does as run-to-run noise. A newcomer would warn of every column
+that is left out; most are names, dates and results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from windtunnel.laws.noise import repeats
+from windtunnel.laws.observations import Observations
+from windtunnel.laws.reading.tables import Table
+
+FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that the loss goes with them
+MOST_VALUES = 24  # a column of more is hardly a setting (guess)
+NAMED = 4  # columns that one caveat names
+
+
+def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
+    """A caveat that names columns the loss goes with among runs that are alike in all that is read."""
+    found = [name for name in table.columns if name not in chosen.values() and _matters(runs, table.columns[name])]
+    if not found:
+        return ()
+    listed = ", ".join(map(repr, found[:NAMED])) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    return (
+        f"Among runs that are alike in all columns that are read the loss goes with {listed}, which counts as "
+        f'run-to-run noise. A setting can be a size or a series: --columns "tokens={found[0]}" or "series={found[0]}".',
+    )
+
+
+def _matters(runs: Observations, cells: Any) -> bool:
+    """An F test of the column's values beside those of what is read."""
+    names, value = np.unique(np.array([str(cell) for cell in cells]), return_inverse=True)
+    if not 2 <= len(names) <= min(MOST_VALUES, len(runs) // 2):
+        return False
+    to_fit = np.isfinite(runs.loss) & (True if runs.split is None else runs.split != "predict")
+    o, value = runs.where(to_fit), value[to_fit]
+    series = np.unique(np.array(o.labels()), return_inverse=True)[1]
+    alike = np.unique(repeats(o) * (series.max() + 1) + series, return_inverse=True)[1]
+    y = _within(np.log(o.loss), alike)
+    x = np.stack([_within((value == each).astype(float), alike) for each in range(len(names))], axis=1)
+    rank = int(np.linalg.matrix_rank(x))
+    df = len(o) - len(np.unique(alike)) - rank
+    if rank == 0 or df < 2:
+        return False
+    left = float(np.sum((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2))
+    explained = float(np.sum(y**2)) - left
+    return bool(special.fdtrc(rank, df, explained / rank / max(left / df, 1e-12)) < FALSE_ALARMS)
+
+
+def _within(column: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """A column less its mean in each label."""
+    return column - (np.bincount(label, column) / np.bincount(label))[label]

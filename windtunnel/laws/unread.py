@@ -1,0 +1,62 @@
+"""Columns that change the loss and that no law of the runs reads.
+
+Their effect passes for noise, and a target's value of them for used. A newcomer would ask whether a column varies; most
+do, with size. What counts is how much of it the sizes that are read leave free, and whether the loss goes with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import combinations_with_replacement
+
+import numpy as np
+from scipy import special
+
+from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE
+from windtunnel.laws.observations import ALL_SIZES, Observations
+
+FREE = 0.3  # guess: less spread of a column's logarithm beside the sizes that are read tells nothing of it
+FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that they change the loss
+
+
+def unread(o: Observations, reads: Collection[str]) -> tuple[str, ...]:
+    """The columns that change the loss beside those that laws read; FLOPs do not where they follow from these."""
+    known = {*reads, "flops"} if {"params", "tokens"} <= set(reads) else set(reads)
+    return tuple(name for name in ALL_SIZES if name not in known and _changes_loss(o, reads, name))
+
+
+def usual(o: Observations, reads: Collection[str], name: str, at: Mapping[str, float]) -> float:
+    """What an unread column is in runs of the sizes `at`, as it goes with the columns that are read."""
+    beside = [each for each in ALL_SIZES if each in reads]
+    centre = {each: float(np.mean(np.log(getattr(o, each)))) for each in beside}
+    design = np.stack([np.ones(len(o)), *(np.log(getattr(o, each)) - centre[each] for each in beside)], axis=1)
+    found = np.linalg.lstsq(design, np.log(getattr(o, name)), rcond=None)[0]
+    return float(np.exp(found @ [1.0, *(np.log(at[each]) - centre[each] for each in beside)]))
+
+
+def _changes_loss(o: Observations, reads: Collection[str], name: str) -> bool:
+    """An F test of a parabola in the column's logarithm, beside one in those of the sizes that are read."""
+    column = getattr(o, name)
+    if column is None or not np.all(np.isfinite(column)):
+        return False
+    read = [_standard(np.log(getattr(o, each))) for each in ALL_SIZES if each in reads]
+    x, y = _standard(np.log(column)), np.log(o.loss)
+    products = [a * b for a, b in combinations_with_replacement(read, 2)]
+    beside = np.stack([np.ones(len(o)), *read, *products], axis=1)
+    with_it = np.column_stack([beside, x, x**2])
+    rank, more = np.linalg.matrix_rank(beside), np.linalg.matrix_rank(with_it)
+    df = len(o) - more
+    if more == rank or df < 1 or np.std(_left(beside, np.log(column))) < FREE:
+        return False
+    before, after = (float(np.sum(_left(design, y) ** 2)) for design in (beside, with_it))
+    scatter = (TYPICAL_DF * TYPICAL_NOISE**2 + after) / (TYPICAL_DF + df)
+    return bool(special.fdtrc(more - rank, TYPICAL_DF + df, (before - after) / (more - rank) / scatter) < FALSE_ALARMS)
+
+
+def _standard(column: np.ndarray) -> np.ndarray:
+    return (column - column.mean()) / max(float(np.std(column)), 1e-9)
+
+
+def _left(design: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """What the design leaves unexplained."""
+    return column - design @ np.linalg.lstsq(design, column, rcond=None)[0]
