@@ -1,4 +1,4 @@
-"""A stand-in for SLURM on one machine, as little as submitit needs: arrays, states, requeue under the same id.
+"""A stand-in for SLURM on one machine, as little as submitit needs: jobs, arrays, states, requeue under the same id.
 
 It knows nothing of queues, limits or preemption; a test sends the signals that SLURM would. `install` puts the commands
 into a folder for PATH; each calls this file with its own name. The folder $FAKE_SLURM holds a file for each task.
@@ -13,7 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-JOB = "4242"
 COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
 
 
@@ -26,18 +25,20 @@ def install(folder: Path) -> None:
 
 def sbatch(state: Path, script: str) -> None:
     (state / "submissions").open("a").write(f"{script}\n")
+    job = str(os.getpid())  # another each time: submitit remembers, over tests, which jobs are done
     array = re.search(r"--array=0-(\d+)", Path(script).read_text())
-    for index in range(int(array[1]) + 1 if array else 1):
-        (state / f"{JOB}_{index}").touch()
-        command = [sys.executable, __file__, "task", f"{JOB}_{index}", script]
+    for name in [f"{job}_{index}" for index in range(int(array[1]) + 1)] if array else [job]:
+        (state / name).touch()
+        command = [sys.executable, __file__, "task", name, script]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.Popen(command, start_new_session=True, **quiet)
-    print(f"Submitted batch job {JOB}")
+    print(f"Submitted batch job {job}")
 
 
 def task(state: Path, name: str, script: str) -> None:
-    file, index = state / name, name.split("_")[1]
-    about = {"SLURM_JOB_ID": JOB, "SLURM_ARRAY_JOB_ID": JOB, "SLURM_ARRAY_TASK_ID": index, "SLURM_PROCID": "0"}
+    file, (job, _, index) = state / name, name.partition("_")
+    about = {"SLURM_JOB_ID": job, "SLURM_PROCID": "0"}
+    about |= {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": index} if index else {}
     about |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1"}
     while True:
         process = subprocess.Popen(["bash", script], env=os.environ | about)
@@ -51,7 +52,8 @@ def task(state: Path, name: str, script: str) -> None:
 def srun(state: Path, *words: str) -> None:
     """Become the command after the options, and leave its number where a test finds it."""
     command = list(words[words.index(sys.executable) :])
-    name = f"{JOB}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    index = os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = os.environ["SLURM_JOB_ID"] + (f"_{index}" if index else "")
     (state / f"{name}.pid").write_text(str(os.getpid()))
     log = os.open(state / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -61,7 +63,7 @@ def srun(state: Path, *words: str) -> None:
 
 def sacct(state: Path, *words: str) -> None:
     print("JobID|State|NodeList")
-    for file in state.glob(f"{JOB}_*.pid"):
+    for file in state.glob("*.pid"):
         print(f"{file.stem}|{'RUNNING' if (state / file.stem).exists() else 'COMPLETED'}|here")
 
 

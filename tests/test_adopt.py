@@ -555,8 +555,20 @@ def test_a_model_that_fails_on_meta_says_why():
         model.scale = float(model.head.weight.sum())
         return model
 
-    with pytest.raises(InputError, match=r"build\(64\) fails on the meta device"):
+    with pytest.raises(InputError, match=r"build\(64\) fails on the meta device.*if it refuses this size"):
         adopted(build=build)
+
+
+def test_a_layer_without_a_shape_is_named_with_what_to_do():
+    def filled(width):
+        model = nn.Sequential(nn.LazyLinear(width), nn.LazyLinear(10))
+        model(torch.zeros(1, 7))
+        return model
+
+    with pytest.raises(InputError, match=r"0.weight, 0.bias of the model have no shape .*Linear\(in, out\)") as refused:
+        adopted(build=lambda width: nn.Sequential(nn.LazyLinear(width), nn.Linear(width, 10)))
+    assert "read values" not in str(refused.value)
+    assert adopted(build=filled).table.sites["0.weight"].shape == (TARGET, 7)
 
 
 def test_a_table_of_another_model_or_size_is_refused():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -435,3 +437,50 @@ def test_a_missing_library_is_one_sentence(monkeypatch):
         wt.bridge.ToMLflow  # noqa: B018
     with pytest.raises(AttributeError, match=r"it has .*Mirror"):
         wt.bridge.ToNowhere  # noqa: B018
+
+
+def test_a_mirror_takes_the_path_of_a_store(store):
+    pages = []
+    tracker = SimpleNamespace(has=lambda key: False, write=pages.append)
+    assert Mirror(store.where, tracker).update() == len(pages) == 3
+
+
+def test_runs_without_the_loss_are_left_out_and_said_and_errors_name_runs_and_not_a_file(tmp_path, caplog):
+    mlflow = pytest.importorskip("mlflow", reason="needs MLflow: pip install mlflow-skinny sqlalchemy alembic")
+    uri, store = f"sqlite:///{tmp_path}/runs.db", wt.Store(tmp_path / "store")
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("ladder")
+    ids = [client.create_run(experiment).info.run_id for _ in range(4)]
+    for row, run in enumerate(ids):
+        client.log_param(run, "n", 10**row if row else "many")
+        if row < 3:
+            client.log_metric(run, "loss", 3.0 - 0.1 * row)
+        client.set_terminated(run, "FINISHED")
+    with pytest.raises(InputError, match=rf"^ladder of sqlite.*params.n \(params\) .* in run\(s\) {ids[0]};") as error:
+        wt.bridge.bring_mlflow(store, uri, "ladder", "params=params.n")
+    assert "/mlflow.jsonl" not in str(error.value)
+    client.delete_run(ids[0])
+    assert len(wt.bridge.bring_mlflow(store, uri, "ladder", "params=params.n")) == 2
+    assert f"1 of 3 runs of ladder of {uri} have no metrics.loss and are left out: {ids[3]}" in caplog.text
+    assert wt.bridge.bring_mlflow(store, uri, "ladder", "params=params.n")[0].caveats == foreign_runs(store)[0].caveats
+    for run in ids[1:3]:
+        client.delete_run(run)
+    with pytest.raises(InputError, match="no column `loss`"):
+        wt.bridge.bring_mlflow(store, uri, "ladder", "params=params.n")
+
+
+def test_a_column_that_no_wandb_run_has_is_said_of_the_folder_and_not_of_a_file(offline, tmp_path):
+    with pytest.raises(InputError, match=f"^{re.escape(str(offline))} has no column 'summary.los' for loss"):
+        wt.bridge.bring_wandb(wt.Store(tmp_path / "store"), offline, "loss=summary.los")
+
+
+def test_importing_all_of_the_bridge_needs_no_tracker_and_no_trainer():
+    code = """
+import sys
+libraries = ("aim", "lightning", "mlflow", "tensorboard", "torch", "trackio", "transformers", "wandb")
+sys.modules |= dict.fromkeys(libraries)
+from windtunnel.bridge import *
+print(Mirror.__name__, "ToAim" in dir(__import__("windtunnel.bridge").bridge))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "Mirror True\n", done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 import windtunnel as wt
 from windtunnel.cli import VERBS, main, parser
+from windtunnel.cli.shared import command_of, load_study, page_name
 
 # The frozen surface. A change here is a change that users' scripts see: say so in the changelog.
 FLAGS = {
@@ -356,6 +358,84 @@ def test_runs_lists_every_record(trained, capsys):
     out = capsys.readouterr().out
     keys = list(wt.Store(trained / "store").keys())
     assert all(key[:12] in out for key in keys) and f"{len(keys)} runs in" in out
+
+
+def test_the_command_that_repeats_a_study_knows_the_precision_of_its_runs(trained, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    result = load_study(str(trained / "trained_study.py")).answer(wt.Store(trained / "store"))
+    args = argparse.Namespace(study="study.py", store="store")
+    assert command_of(result, args) == "windtunnel run study.py --store store"
+    low = replace(result.ladder["base"][0], cost=replace(result.ladder["base"][0].cost, precision="bfloat16"))
+    assert command_of(replace(result, ladder={"base": (low,)}), args).endswith(" --precision bfloat16")
+
+
+def test_no_two_names_of_studies_share_a_page_and_plain_ones_are_the_pages():
+    names = ["a-b", "a b", "a/b", ".", "..", " ", "", "-", ".a", "a", "\udce9"]
+    pages = [page_name(name) for name in names]
+    assert len(set(pages)) == len(names) and pages[0] == "a-b.html" and pages[9] == "a.html"
+    assert not [page for page in pages if page[0] in ".-" and page != "-.html"]
+    assert page_name("a b").startswith("a-b-")
+
+
+def test_figures_over_a_file_are_refused_before_the_page_is_rewritten(trained, tmp_path, capsys):
+    def pages():
+        return {page: page.stat().st_mtime_ns for page in (trained / "store").glob("*.html")}
+
+    before = pages()
+    (tmp_path / "file").touch()
+    arguments = ["report", str(trained / "trained_study.py"), "--store", str(trained / "store")]
+    assert main([*arguments, "--figures", str(tmp_path / "file")]) == 2
+    assert "Figures need a folder" in capsys.readouterr().err
+    assert pages() == before != {}
+
+
+def test_a_store_in_memory_is_refused_where_it_would_be_gone_at_once(write, capsys):
+    pytest.importorskip("fsspec", reason="stores on URLs need fsspec")
+    assert main(["run", write(STUDY), "--store", "memory://here"]) == 2
+    assert "memory://here would be gone when this command ends" in capsys.readouterr().err
+
+
+def test_a_relative_import_says_how_else_to_import(write, refused):
+    assert "import a neighbour without the dots" in refused("plan", write("from .base import study\n"))
+
+
+@pytest.mark.parametrize("count", ["x", "0", "-1", "1.5"])
+def test_a_number_of_devices_that_is_none_is_named(count, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "study.py", f"--devices={count}"])
+    assert f"argument --devices: '{count}' is not a whole number of 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_standard_output_that_takes_no_more_is_named(trained, buffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "windtunnel", "runs", "--store", str(trained / "store")],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": buffered},
+        )  # fmt: skip
+    assert done.returncode == 4 and done.stderr.startswith("windtunnel: standard output: No space left on device;")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_is_no_error(trained):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "windtunnel", "runs", "--store", str(trained / "store")]
+    with open(writing, "wb") as left:
+        buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, stdout=left, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_report_in_a_folder_whose_name_is_no_text_names_it_byte_by_byte(trained, tmp_path):
+    store = os.fsencode(tmp_path) + b"/caf\xe9"
+    shutil.copytree(trained / "store", os.fsdecode(store))
+    done = subprocess.run(
+        [sys.executable, "-m", "windtunnel", "report", trained / "trained_study.py", "--store", store],
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.strip().startswith(store + b"/")
 
 
 # the other exit codes

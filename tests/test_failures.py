@@ -283,6 +283,35 @@ def test_a_model_whose_parts_are_compiled_or_checkpointed_has_the_same_names():
     assert [g["names"] for g in scales.groups(model, 1e-2)] == [g["names"] for g in scales.groups(expected, 1e-2)]
 
 
+def compiled_whole(width):
+    return torch.compile(Plain(width), backend="eager")
+
+
+def compiled_in_part(width):
+    model = Plain(width)
+    model.blocks[0], model.head = (torch.compile(part, backend="eager") for part in (model.blocks[0], model.head))
+    return model
+
+
+class Held(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.module = Plain(width)
+
+    def forward(self, inputs):
+        return self.module(inputs)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, where a part is compiled
+@pytest.mark.parametrize("build", [compiled_whole, compiled_in_part, Held])
+def test_a_model_that_its_builder_wraps_is_adopted_by_the_names_inside(build):
+    plain, scales = adopted().table, adopted(build=build)
+    assert scales.table.scales == plain.scales and scales.table.forward == plain.forward
+    model = build(TARGET)
+    scales.initialize(model, seed=0)
+    torch.testing.assert_close(scales.attach(model)(tokens()), ready()[0](tokens()))
+
+
 def test_a_linear_router_of_a_fixed_number_of_experts_is_asked_for():
     with pytest.raises(InputError, match=r'head\.weight: .*"router".*roles=\{"router\.weight": "router"'):
         experts(4)

@@ -97,6 +97,14 @@ def test_what_never_reached_the_goal_is_infinite_and_said():
     assert found.to_json()["times"][0][1] is None
 
 
+def test_a_method_that_was_tuned_less_and_a_workload_without_a_goal_are_said():
+    runs = [run(m, "a", s, falling(3), str(i)) for m, n in (("new", 5), ("old", 1)) for s in range(3) for i in range(n)]
+    said = wt.compare_fairly([*runs, run("new", "c", 0, falling(2))], {"a": GOAL["a"]}, unit="steps").caveats
+    assert "old has studies of 1 run(s), the rules 5: it was tuned less than they allow." in said
+    assert "Left out, for there is no goal: c." in said
+    assert not any("tuned less" in each and "new" in each for each in said)
+
+
 def test_a_limit_cuts_off_and_self_tuning_may_run_longer():
     goal = {"a": Goal(metric="loss", value=1.0, limits={"steps": 6})}
     runs = [run("m", "a", s, falling(8)) for s in range(3)]

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from test_report import HOSTILE, everything_replaced, example
 
+from windtunnel.errors import InputError
 from windtunnel.report import figures
 from windtunnel.report.figures import COLUMNS, palette, panels, save, stylesheet, svg, table
 from windtunnel.report.marks import Axis, Dots, Panel
@@ -97,6 +98,13 @@ def test_hostile_names_become_text_in_files_that_stay_in_their_folder(tmp_path: 
         if path.suffix == ".svg":
             tree = ElementTree.fromstring(path.read_bytes())
             assert not [e for e in tree.iter() if e.tag == f"{NS}script" or any(a.startswith("on") for a in e.attrib)]
+
+
+def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/below"):
+        with pytest.raises(InputError, match=f"Figures need a folder, and .*{folder} is a file"):
+            save(example(), tmp_path / folder)
 
 
 if __name__ == "__main__":  # python tests/test_figures.py FOLDER: look at the example's figures

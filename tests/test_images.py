@@ -54,9 +54,24 @@ def test_the_fingerprint_is_of_what_is_in_the_file(tmp_path: Path) -> None:
     assert changed.fingerprint() != one.fingerprint() != wt.data.images(one.path, held_out=0.2).fingerprint()
 
 
+def test_booleans_are_0_and_1(tmp_path: Path) -> None:
+    plan = wt.data.images(written(tmp_path, images=np.random.default_rng(0).random((60, 5, 4)) < 0.5))
+    assert set(np.unique(plan.batch(seed=0, step=0, size=20)[0])) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("shape", [(60, 3, 5, 4), (60, 1, 9, 9), (60, 3, 3, 3), (60, 7, 1, 9)])
+def test_channels_before_rows_and_columns_are_taken_as_they_are(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
+    assert wt.data.images(written(tmp_path, images=images)).shape().example_shape == shape[1:]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"images": np.zeros((60, 12, 12, 3))}, r"channels came last.*save images\.transpose\(0, 3, 1, 2\)"),
+        ({"images": np.zeros((60, 8, 9, 1), np.uint8)}, "channels came last"),
+        ({"images": np.full((60, 5, 4), 4080, np.uint16)}, "whole numbers from 4080 to 4080, and pixels .* 65535"),
+        ({"images": np.full((60, 5, 4), -1)}, "whole numbers from -1 to -1"),
         ({"labels": None}, "not labels"),
         ({"labels": np.arange(60.0)}, "whole number"),
         ({"labels": np.arange(59)}, r"\(59, 1\)"),

@@ -40,7 +40,17 @@ def test_a_geometric_ladder_is_even_in_the_logarithm_and_reaches_both_ends():
     steps = [math.log(b / a) for a, b in pairwise(params)]
     assert params[0] == pytest.approx(1e6, rel=0.1) and params[-1] == pytest.approx(64e6, rel=0.1)
     assert steps == pytest.approx([math.log(64) / 5] * 5, abs=0.12)  # whole heads only
-    assert [r.tokens for r in ladder.rungs] == pytest.approx([20 * 1e6 * 64 ** (i / 5) for i in range(6)], rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [{"params": (1e4, 1e6), "head_width": 16}, {"params": (1e6, 1e8)}])
+def test_tokens_per_param_are_those_of_the_rounded_sizes(sizes):
+    ladder = Ladder.geometric(rungs=5, tokens_per_param=20, **sizes)
+    assert {r.tokens / (12 * r.depth * r.width**2) for r in ladder.rungs} == {20}
+
+
+def test_several_horizons_may_stand_in_a_list():
+    one, other = (Ladder.widths((16, 32), depth=1, tokens=horizons) for horizons in ((1000, 2000), [1000, 2000]))
+    assert one == other and len(one.rungs) == 4
 
 
 def test_a_geometric_ladder_keeps_its_head_width():
@@ -86,7 +96,17 @@ def test_a_changed_rung_is_checked_again():
         (lambda: Ladder(rungs=(8, 12, 16)), "holds 8, which is no Rung; .*Ladder.widths"),  # pyright: ignore
         (lambda: Ladder.widths((16, 32, 64), depth=2, tokens=1e5, seeds=0), "Ladder seeds is 0"),
         (lambda: Ladder.widths((16, 32, 64), depth=2, tokens=1e5, seeds=1.5), "Ladder seeds is 1.5"),
+        (lambda: Ladder(rungs=8), "holds 8, which is no Rung"),  # pyright: ignore
+        (lambda: Ladder.widths(8, depth=2, tokens=1e5), "widths is given 8; it takes whole numbers in a tuple"),
+        (lambda: Ladder.widths("8", depth=2, tokens=1e5), "widths is given '8'; it takes whole numbers"),
+        (lambda: Ladder.widths((16, 32, 64), depth=2, tokens="1e5"), "tokens is '1e5'; give the tokens"),
+        (lambda: Ladder.widths((16, 32, 64), depth=2, tokens=1e5, head_width=0), "head_width is 0"),
         (lambda: Ladder.geometric(params=(1e6, 1e7), rungs=2, tokens=1e6), "rungs is 2; at least 3"),
+        (lambda: Ladder.geometric(params=(1e6, 1e7), rungs=3.5, tokens=1e6), "rungs is 3.5"),
+        (
+            lambda: Ladder.geometric(params=(1e4, 2e4), rungs=5, tokens=1e6),
+            "whole heads of 64, so width 64 x depth 1 is followed by width 64 x depth 1.*smaller head_width",
+        ),
         (lambda: Ladder.geometric(params=(1e7, 1e6), rungs=3, tokens=1e6), r"give \(smallest, largest\)"),
         (lambda: Ladder.geometric(params=(0, 1e6), rungs=3, tokens=1e6), r"give \(smallest, largest\)"),
         (lambda: Ladder.geometric(params=(1e6, 1e7), rungs=3), "exactly one of tokens_per_param and tokens"),

@@ -10,7 +10,8 @@ import tiny
 
 import windtunnel as wt
 from windtunnel.recipe import DataShape
-from windtunnel.train.data import check_examples, check_held_out
+from windtunnel.study.stages import Stages
+from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
 
 CLASSES = 256
 
@@ -112,6 +113,23 @@ def test_what_trains_as_it_is_is_let_pass(fault):
 def test_a_judge_without_examples_is_refused():
     with pytest.raises(wt.InputError, match=r"held_out\(size=512, tokens=4096\) yields nothing"):
         check_held_out(wt.Judge(data=Counting("empty"), tokens=4096))
+
+
+def test_a_judge_of_more_tokens_than_are_held_out_is_said_unless_that_is_the_default():
+    data = wt.data.digits()
+    there = held_out_tokens(wt.Judge(data=data, tokens=10**9))
+    assert there == 359
+
+    def lacking(judge):
+        stages = Stages.__new__(Stages)
+        stages.judge = judge
+        return stages.lacking
+
+    (said,) = lacking(wt.Judge(data=data, tokens=5000))
+    assert "asks for 5,000 tokens, and Digits holds out 359" in said
+    for judge in (wt.Judge(data=data, tokens=there), wt.Judge(data=data)):
+        assert lacking(judge) == []
+    assert lacking(wt.Judge(data=wt.data.stdlib(), tokens=1001)) == []  # no whole number of examples
 
 
 def test_a_fault_in_the_plans_code_is_left_to_the_run_that_can_say_its_line():

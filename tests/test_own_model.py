@@ -134,6 +134,64 @@ def looping(rung, data):
     return Looping(rung.width, data.classes)
 
 
+def lazy(rung, data):
+    return nn.Sequential(nn.LazyLinear(rung.width))
+
+
+def compiled(rung, data):
+    return torch.compile(plain(rung, data), backend="eager")
+
+
+def partly_compiled(rung, data):
+    found = plain(rung, data)
+    found.up = torch.compile(found.up, backend="eager")
+    return found
+
+
+class Phased(Plain):
+    def __init__(self, width, classes):
+        super().__init__(width, classes)
+        self.phase = nn.Parameter(torch.zeros(width, dtype=torch.complex64))
+
+
+def phased(rung, data):
+    return Phased(rung.width, data.classes)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner, wrap):
+        super().__init__()
+        self.inner, self.wrap = inner, wrap
+
+    def forward(self, tokens):
+        return self.wrap(self.inner(tokens).logits)
+
+
+def in_a_dict(rung, data):
+    return Wrapped(plain(rung, data), lambda found: {"logits": found})
+
+
+def in_a_tuple(rung, data):
+    return Wrapped(plain(rung, data), lambda found: (found, None))
+
+
+@pytest.mark.parametrize(
+    "module,reason",
+    [
+        (lazy, r"0.weight, 0.bias of the model have no shape .*Linear\(in, out\).*dummy batch"),
+        (compiled, r"is compiled \(torch.compile\).*return it uncompiled"),
+        (partly_compiled, r"is compiled \(torch.compile\)"),
+        (phased, r"complex parameters \(phase\)"),
+        (in_a_dict, r"in_a_dict at width 32 x depth 2: Wrapped returns a dict; .*returns out\['logits'\]"),
+        (in_a_tuple, r"in_a_tuple at width 32 x depth 2: Wrapped returns a tuple; .*returns out\[0\]"),
+    ],
+)
+def test_a_module_that_packs_cannot_train_is_refused_with_what_to_do(module, reason):
+    with pytest.raises(InputError, match=reason) as refused:
+        Own(module).size(RUNG, TEXT)
+    assert "meta device" not in str(refused.value)
+
+
 def misspelt(rung, data):
     return nn.Linear(rung.width, data.clases)
 

@@ -167,6 +167,20 @@ def test_a_url_of_a_file_is_a_folder(tmp_path):
     assert isinstance(store.place, Local) and store.add(run()) and wt.Store(tmp_path / "store").get(run().key)
 
 
+def test_a_url_of_a_file_is_read_as_urls_are(tmp_path):
+    assert wt.Store(f"file://localhost{tmp_path}/a%20store").path == tmp_path / "a store"
+    for url in (f"file://node7{tmp_path}", f"file://{tmp_path}?x", "file://"):
+        with pytest.raises(InputError, match="does not name a folder of this machine"):
+            wt.Store(url)
+
+
+def test_packs_for_a_store_in_memory_are_trained_by_the_process_that_holds_it(corpus):
+    store = wt.Store(f"memory://{uuid.uuid4()}")
+    packs = [tiny.pack(tiny.recipe(corpus), [values]) for values in VALUES[:2]]
+    Here(devices=2)(packs, store)
+    assert set(store.keys()) == {pack.specs[0].key for pack in packs}
+
+
 def test_a_folder_needs_no_fsspec(tmp_path):
     code = f"""
 import sys

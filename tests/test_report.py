@@ -552,6 +552,15 @@ def test_write_replaces_the_page_in_one_step_and_leaves_nothing_behind(tmp_path:
     assert "second" in path.read_text("utf-8") and [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
+@pytest.mark.parametrize(
+    "path,shown", [("caf\udcc3\udca9", "café"), ("caf\udce9", "caf\ufffd"), ("caf\ud800", "caf\ufffd")]
+)
+def test_a_path_that_python_could_not_decode_is_written_as_well_as_it_can_be(path, shown, tmp_path):
+    repeat = example()["repeat"] | {"store": path, "command": f"windtunnel run study.py --store {path}"}
+    page = write(example() | {"repeat": repeat}, tmp_path / "page.html").read_text("utf-8")
+    assert page.count(f"windtunnel run study.py --store {shown}") == 1
+
+
 # what the figures show
 
 

@@ -60,6 +60,20 @@ def test_points_of_a_space_lie_in_it_and_come_back():
     assert np.abs(rows[:, :3].mean(axis=0) - 1 / 3).max() < 0.05  # uniform on the simplex
 
 
+@needs_botorch
+def test_a_loss_that_is_no_number_is_a_run_that_diverged():
+    found = [Told(t.point, loss) for t, loss in zip(heard(2.0), (2.0, 2.1, 2.2, 2.3, 2.4, math.nan), strict=True)]
+    assert one_size().best(found) == one_size().best([*found[:5], Told(found[5].point, None)])
+
+
+def one_size() -> Bayes:
+    return Bayes(space=Space(ranges={"lr": Tuned(1e-3, 1e-1)}), costs=(1.0,), budget=9)
+
+
+def heard(loss: float | None) -> list[Told]:
+    return [Told(point, loss) for point in one_size().ask([])]
+
+
 @pytest.mark.parametrize(
     "call,said",
     [
@@ -68,6 +82,13 @@ def test_points_of_a_space_lie_in_it_and_come_back():
         (lambda: SHARES.rows([{"a": 1.0}]), "this space has"),
         (lambda: Bayes(space=SHARES, costs=(2.0, 1.0), budget=5), "rising to the target"),
         (lambda: Bayes(space=SHARES, costs=(1.0,), budget=0), "budget must be positive"),
+        (lambda: Bayes(space=SHARES, costs=(2.0, 5.0), budget=5), "5 buys fewer than 3 runs of 2.*Give 6 or more"),
+        (lambda: Space(shares="ab"), "give names of data sources"),
+        (lambda: Space(ranges={"lr": (1e-3, 1e-1)}), r"has lr=\(0.001, 0.1\); give a range, .*wt.tuned"),
+        (lambda: one_size().ask([Told(Point({"lr": 0.01}, 5), 2.0)]), "fidelity 5; costs name 1, counted from 0"),
+        (lambda: one_size().best([]), "0 runs were told; .*Train what the search asks for"),
+        (lambda: one_size().best(heard(None)), "None of 6 runs told has a finite loss.*Lower the upper end"),
+        (lambda: one_size().best(heard(-1.0)), "loss of -1 was told; .*must be above 0"),
         (lambda: MEAN(Space(ranges={"lr": Tuned(1, 2)}), []), "this space has none"),
         (lambda: MEAN(SHARES, [Told(Point(v), 2.0) for v in SHARES.points(SHARES.spread(8, 0))]), "its loss on 'a'"),
     ],

@@ -88,12 +88,32 @@ def test_a_job_that_is_preempted_goes_on_and_one_that_is_killed_is_replaced(corp
     assert list((store.path / "packs").iterdir()) == []
 
 
-def test_jobs_outlive_their_study_are_requeued_under_their_id_and_joined_by_the_next(corpus, tmp_path, monkeypatch):
-    state, commands = tmp_path / "slurm", tmp_path / "bin"
-    state.mkdir(), commands.mkdir()
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """What stands in for SLURM: a folder with a file for each of its jobs."""
+    folder, commands = tmp_path / "slurm", tmp_path / "bin"
+    folder.mkdir(), commands.mkdir()
     fake_slurm.install(commands)
-    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("FAKE_SLURM", str(folder))
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+def test_one_pack_is_a_plain_job_and_no_array_and_is_requeued_as_such(corpus, tmp_path, state):
+    store, asked, preempted = wt.Store(tmp_path / "store"), pack(corpus, Slow()), []
+
+    def preempt(progress):
+        if not preempted:
+            (file,) = state.glob("*.pid")
+            preempted.append(file.stem)
+            os.kill(int(file.read_text()), signal.SIGUSR2)
+
+    Slurm()([asked], store, preempt)
+    assert preempted[0].isdecimal() and (state / f"{preempted[0]}.requeued").exists()
+    assert tiny.numbers(store.get(asked.specs[0].key)) == tiny.numbers(tiny.alone(asked, 0))
+
+
+def test_jobs_outlive_their_study_are_requeued_under_their_id_and_joined_by_the_next(corpus, tmp_path, state):
     store, some = wt.Store(tmp_path / "store"), [pack(corpus, Slow()), pack(corpus, Slow(lr=wt.tuned(1e-3, 0.2)))]
 
     with pytest.raises(Stopped):

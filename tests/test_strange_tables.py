@@ -15,6 +15,7 @@ from windtunnel.forecasts.hyperparameters import best_hyperparameters
 from windtunnel.ladder import Target
 from windtunnel.laws import Observations, PowerLaw, Sizes
 from windtunnel.laws.prepare import best_of_search
+from windtunnel.laws.reading import read_runs
 
 SIZES = 1e7 * 2.0 ** np.arange(5)
 RATES = 2.0 ** np.arange(-11, -5)
@@ -262,6 +263,80 @@ def test_one_that_changes_nothing_is_left_alone():
     assert fit(experts()).unread == ()
 
 
+def test_what_seeds_share_is_no_evidence_and_an_empty_cell_hides_nothing():
+    """A rung off the law is so with all its seeds, and a batch drawn by rung goes with that by chance."""
+    told = []
+    for seed in range(SHOWN):
+        rng = np.random.default_rng(seed)
+        size, rung = 1e7 * 2.0 ** np.arange(10), np.repeat(np.arange(10), 5)
+        off = np.exp(0.005 * rng.standard_normal(10))
+        noise = np.exp(0.001 * rng.standard_normal(50))
+        batch = rng.choice([1e5, 4e5, 1.6e6], 10)
+        told.append(
+            fit(
+                Observations(
+                    loss=(truth(size, 20 * size) * off)[rung] * noise, params=size[rung], tokens=20 * size[rung],
+                    batch_tokens=batch[rung], seed=np.tile(np.arange(5), 10),
+                )
+            ).unread
+        )  # fmt: skip
+    assert told.count(()) >= SHOWN - 1
+    o = grid(np.random.default_rng(0), "steps")
+    hole = np.where(np.arange(len(o)) == 5, np.nan, o.steps)
+    holed = fit(Observations(loss=o.loss, params=o.params, steps=hole))
+    assert holed.unread == ("steps",) and not holed.forecast(Target(params=1e9, steps=64e3)).reliable
+
+
+def test_flops_of_constant_tokens_tell_params_at_any_price():
+    params = 1e7 * 2.0 ** np.arange(7)
+    o = Observations(
+        loss=truth(params, 1e10), params=params, tokens=np.full(7, 1e10), flops=6 * (params + 5e6) * 1e10
+    )  # embeddings are paid too
+    forecast = fit(o).forecast(Target(flops=6e19))
+    assert forecast.target["params"] == pytest.approx(1e9, rel=0.15)
+    assert forecast.target["tokens"] == pytest.approx(1e10)
+
+
+def test_flops_of_experts_are_those_of_the_params_at_work():
+    o = experts()
+    known = Observations(
+        params=o.params, active_params=o.active_params, loss=o.loss, flops=6 * o.active_params * o.tokens
+    )
+    forecast = fit(known).forecast(Target(params=4e9, active_params=1e9, flops=1.2e20))
+    assert forecast.target["tokens"] == pytest.approx(2e10)
+
+
+def test_sizes_that_contradict_each_other_are_said():
+    params = 1e7 * 2.0 ** np.arange(6)
+    fitted = fit(Observations(loss=truth(params, 20 * params), params=params, tokens=20 * params))
+    said = fitted.forecast(Target(params=1e9, tokens=2e10, flops=1.2e25)).caveats
+    assert any("FLOPs are 1e+05 times what its params and tokens cost" in each for each in said)
+    assert not any(
+        "mistaken" in each for each in fitted.forecast(Target(params=1e9, tokens=2e10, flops=1.2e20)).caveats
+    )
+
+
+def test_a_series_is_answered_alike_whatever_else_the_table_holds(tmp_path, capsys):
+    def said(rows):
+        file = tmp_path / "runs.csv"
+        file.write_text("\n".join(["series,params,flops,loss,split", *rows]) + "\n")
+        main(["fit", str(file), "--target", "params=1e9,flops=1.2e20"])
+        return [line for line in capsys.readouterr().out.splitlines() if "loss at" in line][:1]
+
+    ours = [f"a,{n},{120 * n * n},{truth(n, 20 * n)},fit" for n in SIZES]
+    other = [f"b,{n},{1200 * n * n},{truth(n, 200 * n)},fit" for n in SIZES]
+    alone = said(ours)
+    assert alone and said([*ours, "a,1e9,1.2e22,,predict"])[0].split("loss at")[1] == alone[0].split("loss at")[1]
+    assert any(alone[0].split("[")[1] in line for line in said([*ours, *other]))
+
+
+def test_flops_of_one_image_are_not_taken_for_those_of_training():
+    rng = np.random.default_rng(0)
+    params = 1e7 * 2.0 ** np.arange(8)
+    o = Observations(loss=truth(params, 20 * params), params=params, flops=6 * params * rng.uniform(30, 200, 8))
+    assert "tokens" not in fit(o).reads
+
+
 def test_params_and_flops_that_vary_apart_are_read_both():
     held = 0
     for seed in range(SHOWN):
@@ -343,6 +418,30 @@ def test_a_setting_that_nobody_named_is_not_called_noise_in_silence(tmp_path, ca
     assert "the loss goes with" not in capsys.readouterr().out
 
 
+def test_a_result_and_one_bad_run_are_no_settings(tmp_path):
+    rng, alarms = np.random.default_rng(0), 0
+    for _ in range(100):
+        rows = [(n, k) for n in SIZES for k in range(4)]
+        loss = np.array([truth(n, 20 * n) for n, _ in rows]) * np.exp(0.003 * rng.standard_normal(len(rows)))
+        loss[rng.integers(len(rows))] *= 1.6
+        host = rng.choice(["a", "b"], len(rows))
+        file = tmp_path / "runs.csv"
+        lines = [
+            f"{n},{y},{h},{'x' * 40_000 if i == 3 else i}"
+            for i, ((n, _), y, h) in enumerate(zip(rows, loss, host, strict=True))
+        ]
+        file.write_text("\n".join(["params,loss,host,note", *lines]))
+        alarms += any("the loss goes with" in said for said in read_runs(file).caveats)
+    assert alarms <= 2
+
+
+def test_a_table_of_targets_alone_is_refused_in_a_sentence(tmp_path, capsys):
+    file = tmp_path / "runs.csv"
+    file.write_text("\n".join(["params,loss,host,split", *(f"{n},3.0,{i % 2},predict" for i, n in enumerate(SIZES))]))
+    assert main(["fit", str(file)]) == 2
+    assert "only `predict` rows" in capsys.readouterr().err
+
+
 def test_a_loss_that_could_be_the_truth_of_two_ideas_is_refused(tmp_path, capsys):
     file, targets = tmp_path / "runs.csv", tmp_path / "targets.csv"
     lines = [f"{idea},{n},{truth(n, 20 * n) - gap}" for idea, gap in (("base", 0), ("new", 0.01)) for n in SIZES]
@@ -370,7 +469,7 @@ def test_an_interval_that_rules_out_nothing_is_said():
         (lambda o: fit(o, laws=[PowerLaw]), "give laws themselves"),
         (lambda o: fit(o, laws=[PowerLaw("width")]), "does not state width of every run"),
         (lambda o: fit(o).forecast({"params": 1e9}), "give a Target"),
-        (lambda o: fit([1.0, 2.0]), "a store was given"),
+        (lambda o: fit([1.0, 2.0]), "holds float, no runs of a store"),
         (lambda o: Observations(loss=o.loss[:, None], params=o.params), "has the shape"),
         (lambda o: Observations(loss=1.0, params=1e6), "has the shape"),
         (lambda o: Observations(loss=["a"], params=[1e6]), "cannot be read as numbers"),

@@ -17,12 +17,14 @@ from tiny import sign_momentum
 
 import windtunnel as wt
 from windtunnel.errors import InputError
+from windtunnel.forecasts import Interval
 from windtunnel.launch.here import Here
+from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.optimizers import AdamW
 from windtunnel.report.page import render
 from windtunnel.scaling.rules.mup import MuP
 from windtunnel.store import forecast_hash
-from windtunnel.study.answer import _shape
+from windtunnel.study.answer import _beside, _beyond, _shape
 from windtunnel.study.job import Silent
 from windtunnel.study.living import Living, flying
 from windtunnel.study.page import page_data
@@ -307,14 +309,45 @@ class Normalised(torch.nn.Module):
         return self.norm(self.inner(inputs))
 
 
+def of_too_large_a_batch(base):
+    """Its last step goes far beyond the horizon."""
+    return base.but(batch=FixedBatch(examples=tiny.BATCH * tiny.STEPS - 20))
+
+
 def normalised(base):
     """A network that cannot be packed."""
     return base.but(transforms=(Normalised,))
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """A model part that cannot be made beyond a width."""
+
+    of: object
+    most: int
+
+    def build(self, rung, data):
+        if rung.width > self.most:
+            raise ValueError("too wide for the kernel")
+        return self.of.build(rung, data)
+
+    def size(self, rung, data):
+        return self.of.size(rung, data)
+
+
+def narrow(base):
+    """Fails at the largest rung."""
+    return base.but(model=Narrow(base.model, 16))
+
+
 @pytest.mark.parametrize(
     "changes,reason",
     [
+        (
+            {"ideas": [narrow]},
+            r"narrow cannot be trained everywhere\. At width \d\d x .*: ValueError: too wide for the kernel\. At width "
+            r"\d+ x .* can be made",
+        ),
         (
             {"ladder": wt.Ladder.widths((8, 10, 16), depth=1, tokens=tiny.TOKENS, head_width=4)},
             "base cannot be trained everywhere. At width 10 x",
@@ -322,6 +355,10 @@ def normalised(base):
         (
             {"target": wt.Target(rung=wt.Rung(width=30, depth=1, heads=6, tokens=tiny.TOKENS))},
             "base cannot be trained everywhere. At width 30 x",
+        ),
+        (
+            {"ideas": [of_too_large_a_batch]},
+            r"of_too_large_a_batch cannot be trained everywhere. A step takes .* see 1\.\d+ times as many\. Give",
         ),
         (
             {"ideas": [normalised]},
@@ -384,6 +421,12 @@ def test_a_plan_of_a_finished_study_misses_nothing_but_what_was_lost(study, resu
     assert missing == [("ladder", "sign_momentum", 1)]
 
 
+def test_a_result_prints_as_the_command_does(result):
+    assert str(result) == repr(result)
+    assert str(result).splitlines()[-len(result.lines()) :] == result.lines()
+    assert [f"caveat: {c}" for c in caveat_lines(result)] == str(result).splitlines()[: -len(result.lines())]
+
+
 def test_the_report_is_one_file_with_the_forecast_in_it(result, tmp_path):
     page = result.report(tmp_path / "page.html", command="windtunnel run tiny.py")
     words = page.read_text()
@@ -393,7 +436,7 @@ def test_the_report_is_one_file_with_the_forecast_in_it(result, tmp_path):
 
 
 def test_the_live_page_of_a_study_is_that_of_its_report(study, result):
-    data = Living(study, result.store, "windtunnel run study.py", __file__)()
+    data = Living(study, result.store, lambda now: "windtunnel run study.py", __file__)()
     told = page_data(result, command="windtunnel run study.py", study_file=__file__)
     assert data.pop("flying") == [] and {**data, "created": ""} == {**told, "created": ""}
     assert render(data, live=True).count("<script>") == 2
@@ -433,6 +476,12 @@ def test_an_idea_that_returns_no_recipe_is_refused(study):
         ({"ladder": [8, 12]}, r"ladder is \[8, 12\]; it takes a Ladder, .*Ladder\.widths"),
         ({"target": 64}, "target is 64; it takes a Target"),
         ({"tuning": 5}, "tuning is 5; it takes a Tuning"),
+        ({"name": 7}, "name is 7; use letters"),
+        ({"name": ".."}, "name is '..'; use letters, .*at least one letter or digit"),
+        ({"name": " "}, "name is ' '; use letters"),
+        ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+        ({"target_seeds": 2.5}, "target_seeds is 2.5; give a whole number"),
+        ({"level": "0.9"}, "level is '0.9'; it is a probability"),
         ({"ideas": returns_a_number}, r"in a list: ideas=\[returns_a_number\]"),
     ],
 )
@@ -450,6 +499,104 @@ def test_an_idea_without_a_name_is_refused(study, idea):
 def test_two_ideas_of_one_name_are_refused(study):
     with pytest.raises(InputError, match="Two ideas of the study are called 'sign_momentum'"):
         replace(study, ideas=[tiny.sign_momentum, tiny.sign_momentum])
+
+
+def base_recipe(base):
+    """Called as the recipe without ideas is."""
+    return base
+
+
+base_recipe.__name__ = "base"
+
+
+def test_an_idea_called_base_is_told_that_the_name_is_taken(study):
+    with pytest.raises(InputError, match="called 'base', which is what the recipe without ideas is called"):
+        replace(study, ideas=[base_recipe])
+
+
+def test_a_batch_left_open_for_tuning_is_refused_with_what_to_do(corpus, tmp_path):
+    open_ = tiny.recipe(corpus, batch=FixedBatch(examples=wt.tuned(4, 64)))
+    with pytest.raises(InputError, match=r"base has batch=.*Write an idea for each batch"):
+        tiny.study(corpus, base=open_, ideas=[]).plan(wt.Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    "optimizer, says",
+    [
+        (AdamW(lr="0.1"), "AdamW lr is '0.1'; it takes a number, without quotes"),  # pyright: ignore
+        (AdamW(lr=None), "AdamW lr is None; it takes a number"),  # pyright: ignore
+        (AdamW(lr=-0.1), "AdamW lr is -0.1; it must be at least 0"),
+        (AdamW(lr=0.1, beta2=1.5), "AdamW beta2 is 1.5; it must be at least 0, and below 1"),
+        (AdamW(lr=0.1, eps=-1e-8), "AdamW eps is -1e-08"),
+    ],
+)
+def test_numbers_that_no_optimizer_can_use_are_refused_before_anything_is_trained(corpus, tmp_path, optimizer, says):
+    asked = tiny.study(corpus, base=tiny.recipe(corpus, optimizer=optimizer), ideas=[])
+    with pytest.raises(InputError, match=says):
+        asked.plan(wt.Store(tmp_path / "store"))
+
+
+def test_columns_of_a_plan_stay_apart_at_large_batches(corpus, tmp_path):
+    large = tiny.recipe(corpus, data=tiny.text(corpus, repeat=True), batch=FixedBatch(examples=1_000_000))
+    ladder = wt.Ladder.widths((8, 12, 16), depth=1, tokens=1_000_000 * tiny.CONTEXT, head_width=8)
+    target = wt.Target(rung=ladder.top.but(width=24, heads=3))
+    asked = tiny.study(corpus, base=large, ideas=[], ladder=ladder, target=target)
+    rows = str(asked.plan(wt.Store(tmp_path / "store"))).splitlines()
+    assert rows[1].split()[6] == "1000000"
+
+
+def test_a_last_step_that_goes_well_beyond_the_horizon_is_said(corpus):
+    recipe = tiny.recipe(corpus)
+    for examples, said in ((tiny.BATCH, []), (tiny.BATCH * tiny.STEPS // 3 + 1, ["up to 3.1 % more data"])):
+        found = _beyond(recipe.but(batch=FixedBatch(examples=examples)), None, [tiny.RUNG.but(batch=None)])
+        assert len(found) == len(said) and all(words in found[0] for words in said)
+
+
+def test_a_verdict_that_the_forecasts_contradict_says_so(result):
+    verdict, forecasts = result.verdicts["sign_momentum"], result.forecasts
+    apart = forecasts["sign_momentum"].loss.median - forecasts["base"].loss.median
+    near, far = (replace(verdict, delta=Interval(d, d - 0.01, d + 0.01), caveats=()) for d in (apart, apart + 1))
+    assert _beside(near, "sign_momentum", forecasts).caveats == ()
+    assert "The two forecasts lie" in _beside(far, "sign_momentum", forecasts).caveats[0]
+
+
+def test_the_check_of_a_transfer_draws_by_itself(study, result):
+    """With draws of one seed, the errors of one basin would be taken for those of the other."""
+    stages = Stages(study, result.store)
+    state = stages.tuning("base")
+    for field, larger in stages.recheck_basins("base", state).items():
+        assert abs(np.corrcoef(larger.draws, state.basins[field].draws)[0, 1]) < 0.5
+
+
+def test_a_share_is_searched_and_checked_as_one(corpus, tmp_path):
+    """Its values stay below one, and so does the interval of the best."""
+    base = tiny.recipe(corpus, optimizer=AdamW(lr=0.01, beta2=wt.tuned(0.8, 0.99)))
+    ladder = wt.Ladder.widths((8, 12, 16), depth=1, tokens=tiny.TOKENS // 2, head_width=8)
+    target = wt.Target(rung=wt.Rung(width=24, depth=1, heads=3, tokens=tiny.TOKENS // 2))
+    asked = tiny.study(corpus, base=base, ideas=[], ladder=ladder, target=target, train_target=False)
+    result = asked.run(wt.Store(tmp_path / "store"), launcher=Here(devices=1))
+    tried = {run.spec.hyperparameters["beta2"] for run in wt.Store(tmp_path / "store").runs()}
+    assert len(tried) > 3 and max(tried) < 1
+    assert result.forecasts["base"].hyperparameters["beta2"].high <= 1 and "beta2" in result.transfers["base"]
+
+
+class Corners:
+    """A search of two sets of values."""
+
+    def ask(self, ranges, heard):
+        ends = [{f: getattr(r, end) for f, r in ranges.items()} for end in ("low", "high")]
+        return ends[len(heard) :]
+
+    def best(self, ranges, heard):
+        return dict(heard[0].values)
+
+
+def test_fields_searched_together_are_not_tried_again(corpus, tmp_path):
+    """No basin of theirs could be compared."""
+    base = tiny.recipe(corpus, optimizer=AdamW(lr=wt.tuned(1e-3, 1e-1), beta2=wt.tuned(0.8, 0.99)))
+    asked = tiny.study(corpus, base=base, ideas=[], tuning=wt.Tuning(search=Corners(), seeds=1))
+    rows = asked.plan(wt.Store(tmp_path / "store")).rows
+    assert {row.stage for row in rows} == {"tune", "ladder", "target"}
 
 
 def test_a_target_inside_the_ladder_is_refused(study, tmp_path):

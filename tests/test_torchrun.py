@@ -7,7 +7,12 @@ import os
 import pickle
 import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +26,7 @@ from hypothesis import strategies as st
 
 import windtunnel as wt
 from windtunnel.errors import InputError, Stopped
+from windtunnel.launch.own_torchrun import WORD, Again, heard_of
 from windtunnel.launch.torchrun import Torchrun, _serve
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.learned.small_fc import SmallFC
@@ -531,3 +537,88 @@ def test_a_rank_killed_twice_ends_with_the_bits_of_one_that_was_not(corpus, tmp_
 
     tally = torment(tmp_path, kills=2, seed=1, corpus=str(corpus), tokens=64 * 150)
     assert tally.kills == 2 and tally.differences == []
+
+
+LONG = (
+    HUNGRY.replace(", transforms=(hungry,)", "")
+    .replace("tokens=512", "tokens=64 * 5000")
+    .replace("0.2)", "0.2, repeat=True)")
+)
+MISTAKEN = """
+open({seen!r}, "a").write("x")
+if "RANK" in os.environ:
+    raise wt.InputError("Mend me.")
+"""
+
+
+def processes_of(store: Path) -> list[str]:
+    """Command lines of living processes that name a store."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(file.read_text().replace("\0", " "))
+    return [line for line in found if str(store) in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_command_ends_torchrun_and_its_workers_and_is_said_once(how, code, corpus, tmp_path):
+    """Starts torchrun: buys that no process trains on unseen, and that SIGTERM costs no step."""
+    file, store = tmp_path / "long_study.py", tmp_path / "store"
+    file.write_text(LONG.format(corpus=str(corpus)))
+    command = [sys.executable, "-m", "windtunnel", "run", str(file), "--on", "torchrun", "--devices", "2"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen([*command, "--store", str(store)], stderr=said, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while "step" not in (tmp_path / "said").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, how)  # as a terminal and a cluster do, to the whole group
+    assert process.wait(60) == code
+    said = (tmp_path / "said").read_text()
+    assert said.count("windtunnel: ") == 1 and "Traceback" not in said, said
+    assert processes_of(store) == []
+    if how == signal.SIGTERM:
+        assert list(store.glob("packs/*/step-*"))
+
+
+@pytest.mark.slow
+def test_a_mistake_that_only_torchruns_processes_meet_is_said_once_and_not_tried_again(corpus, tmp_path):
+    """Starts torchrun: buys that a wrong path on a node is one sentence and not four times two."""
+    file, seen = tmp_path / "mistaken_study.py", tmp_path / "seen"
+    file.write_text(LONG.format(corpus=str(corpus)) + MISTAKEN.format(seen=str(seen)))
+    arguments = ["run", str(file), "--on", "torchrun", "--devices", "2", "--store", str(tmp_path / "store")]
+    done = subprocess.run([sys.executable, "-m", "windtunnel", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "windtunnel: Mend me.\n")
+    assert len(seen.read_text()) <= 3  # this process and its two, once
+
+
+def test_a_store_that_is_no_folder_is_refused_before_torchrun_is_started(corpus, tmp_path, capsys, monkeypatch):
+    from windtunnel.cli import main
+    from windtunnel.launch import own_torchrun
+
+    pytest.importorskip("fsspec", reason="stores on URLs need fsspec")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(own_torchrun, "_started", lambda *asked: pytest.fail("torchrun was started"))
+    file = tmp_path / "refused_study.py"
+    file.write_text(LONG.format(corpus=str(corpus)))
+    assert main(["run", str(file), "--on", "torchrun", "--store", f"local://{tmp_path}/store"]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "raised,ends,said",
+    [
+        (InputError("Mend me."), SystemExit, {"input error": "Mend me."}),
+        (Again("Memory ran out."), Again, None),
+        (Stopped(), SystemExit, None),
+        (KeyboardInterrupt(), SystemExit, None),
+        (RuntimeError("lost the others"), RuntimeError, None),
+    ],
+)
+def test_only_what_starting_again_would_not_mend_is_told_to_the_command(raised, ends, said, tmp_path, monkeypatch):
+    word = tmp_path / "word"
+    monkeypatch.setenv(WORD, str(word))
+    with pytest.raises(ends), heard_of():
+        raise raised
+    assert (json.loads(word.read_text()) if word.exists() else None) == said

@@ -118,7 +118,7 @@ def test_a_study_over_horizons_trains_trunks_by_itself_and_says_what_it_saves(co
     study, store = ladder_of_horizons(corpus), wt.Store(tmp_path / "store")
     plan = study.plan(store)
     assert 0.3 < plan.saved_flops / (plan.flops + plan.saved_flops) < 0.6
-    assert "one trunk for runs of several horizons saves" in str(plan)
+    assert "one trunk for runs that begin alike saves" in str(plan)
     study.run(store)
     ladder = [r for r in store.runs() if r.labels["stage"] == "ladder"]
     spent, alone = (sum(getattr(r.cost, name) for r in ladder) for name in ("spent_flops", "flops"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,19 @@ import pytest
 from windtunnel import tune
 from windtunnel.errors import InputError
 from windtunnel.recipe import Tuned
-from windtunnel.tune import Tried, Tuning, basin, coarse_values, fine_values, recheck_values, squared, transfer
+from windtunnel.searches import BayesTuning
+from windtunnel.tune import (
+    Scale,
+    Tried,
+    Tuning,
+    basin,
+    coarse_values,
+    fine_values,
+    recheck_values,
+    scale_of,
+    squared,
+    transfer,
+)
 
 BEST = 0.013
 
@@ -72,11 +85,70 @@ def test_crashes_alone_are_not_put_down_to_the_range():
 def test_a_recheck_brackets_the_transferred_value():
     assert recheck_values(0.01, Tuning(recheck=2, recheck_factor=2)) == [0.0025, 0.005, 0.01, 0.02, 0.04]
     assert recheck_values(0.01, Tuning(recheck=0)) == [0.01]
+    assert recheck_values(0.8, Tuning()) == [0.4, 0.8, 1.6]
+
+
+def test_the_draws_of_two_basins_are_no_twins():
+    """Drawn alike, a move of the one would be taken off by the other, and the interval of the move be none."""
+    rng = np.random.default_rng(0)
+    tried = [Tried(2.0**x, 0, 3 + 0.02 * x**2 + 0.002 * rng.standard_normal()) for x in range(-3, 4)]
+    one, other = basin("lr", tried), basin("lr", tried, seed=1)
+    alike = transfer(one, one, from_width=8, to_width=16).moved
+    apart = transfer(one, other, from_width=8, to_width=16).moved
+    assert alike.low == alike.high == 0 and apart.high - apart.low > np.std(one.draws)
+
+
+def test_what_ends_at_one_is_searched_by_its_odds():
+    assert scale_of("beta2", Tuned(0.8, 0.99)).odds and scale_of("decay", Tuned(0.1, 0.9)).odds
+    assert not scale_of("lr", Tuned(1e-3, 0.9)).odds and not scale_of("adam_lr", Tuned(1e-3, 0.9)).odds
+    assert not scale_of("weight_decay", Tuned(0.01, 0.3)).odds and not scale_of("clip", Tuned(0.1, 10)).odds
+
+
+@pytest.mark.parametrize("best", [0.3, 0.8, 0.95, 0.99, 0.9999, 0.999999])
+def test_a_share_is_tried_again_as_a_share(best):
+    values = recheck_values(best, Tuning(recheck=2), Scale(odds=True))
+    assert values[2] == best and len(set(values)) == 5 and values[0] > 0 and max(values) < 1
+    odds = [value / (1 - value) for value in values]
+    assert [b / a for a, b in pairwise(odds)] == pytest.approx([2] * 4, rel=0.01)
+
+
+@pytest.mark.parametrize("truth", [0.9, 0.95, 0.98])
+def test_a_sweep_of_a_share_finds_its_best(truth):
+    """Loss is a parabola in the log of what is left to one; in that of the value the best is off by a factor of two."""
+    range_ = Tuned(0.8, 0.995)
+    scale = scale_of("beta2", range_)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+
+        def ran(values, rng=rng):
+            loss = [3 + 0.02 * math.log2((1 - v) / (1 - truth)) ** 2 + 0.002 * rng.standard_normal() for v in values]
+            return [Tried(v, 0, y) for v, y in zip(values, loss, strict=True)]
+
+        coarse = ran(coarse_values(range_, 5, scale))
+        found = basin("beta2", [*coarse, *ran(fine_values(range_, 5, coarse, scale))], scale=scale).optimum
+        assert 0 < found.low <= found.median <= found.high < 1
+        assert 1 - found.median == pytest.approx(1 - truth, rel=0.2)
 
 
 @pytest.mark.parametrize("budget", [{"points": 2}, {"seeds": 0}, {"recheck": -1}, {"recheck_factor": 1.0}])
 def test_a_budget_that_tunes_nothing_is_refused(budget):
     with pytest.raises(InputError, match="a parabola needs at least 3 points"):
+        Tuning(**budget)
+
+
+@pytest.mark.parametrize(
+    "budget, says",
+    [
+        ({"points": 4.5}, r"points=4.5.*give whole numbers"),
+        ({"seeds": "2"}, r"seeds='2'.*give whole numbers"),
+        ({"recheck_rung": 1.0}, r"recheck_rung=1.0\): give whole numbers"),
+        ({"recheck_factor": "2"}, "a number as recheck_factor"),
+        ({"search": "bayes"}, r"search is 'bayes'; give one with ask and best, .*BayesTuning\(runs=16\)"),
+        ({"search": BayesTuning}, "give one with ask and best"),
+    ],
+)
+def test_what_is_no_budget_is_refused_by_its_name(budget, says):
+    with pytest.raises(InputError, match=says):
         Tuning(**budget)
 
 

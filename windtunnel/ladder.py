@@ -9,6 +9,7 @@ readout, is counted).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from numbers import Real
@@ -103,7 +104,7 @@ class Ladder:
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rungs", tuple(self.rungs))
+        object.__setattr__(self, "rungs", _several(self.rungs))
         for rung in self.rungs:
             if not isinstance(rung, Rung):
                 raise InputError(
@@ -155,14 +156,26 @@ class Ladder:
         as WSD(warmup_tokens=...) and Constant do, and the batch is the same at all (FixedBatch). With several
         `unique_tokens` every width and horizon is trained on each of them, repeated (None: all that the data have).
         """
-        horizons = tokens if isinstance(tokens, tuple) else (tokens,)
+        asked, horizons = _several(widths), _several(tokens)
+        if not (isinstance(widths, Iterable) and asked and all(isinstance(w, int) for w in asked)):
+            raise InputError(
+                f"Ladder.widths is given {widths!r}; it takes whole numbers in a tuple, as in Ladder.widths((64, 128, "
+                f"256), depth=..., tokens=...)."
+            )
+        if not (horizons and all(isinstance(t, Real) for t in horizons)):
+            raise InputError(
+                f"Ladder.widths tokens is {tokens!r}; give the tokens to train on, as 10**6, or several horizons in a "
+                f"tuple."
+            )
+        if not isinstance(head_width, int) or head_width < 1:
+            raise InputError(f"Ladder.widths head_width is {head_width!r}; give a whole number of at least 1.")
         rungs = [
             Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(t), batch=batch, unique_tokens=u)
-            for w in widths
+            for w in asked
             for t in horizons
-            for u in unique_tokens
+            for u in _several(unique_tokens)
         ]
-        several = len(horizons) * len(unique_tokens) > 1
+        several = len(horizons) * len(_several(unique_tokens)) > 1
         return cls(rungs=tuple(sorted(rungs, key=_cost_order) if several else rungs), seeds=seeds)
 
     @classmethod
@@ -180,24 +193,27 @@ class Ladder:
         """Rungs spaced evenly in the logarithm of `params`, from the first to the second value.
 
         `params` are non-embedding parameters of the standard decoder block, 12 x depth x width^2; widths round to whole
-        heads, so the plan prints the exact counts. Give either `tokens_per_param` or one `tokens` for all. With `depth`
-        None the depth follows a width of 64 x depth (guess: the usual 50 to 100).
+        heads, so the plan prints the exact counts. Give either `tokens_per_param` (of the rounded size) or one `tokens`
+        for all. With `depth` None the depth follows a width of 64 x depth (guess: the usual 50 to 100).
         """
         if (tokens is None) == (tokens_per_param is None):
             raise InputError("Ladder.geometric needs exactly one of tokens_per_param and tokens.")
         low, high = params
         if not 0 < low < high:
             raise InputError(f"Ladder.geometric params is {params}; give (smallest, largest), both positive.")
-        if rungs < 3:
+        if not isinstance(rungs, int) or rungs < 3:
             raise InputError(f"Ladder.geometric rungs is {rungs}; at least 3 are needed.")
         sizes = [low * (high / low) ** (i / (rungs - 1)) for i in range(rungs)]
-        return cls(
-            rungs=tuple(
-                _shaped(size, tokens or tokens_per_param * size, depth, head_width)  # type: ignore[operator]
-                for size in sizes
-            ),
-            seeds=seeds,
-        )
+        shapes = [_shaped(size, depth, head_width) for size in sizes]
+        for small, large in pairwise(shapes):
+            if not _block_params(small) < _block_params(large):
+                raise InputError(
+                    f"Ladder.geometric(params={params}, rungs={rungs}): widths round to whole heads of {head_width}, "
+                    f"so width {small.width} x depth {small.depth} is followed by width {large.width} x depth "
+                    f"{large.depth}, which is no larger. Give a smaller head_width, fewer rungs or a wider range."
+                )
+        trained = [tokens or (tokens_per_param or 0) * _block_params(shape) for shape in shapes]
+        return cls(rungs=tuple(s.but(tokens=int(t)) for s, t in zip(shapes, trained, strict=True)), seeds=seeds)
 
     def but(self, **changes: Any) -> Ladder:
         """This ladder with some fields changed."""
@@ -278,11 +294,22 @@ def four_decimals(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}" if usual else f"{value:{sign}.4g}"
 
 
-def _shaped(params: float, tokens: float, depth: int | None, head_width: int) -> Rung:
+def _shaped(params: float, depth: int | None, head_width: int) -> Rung:
+    """The rung of about so many parameters, its horizon still open."""
     # 12 L d^2 = params with d = 64 L gives L = (params / 49152)^(1/3)
     layers = depth or max(1, round((params / 49152) ** (1 / 3)))
     heads = max(1, round(math.sqrt(params / (12 * layers)) / head_width))
-    return Rung(width=heads * head_width, depth=layers, heads=heads, tokens=int(tokens))
+    return Rung(width=heads * head_width, depth=layers, heads=heads, tokens=1)
+
+
+def _block_params(rung: Rung) -> int:
+    """Non-embedding parameters of the standard decoder block."""
+    return 12 * rung.depth * rung.width**2
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """What stands in a tuple or a list, or the one thing alone."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 def _cost_order(rung: Rung) -> tuple[float, float, float]:

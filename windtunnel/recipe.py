@@ -46,6 +46,11 @@ class Tuned:
         return f"tuned({self.low:g}, {self.high:g})"
 
 
+def is_rate(name: str) -> bool:
+    """Whether a number field is a learning rate, which is scaled for its site and follows the schedule."""
+    return name == "lr" or name.endswith("_lr")
+
+
 def is_open(part: Any) -> bool:
     """Whether a field of a part is still to be tuned, so that its values cannot be checked yet."""
     return any(isinstance(getattr(part, f.name), Tuned) for f in fields(part))

@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from windtunnel.errors import InputError
 from windtunnel.files import RECORD_BYTES, json_of, misfit, seal_of, sealed
@@ -58,6 +59,11 @@ class Store:
         if not isinstance(self.place, Local):
             raise InputError(f"The store {self.where} is no folder of this machine; use a folder for this.")
         return self.place.path()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it lies in this process alone and is gone with it, as under memory://."""
+        return self.where.startswith("memory://")
 
     def __repr__(self) -> str:
         return f"Store({self.where!r}, {sum(1 for _ in self.keys())} runs)"
@@ -268,7 +274,7 @@ def forecast_hash(forecast: dict[str, Any]) -> str:
 def _place_of(path: str | os.PathLike[str]) -> Place:
     text = os.fspath(path)
     if text.startswith("file://"):
-        return Local(text.removeprefix("file://"))
+        return Local(_path_of(text))
     if "://" in text:
         from windtunnel.remote import Remote
 
@@ -278,6 +284,17 @@ def _place_of(path: str | os.PathLike[str]) -> Place:
             f"{text} was a URL before it became a Path, which drops a slash; give the store's URL as text."
         )
     return Local(path)
+
+
+def _path_of(url: str) -> str:
+    """The path that a file:// URL names. Raises InputError for one that names another machine, or more than a path."""
+    pieces = urlsplit(url)
+    if pieces.netloc not in ("", "localhost") or pieces.query or pieces.fragment or not pieces.path:
+        raise InputError(
+            f"{url} does not name a folder of this machine; write file:///path, with %3F for ? and %23 for #, or give "
+            f"the path itself."
+        )
+    return unquote(pieces.path, errors="surrogateescape")
 
 
 def _after(moment: str, others: list[str]) -> str:

@@ -8,10 +8,12 @@ coordinate check; only trying other values at a larger size shows that the optim
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from scipy import stats
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
-from windtunnel.recipe import Tuned
+from windtunnel.recipe import Tuned, is_rate
 
 LEVEL = 0.9
 DRAWS = 400
@@ -30,6 +32,7 @@ COST_BAR, MOVE_BAR = 0.003, 1.0
 # A value that ends at more than this many times the best value's loss diverged or learned nothing, and tells nothing of
 # where the bottom is (guess: losses near 0 reach it within an octave or two, those of language models hardly ever).
 SAME_BASIN = 2.0
+SHARE = 0.5  # a range that ends beyond it and below one is that of a share: a momentum, a part of the steps (guess)
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,59 @@ class Tuning:
     search: Search | None = None
 
     def __post_init__(self) -> None:
+        whole = [self.points, self.seeds, self.recheck, *([] if self.recheck_rung is None else [self.recheck_rung])]
+        if not all(isinstance(n, Integral) for n in whole) or not isinstance(self.recheck_factor, Real):
+            raise InputError(
+                f"Tuning(points={self.points!r}, seeds={self.seeds!r}, recheck={self.recheck!r}, recheck_factor="
+                f"{self.recheck_factor!r}, recheck_rung={self.recheck_rung!r}): give whole numbers, and a number as "
+                f"recheck_factor."
+            )
+        lacks = [n for n in ("ask", "best") if not callable(getattr(self.search, n, None))]
+        if self.search is not None and (lacks or isinstance(self.search, type)):
+            raise InputError(
+                f"Tuning search is {self.search!r}; give one with ask and best, as "
+                f"windtunnel.searches.BayesTuning(runs=16), or leave it out for the sweeps."
+            )
         if self.points < 3 or self.seeds < 1 or self.recheck < 0 or self.recheck_factor <= 1:
             raise InputError(
                 f"Tuning(points={self.points}, seeds={self.seeds}, recheck={self.recheck}, recheck_factor="
                 f"{self.recheck_factor}): a parabola needs at least 3 points, 1 seed, recheck >= 0 and a factor > 1."
             )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """On what a number is searched: its log2 or, for a share, which ends at one, the log2 of its odds."""
+
+    odds: bool = False
+
+    def of(self, value: float) -> float:
+        """A value's place."""
+        return math.log2(value / (1 - value)) if self.odds else math.log2(value)
+
+    def back(self, x: float) -> float:
+        """The value at a place."""
+        return 1 / (1 + 2.0**-x) if self.odds else 2.0**x
+
+    def rounded(self, value: float, digits: int = 4) -> float:
+        """A value to so many digits, the same text on every machine; near one, of what is left to one."""
+        if not self.odds or value <= 0.5:
+            return float(f"{value:.{digits}g}")
+        return float(f"{1 - float(f'{1 - value:.{digits}g}'):.12g}")
+
+    def middle(self, range_: Tuned) -> float:
+        """Of a range."""
+        if not self.odds:
+            return math.sqrt(range_.low * range_.high)
+        return self.back((self.of(range_.low) + self.of(range_.high)) / 2)
+
+
+LOG = Scale()
+
+
+def scale_of(field: str, range_: Tuned) -> Scale:
+    """Shares are taken to be the numbers, other than rates, that are searched below one and beyond a half."""
+    return Scale(odds=SHARE < range_.high < 1 and not is_rate(field))
 
 
 @dataclass(frozen=True)
@@ -88,22 +139,23 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Basin:
-    """Loss against one hyperparameter at one rung: what was tried, the parabola and its optimum."""
+    """Loss against one hyperparameter at one rung: what was tried, the parabola on its scale and the optimum."""
 
     field: str
     tried: tuple[Tried, ...]
     optimum: Interval
-    parabola: tuple[float, float, float]  # loss = a + b (log2 value - c)^2: a, b, c
-    draws: tuple[float, ...]  # resampled log2 optima
+    parabola: tuple[float, float, float]  # loss = a + b (x - c)^2 with x on the scale, log2 of the value: a, b, c
+    draws: tuple[float, ...] = dataclasses.field(repr=False)  # resampled optima on the scale
     at_edge: bool
+    scale: Scale = LOG
 
     def curve(self, count: int = 41) -> list[tuple[float, float]]:
         """Points (value, loss) of the parabola over the values it was fitted to."""
         a, b, c = self.parabola
-        near = [math.log2(t.value) for t in self.tried if abs(math.log2(t.value) - c) <= 3]
+        near = [x for t in self.tried if abs((x := self.scale.of(t.value)) - c) <= 3]
         if not near or not math.isfinite(b):
             return []
-        return [(2**x, a + b * (x - c) ** 2) for x in np.linspace(min(near), max(near), count)]
+        return [(self.scale.back(x), a + b * (x - c) ** 2) for x in np.linspace(min(near), max(near), count)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +173,7 @@ class Transfer:
     cost: Interval  # loss at the transferred value over the loss at the rung's own optimum, minus one
     at_width: int
     carried: Interval
+    odds: bool = False  # whether it moved in its odds, being a share
 
     @property
     def transfers(self) -> bool | None:
@@ -132,10 +185,11 @@ class Transfer:
         return True if within else None
 
     def __str__(self) -> str:
+        steps = f"log2 steps{' of its odds' if self.odds else ''}"
         known = {True: "transfers", False: "does not transfer", None: "may or may not transfer"}[self.transfers]
         return (
             f"{self.field} {known} from width {self.from_width} to {self.to_width}: its optimum moved by "
-            f"{self.moved.median:+.2f} [{self.moved.low:+.2f}, {self.moved.high:+.2f}] log2 steps and using the base "
+            f"{self.moved.median:+.2f} [{self.moved.low:+.2f}, {self.moved.high:+.2f}] {steps} and using the base "
             f"value costs {100 * self.cost.median:.2f} % of the loss [{100 * self.cost.low:.2f}, "
             f"{100 * self.cost.high:.2f}]; carried on to width {self.at_width} that is "
             f"{100 * self.carried.median:.2f} % [{100 * self.carried.low:.2f}, {100 * self.carried.high:.2f}] "
@@ -143,40 +197,45 @@ class Transfer:
         )
 
 
-def coarse_values(range_: Tuned, points: int) -> list[float]:
-    """`points` values evenly spaced in the logarithm over the declared range."""
-    return [_rounded(v) for v in np.geomspace(range_.low, range_.high, points)]
+def coarse_values(range_: Tuned, points: int, scale: Scale = LOG) -> list[float]:
+    """`points` values evenly spaced on the scale over the declared range."""
+    if not scale.odds:
+        return [scale.rounded(v) for v in np.geomspace(range_.low, range_.high, points)]
+    return [scale.rounded(scale.back(x)) for x in np.linspace(scale.of(range_.low), scale.of(range_.high), points)]
 
 
-def fine_values(range_: Tuned, points: int, coarse: Sequence[Tried]) -> list[float]:
+def fine_values(range_: Tuned, points: int, coarse: Sequence[Tried], scale: Scale = LOG) -> list[float]:
     """Values at half the coarse spacing around the best of a coarse sweep, within the range.
 
     Raises InputError if no coarse run finished.
     """
     best = _best(coarse, f"between {range_.low:g} and {range_.high:g}")
-    grid = coarse_values(range_, 2 * points - 1)  # every second value is the coarse sweep's own
-    at = min(range(len(grid)), key=lambda i: abs(math.log(grid[i] / best)))
+    grid = coarse_values(range_, 2 * points - 1, scale)  # every second value is the coarse sweep's own
+    at = min(range(len(grid)), key=lambda i: abs(scale.of(grid[i]) - scale.of(best)))
     return grid[max(0, at - 2) : at + 3]
 
 
-def recheck_values(optimum: float, tuning: Tuning) -> list[float]:
-    """The transferred value and `recheck` values on either side."""
-    return [_rounded(optimum * tuning.recheck_factor**k) for k in range(-tuning.recheck, tuning.recheck + 1)]
+def recheck_values(optimum: float, tuning: Tuning, scale: Scale = LOG) -> list[float]:
+    """The transferred value and `recheck` values on either side, by factors of the value or of its odds."""
+    steps = range(-tuning.recheck, tuning.recheck + 1)
+    if not scale.odds:
+        return [scale.rounded(optimum * tuning.recheck_factor**k) for k in steps]
+    return [scale.rounded(scale.back(scale.of(optimum) + k * math.log2(tuning.recheck_factor))) for k in steps]
 
 
-def basin(field: str, tried: Sequence[Tried], *, reach: float = 2.2, seed: int = 0) -> Basin:
+def basin(field: str, tried: Sequence[Tried], *, reach: float = 2.2, seed: int = 0, scale: Scale = LOG) -> Basin:
     """Fit the parabola to the points within `reach` octaves of the best mean, and SAME_BASIN of it, and resample it.
 
     Runs are resampled seed by seed, so that what the values share is kept together; the residuals are resampled too.
     Raises InputError if fewer than 3 values finished.
     """
-    return _basin(field, tuple(tried), reach, seed)
+    return _basin(field, tuple(tried), reach, seed, scale)
 
 
 @lru_cache(maxsize=256)  # a study asks for the same basin at every stage, and resampling takes most of a second
-def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int) -> Basin:
-    best = math.log2(_best(tried, "at this rung"))
-    x, y, seeds = _near(tried, best, reach)
+def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int, scale: Scale) -> Basin:
+    best = scale.of(_best(tried, "at this rung"))
+    x, y, seeds = _near(tried, best, reach, scale)
     if len(set(x)) < 3:
         raise InputError(
             f"Only {len(set(x))} value(s) of {field} near the best finished; a basin needs 3. Widen the tuned "
@@ -189,10 +248,11 @@ def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int) -> Bas
     return Basin(
         field=field,
         tried=tried,
-        optimum=Interval(2**centre, 2 ** min(low, centre), 2 ** max(high, centre), LEVEL),
+        optimum=Interval(scale.back(centre), scale.back(min(low, centre)), scale.back(max(high, centre)), LEVEL),
         parabola=fitted,
         draws=tuple(float(d) for d in draws),
         at_edge=bool(fitted[1] <= 0 or not min(x) < fitted[2] < max(x)),
+        scale=scale,
     )
 
 
@@ -203,8 +263,8 @@ def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_w
     moved = np.array(larger.draws) - np.array(base.draws)
     _, b, _ = larger.parabola
     a = _lowest(larger.tried)  # what was seen: the bottom of a parabola may lie anywhere, below 0 too
-    used = math.log2(base.optimum.median)
-    away, centre = np.array(larger.draws) - used, math.log2(larger.optimum.median) - used
+    used = base.scale.of(base.optimum.median)
+    away, centre = np.array(larger.draws) - used, base.scale.of(larger.optimum.median) - used
     steep = max(b, 0.0) / a
     return Transfer(
         field=base.field,
@@ -214,6 +274,7 @@ def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_w
         cost=squared(away, centre, steep),
         at_width=at_width,
         carried=squared(away, centre, steep * further**2),
+        odds=base.scale.odds,
     )
 
 
@@ -230,11 +291,6 @@ def squared(draws: Any, centre: float, factor: float) -> Interval:
     """
     signed, found = interval_of(draws, centre), interval_of(factor * np.square(draws), factor * centre**2)
     return replace(found, low=0.0) if signed.holds(0.0) else found
-
-
-def _rounded(value: float) -> float:
-    """Four digits: enough for a hyperparameter, and the same text on every machine."""
-    return float(f"{value:.4g}")
 
 
 def _means(tried: Sequence[Tried]) -> dict[float, float]:
@@ -265,15 +321,15 @@ def _best(tried: Sequence[Tried], where: str) -> float:
     return min(finite, key=lambda value: finite[value])
 
 
-def _near(tried: Sequence[Tried], best: float, reach: float) -> tuple[Any, Any, Any]:
+def _near(tried: Sequence[Tried], best: float, reach: float, scale: Scale) -> tuple[Any, Any, Any]:
     most, mean = SAME_BASIN * _lowest(tried), _means([t for t in tried if t.loss is not None])
-    near = [t for t in tried if t.loss is not None and abs(math.log2(t.value) - best) <= reach]
+    near = [t for t in tried if t.loss is not None and abs(scale.of(t.value) - best) <= reach]
     near = [t for t in near if mean[t.value] <= most]
     if len({t.value for t in near}) < 3:  # a coarse sweep in wide steps: the three values nearest the best
-        closest = sorted({t.value for t in tried if t.loss is not None}, key=lambda v: abs(math.log2(v) - best))[:3]
+        closest = sorted({t.value for t in tried if t.loss is not None}, key=lambda v: abs(scale.of(v) - best))[:3]
         near = [t for t in tried if t.loss is not None and t.value in closest]
     return (
-        np.array([math.log2(t.value) for t in near]),
+        np.array([scale.of(t.value) for t in near]),
         np.array([float(t.loss or 0.0) for t in near]),
         np.array([t.seed for t in near]),
     )

@@ -11,30 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "foreign": ("ForeignRun", "bring_runs", "foreign_runs", "observations_of"),
+    "following": ("Following",),
+    "mirror": ("Mirror", "Tracker"),
+    "pruning": ("ForecastPruner",),
+}
+_WITH_THEIR_LIBRARY = {  # not in __all__: `import *` must not need every tracker and trainer there is
     "from_mlflow": ("bring_mlflow",),
     "from_wandb": ("bring_wandb",),
-    "following": ("Following",),
     "huggingface": ("FollowTrainer",),
     "lightning": ("FollowLightning",),
     "local": ("LocalSteps",),
-    "mirror": ("Mirror", "Tracker"),
     "optimizer": ("TorchOptimizer",),
-    "pruning": ("ForecastPruner",),
     "to_aim": ("ToAim",),
     "to_mlflow": ("ToMLflow",),
     "to_tensorboard": ("ToTensorBoard",),
     "to_trackio": ("ToTrackio",),
     "to_wandb": ("ToWandB",),
 }
-_HOME = {name: f"windtunnel.bridge.{home}" for home, names in _HOMES.items() for name in names}
+_HOME = {name: f"windtunnel.bridge.{home}" for home, names in (_HOMES | _WITH_THEIR_LIBRARY).items() for name in names}
 _PACKAGE = {"mlflow": "mlflow-skinny sqlalchemy alembic"}  # what to install for a module, where the names differ
 
-__all__ = sorted(_HOME)
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"windtunnel.bridge has no {name!r}; it has {', '.join(__all__)}.")
+        raise AttributeError(f"windtunnel.bridge has no {name!r}; it has {', '.join(sorted(_HOME))}.")
     try:
         return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
@@ -47,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOME)
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow __getattr__

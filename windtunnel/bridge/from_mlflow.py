@@ -6,10 +6,7 @@ treated as there. A newcomer would keep the URI as it is: a server's may hold a 
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,8 +14,8 @@ import numpy as np
 from mlflow import MlflowClient, __version__
 
 from windtunnel.bridge.foreign import ForeignRun, brought
+from windtunnel.bridge.tracked import observed
 from windtunnel.errors import InputError
-from windtunnel.laws.reading import read_runs
 from windtunnel.store import Store
 
 AT_ONCE = 1000  # runs that MLflow gives in one answer
@@ -27,7 +24,7 @@ AT_ONCE = 1000  # runs that MLflow gives in one answer
 def bring_mlflow(
     store: Store, uri: str, experiment: str, columns: Mapping[str, str] | str | None = None, *, curve: str | None = None
 ) -> list[ForeignRun]:
-    """Keep the finished runs of an MLflow experiment in the store; returns them all.
+    """Keep the finished runs of an MLflow experiment that have the loss in the store; returns them all.
 
     `uri` as "sqlite:///mlruns.db"; `columns` maps our names to MLflow's: "loss=metrics.val_loss,params=params.n".
     `curve` names the metric whose history is kept. Raises InputError.
@@ -40,10 +37,8 @@ def bring_mlflow(
     runs = _runs(client, found.experiment_id)
     if not runs:
         raise InputError(f"The experiment {experiment!r} of {_bare(uri)} has no runs.")
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "mlflow.jsonl"
-        table.write_text("".join(json.dumps(_row(run)) + "\n" for run in runs), "utf-8")
-        read = read_runs(table, columns)
+    rows = {run.info.run_id: _row(run) for run in runs}
+    read = observed(rows, columns, where=f"{experiment} of {_bare(uri)}", export="mlflow.jsonl")
     provenance = {"tool": f"mlflow {__version__}", "uri": _bare(uri), "experiment": experiment}
     keys = [] if curve is None or read.key is None else [str(key) for key in read.key]
     return brought(store, read, provenance, {key: _history(client, key, curve or "") for key in keys})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from google.protobuf.message import DecodeError
 from wandb import __version__
 
 from windtunnel.bridge.foreign import ForeignRun, brought
+from windtunnel.bridge.tracked import observed
 from windtunnel.errors import InputError
-from windtunnel.laws.reading import read_runs
 from windtunnel.places import check_size
 from windtunnel.store import Store
 
@@ -51,7 +50,7 @@ def bring_wandb(
     store: Store, folder: str | os.PathLike[str], columns: Mapping[str, str] | str | None = None, *,
     curve: str | None = None,
 ) -> list[ForeignRun]:  # fmt: skip
-    """Keep the finished offline runs below a folder (W&B's `wandb`, or the one that holds it) in the store.
+    """Keep the finished offline runs below a folder (W&B's `wandb`, or its parent) that have the loss in the store.
 
     `columns` maps our names to W&B's: "loss=summary.val/loss,params=config.n_params". `curve` names the metric whose
     history is kept, over W&B's steps. Returns them all. Raises InputError.
@@ -62,10 +61,8 @@ def bring_wandb(
     runs: dict[str, Offline] = {}
     for file in files:  # a run that was resumed has several files, by date
         _add(runs.setdefault(file.stem.removeprefix("run-"), Offline()), file)
-    with tempfile.TemporaryDirectory() as place:
-        table = Path(place) / "wandb.jsonl"
-        table.write_text("".join(json.dumps(_row(key, run)) + "\n" for key, run in runs.items()), "utf-8")
-        read = read_runs(table, columns)
+    rows = {key: _row(key, run) for key, run in runs.items()}
+    read = observed(rows, columns, where=str(folder), export="wandb.jsonl")
     provenance = {"tool": f"wandb {__version__}, offline", "file": str(Path(folder).absolute())}
     keys = [] if curve is None or read.key is None else [str(key) for key in read.key]
     return brought(store, read, provenance, {key: _history(runs[key], curve or "") for key in keys if key in runs})

@@ -9,6 +9,7 @@ while a study runs, adds what has ended since. A newcomer would stream runs in f
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,10 +50,12 @@ class Tracker(Protocol):
 
 
 class Mirror:
-    """A store beside a tracker; `study` limits it to that study's forecasts and the runs that it asked first."""
+    """A store, or the path of one, beside a tracker; `study` limits it to that study's forecasts and the runs that it
+    asked first."""
 
-    def __init__(self, store: Store, tracker: Tracker, *, study: str | None = None) -> None:
-        self.store, self.tracker, self.study, self.said = store, tracker, study, False
+    def __init__(self, store: Store | str | os.PathLike[str], tracker: Tracker, *, study: str | None = None) -> None:
+        self.store = store if isinstance(store, Store) else Store(store)
+        self.tracker, self.study, self.said = tracker, study, False
 
     def update(self) -> int:
         """Write what is in the store and not in the tracker; how many pages that were."""

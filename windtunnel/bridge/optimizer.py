@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from windtunnel.bridge.rows import Tree, View, by_rows, view_of
 from windtunnel.errors import InputError
-from windtunnel.recipe import Site, Tuned
+from windtunnel.recipe import Site, Tuned, is_rate
 from windtunnel.scaling.adopt import Adopted
 from windtunnel.scaling.initial import warn_of_other_values
 from windtunnel.scaling.table import check_rates, geometry_of
 from windtunnel.train.divided import together
 from windtunnel.train.extras import told_to
-from windtunnel.train.pack import groups_of, is_rate, numbers_of, scaled
+from windtunnel.train.pack import groups_of, numbers_of, scaled
 
 Work = Iterator[tuple[View, Tree, Site, Tree]]  # a tensor that has a gradient, its state, its site, its numbers
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
+import os
 import re
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -38,9 +41,13 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # the bytes of a path that is no text, as they are
     try:
         args = _parsed(arguments)
-        return import_module(f"windtunnel.cli.{args.verb}").execute(args)
+        code = import_module(f"windtunnel.cli.{args.verb}").execute(args)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"windtunnel: {printable(error)}", file=sys.stderr)
         return PAUSED if isinstance(error, Paused) else 2
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
               "from here", file=sys.stderr)  # fmt: skip
         return 143
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left, as `head` does
+        _discard()  # the reader of our output left, as `head` does
         return 0
     except ModuleNotFoundError as error:
         return _missing(error)
@@ -65,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (*FULL, errno.EACCES, errno.EPERM, errno.EROFS):
             return _bug()
-        print(f"windtunnel: {error}; finished runs are kept, mend it and run again", file=sys.stderr)
+        what = f"standard output: {error.strerror}" if error.filename is None and _unsaid() else error
+        print(f"windtunnel: {what}; finished runs are kept, mend it and run again", file=sys.stderr)
         return PAUSED if error.errno in FULL else 2
     except Exception:
         return _bug()
@@ -120,6 +128,22 @@ def _bug() -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _unsaid() -> bool:
+    """Whether standard output takes no more."""
+    try:
+        print(flush=True)
+    except OSError:
+        _discard()
+        return True
+    return False
+
+
+def _discard() -> None:
+    """Let what is still on its way to standard output go nowhere, so that Python's end does not stumble over it."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _missing(error: ModuleNotFoundError) -> int:

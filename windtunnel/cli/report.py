@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from windtunnel.cli.shared import add_store, existing_store, load_study, page_name, print_json, write_page
+from windtunnel.cli.shared import (
+    add_store,
+    command_of,
+    existing_store,
+    load_study,
+    page_name,
+    print_json,
+    write_page,
+)
 from windtunnel.errors import InputError
+from windtunnel.report.figures import made_folder
 from windtunnel.report.pages import Pages, Source
 from windtunnel.report.serve import DEFAULT, Address, serve
 from windtunnel.report.stored import stored_data, study_names
@@ -53,6 +61,8 @@ def execute(args: argparse.Namespace) -> int:
         return _serve(args)
     if not args.study:
         raise InputError("report needs a STUDY.py; with --serve it also shows a store's studies from their records.")
+    if args.figures is not None:
+        made_folder(args.figures)
     written, figures = [], []
     for file in args.study:
         study, store = load_study(file), existing_store(args)
@@ -104,7 +114,7 @@ def _named(file: str, args: argparse.Namespace, store: Store) -> Source:
     from windtunnel.study.living import Living
 
     study = load_study(file)
-    command = f"windtunnel run {shlex.quote(file)} --store {shlex.quote(args.store)}"
+    command = partial(command_of, args=argparse.Namespace(study=file, store=args.store))
     return Source(study.name, Living(study, store, command, file))
 
 

@@ -40,6 +40,13 @@ def _budget(text: str) -> str:
 
 def execute(args: argparse.Namespace) -> int:
     """Train what is missing, print the answer; 3 if a forecast fails its own backtest."""
+    from windtunnel.launch.own_torchrun import heard_of
+
+    with heard_of():
+        return _executed(args)
+
+
+def _executed(args: argparse.Namespace) -> int:
     from windtunnel.errors import InputError
     from windtunnel.study.words import caveat_lines
 
@@ -87,11 +94,15 @@ def _launched(args: argparse.Namespace, study: Any, store: Any) -> Any:
 
 def _over_processes(args: argparse.Namespace, study: Any, store: Any) -> Any:
     """As one of torchrun's processes, or by starting torchrun and telling what it left in the store."""
-    from windtunnel.launch.torchrun import led, spawn
+    from windtunnel.launch.here import default_devices
+    from windtunnel.launch.own_torchrun import spawn
+    from windtunnel.launch.ray import shared_folder
+    from windtunnel.launch.torchrun import led
 
     if not launched_by_torchrun(args):
+        shared_folder(store)
         same = ["run", args.study, "--on", "torchrun", "--store", args.store, "--precision", args.precision]
-        spawn(same, args.devices)
+        spawn(same, args.devices or max(2, default_devices()))
         return study.run(store, precision=args.precision)
 
     def main(launcher: Any) -> Any:

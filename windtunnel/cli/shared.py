@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import importlib.util
 import json
 import re
@@ -137,6 +138,11 @@ def _executed(name: str, file: Path) -> ModuleType:
         from windtunnel.cli.mistakes import suggestion
 
         near = suggestion(error, file)
+        if isinstance(error, ImportError) and "relative import" in str(error):
+            near = (
+                " A study file is run by itself, in no package: import a neighbour without the dots, or by the "
+                "package's name with the folder above it in PYTHONPATH."
+            )
         raise InputError(f"{file} stopped while it was loaded, {_where(error, file)}: {error!r}.{near}") from error
     return module
 
@@ -147,8 +153,11 @@ def _where(error: BaseException, file: Path) -> str:
 
 
 def open_store(args: Any) -> Store:
-    """The store of the command line."""
-    return Store(args.store)
+    """The store of the command line. Raises InputError for one that would be gone when the command ends."""
+    store = Store(args.store)
+    if store.in_memory:
+        raise InputError(f"The store {store.where} would be gone when this command ends; give --store a folder or URL.")
+    return store
 
 
 def existing_store(args: Any) -> Store:
@@ -166,7 +175,7 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
 
     The command repeats the run.
     """
-    command = f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}{_how(args)}"
+    command = command_of(result, args)
     name = page_name(result.study.name)
     folder = result.store.path if isinstance(result.store.place, Local) else Path()
     try:
@@ -178,17 +187,24 @@ def write_page(result: Result, args: Any) -> tuple[Path, str]:
         return result.report(Path(name), command=command, study_file=args.study), command
 
 
-def _how(args: Any) -> str:
-    """The options of `windtunnel run` that say where and how runs are trained, where they are not the usual ones."""
-    usual = {"on": "here", "devices": None, "precision": "float32"}
+def command_of(result: Result, args: Any) -> str:
+    """The command that repeats a study, with the options that are not the usual ones; its runs know their precision."""
+    usual = {"on": "here", "devices": None}
     given = [(name, value) for name, before in usual.items() if (value := getattr(args, name, before)) != before]
+    trained = [run for kind in (result.tried, result.ladder, result.targets) for runs in kind.values() for run in runs]
+    known = {run.cost.precision for run in trained} | {getattr(args, "precision", "float32")}
+    given += [("precision", "bfloat16")] if "bfloat16" in known else []
     settings = [("slurm", f"{key}={value}") for key, value in getattr(args, "slurm", ())]
-    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given + settings)
+    how = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given + settings)
+    return f"windtunnel run {shlex.quote(args.study)} --store {shlex.quote(args.store)}{how}"
 
 
 def page_name(study: str) -> str:
-    """The file name of a study's report."""
-    return re.sub(r"[^\w.-]", "-", study).lstrip(".") + ".html"
+    """The file name of a study's report; what cannot stand in one is made up for by a hash, so that no two share it."""
+    plain = re.sub(r"[^\w.-]", "-", study).lstrip(".")
+    if plain and plain == study:
+        return f"{plain}.html"
+    return f"{plain}-{hashlib.sha256(study.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}.html".lstrip("-")
 
 
 def print_json(data: Any) -> None:
@@ -197,10 +213,9 @@ def print_json(data: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -18,8 +18,8 @@ from windtunnel.conformance.remedies import FROZEN
 from windtunnel.conformance.subject import THREE_LINES, Subject
 from windtunnel.errors import InputError
 from windtunnel.meaning import describe
-from windtunnel.recipe import Recipe, Tuned
-from windtunnel.train.pack import is_rate, numbers_of
+from windtunnel.recipe import Recipe, Tuned, is_rate
+from windtunnel.train.pack import numbers_of
 from windtunnel.tune import Tried, Tuning, coarse_values, fine_values
 
 FILLED = ("optimizer", "schedule")  # the slots whose tuned numbers reach the members of a pack

@@ -22,10 +22,10 @@ from windtunnel.ladder import Rung
 from windtunnel.parts.batch import FixedBatch
 from windtunnel.parts.data import stdlib
 from windtunnel.parts.recipes import transformer_mup_adamw
-from windtunnel.recipe import Judge, Recipe
+from windtunnel.recipe import Judge, Recipe, is_rate
 from windtunnel.runs import Run, RunSpec
 from windtunnel.train.loop import train
-from windtunnel.train.pack import Pack, is_rate
+from windtunnel.train.pack import Pack
 from windtunnel.tune import Tuning, coarse_values
 
 CPU = torch.device("cpu")

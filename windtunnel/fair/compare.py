@@ -6,6 +6,7 @@ is computed anew. A newcomer would bootstrap runs; the best of more runs is bett
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -105,7 +106,8 @@ def compare_fairly(
     draws: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare methods by time to result on the workloads of `goals` (runs of others are left out).
+    """Compare methods by time to result on the workloads of `goals`; runs of others are left out, which a note
+    says.
 
     A study's time is its best run's, its cost what all its runs took; with `charge_tuning` a study's time is its whole
     cost. A method without a single run on a workload never reached its goal there. Raises InputError where no run is
@@ -139,7 +141,11 @@ def compare_fairly(
         score={methods[i]: _interval(values[i], again[:, k], level) for k, i in enumerate(order)},
         first={methods[i]: share for i, share in zip(order, _first(again), strict=True)},
         stable=_stable(values[order], again),
-        caveats=tuple(_caveats(grid, methods, workloads, times, values[order], rules)),
+        caveats=(
+            *_caveats(grid, methods, workloads, times, values[order], rules),
+            *_tuned_less(kept, methods, rules),
+            *_without_goal(runs, goals),
+        ),
         goals=dict(goals),
         most=most,
     )
@@ -230,6 +236,22 @@ def _caveats(
         found.append(f"No method reached the goal of {', '.join(never)}: it tells them apart by nothing.")
     found += ["Some methods have equal scores; their order is that of the runs given."] if _tied(values) else []
     return found
+
+
+def _tuned_less(kept: Sequence[Timed], methods: Sequence[str], rules: Rules) -> list[str]:
+    """The best of fewer runs is worse: what a method lacks in tuning is held against it."""
+    runs = Counter((run.method, run.workload, run.study) for run in kept)
+    fewest = {name: min(count for (method, *_), count in runs.items() if method == name) for name in methods}
+    return [
+        f"{name} has studies of {count} run(s), the rules {rules.runs}: it was tuned less than they allow."
+        for name, count in fewest.items()
+        if count < rules.runs
+    ]
+
+
+def _without_goal(runs: Sequence[Timed], goals: Mapping[str, Goal]) -> list[str]:
+    left = sorted({run.workload for run in runs if run.workload not in goals})
+    return [f"Left out, for there is no goal: {', '.join(left)}."] if left else []
 
 
 def _tied(values: np.ndarray) -> bool:

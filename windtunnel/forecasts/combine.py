@@ -18,6 +18,7 @@ from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Sizes
 
 _LEAST = 1e-6  # a standard deviation is never 0
+_MOST = 5.0  # of log loss: a factor of 150 rules nothing out, and parameters that no run tells have no end
 
 
 def pieces(noise: Any, fall: Any, distance: Any, doubt: Any, disagreement: Any) -> np.ndarray:
@@ -46,7 +47,10 @@ def combined(
 ) -> Mixture:
     """The distribution at one place; `highest` is the members' mean log loss at the top rung. Not yet stretched."""
     centre = np.stack([law.centre(at) for law in laws])
-    known = [law.deviation(at) if weight else np.zeros(1) for law, weight in zip(laws, weights, strict=True)]
+    known = [
+        np.minimum(law.deviation(at), _MOST) if weight else np.zeros(1)
+        for law, weight in zip(laws, weights, strict=True)
+    ]
     mean, own, apart = mixed(centre, np.stack(known), np.asarray(weights))
     fall = np.abs(centre.mean(axis=0) - highest)
     scale = np.sqrt(variance(pieces(noise, fall, distance, own, apart)))

@@ -7,7 +7,7 @@ gives the same digits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from windtunnel.laws.candidates import candidates
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
-from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops
+from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops, with_tokens
 from windtunnel.laws.prepare import prepared
 from windtunnel.laws.unread import unread
 from windtunnel.notebook import card, plain
@@ -146,6 +146,7 @@ def fit(
 
 def _known(laws: Sequence[Law], o: Observations) -> tuple[Law, ...]:
     """The laws that somebody chose. Raises InputError for what is none, and where a size that one reads is unknown."""
+    laws = tuple(laws) if isinstance(laws, Iterable) else (laws,)
     for law in laws:
         if isinstance(law, type | str) or not hasattr(law, "terms"):
             raise InputError(f"laws holds {law!r}; give laws themselves, as in laws=[wt.laws.PowerLaw('params')].")
@@ -158,7 +159,7 @@ def _known(laws: Sequence[Law], o: Observations) -> tuple[Law, ...]:
             )
     if not laws:
         raise InputError("laws is empty; leave it out, and the laws are chosen by what varies in the runs.")
-    return tuple(laws)
+    return laws
 
 
 def fit_each(tables: Sequence[Observations], *, draws: int = 200, seed: int = 0) -> list[Fit | InputError]:
@@ -185,7 +186,7 @@ def _checked(o: Observations) -> Observations:
             f"for name, runs in observations.by_series(): fit(runs)."
         )
     check_numbers(o)
-    o = with_flops(o)
+    o = with_flops(with_tokens(o))
     check_sizes(o)
     return prepared(o)
 

@@ -56,6 +56,7 @@ def located(
     known = _known(target, size)
     caveats: list[str] = []
     stated = ", ".join(known) or "nothing"
+    _complete_others(o, known, caveats)
     _complete(o, known, caveats)
     _complete_others(o, known, caveats)
     _price(o, known)
@@ -78,6 +79,7 @@ def located(
         [_check_path(o, known, caveats), *(_check_unread(o, reads, name, known, caveats) for name in unread)]
     )
     _check_distance(o, known, caveats)
+    _check_price(o, target.stated(), caveats)
     _check_repeats(o, known, caveats)
     unused = [name for name in ("params", "tokens") if name in known and getattr(o, name) is None]
     if unused:
@@ -107,6 +109,10 @@ def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> N
         known[alone[0]] = alone[1]
         caveats.append(f"{alone[0]} were not stated; all runs have {compact(alone[1])}.")
         _from_price(o, known, caveats)
+        (other,) = {"params", "tokens"} - {alone[0]}
+        if "flops" in known and other not in known and o.flops is not None:
+            known[other] = _from_line(o.flops, getattr(o, other), known["flops"])
+            caveats.append(f"{other} were not stated; the ladder's own path gives {compact(known[other])}.")
     if o.params is not None and o.tokens is not None:
         path = _path(o) if alone is None else None
         if path is not None and "flops" in known and not {"params", "tokens"} & set(known):
@@ -143,14 +149,38 @@ def _price(o: Observations, known: dict[str, float]) -> None:
 
 
 def _from_price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
-    """Params or tokens that follow from the other and FLOPs, where all runs have one price."""
-    if o.flops is None or o.params is None or o.tokens is None:
-        return
-    prices = np.log(o.flops / (o.params * o.tokens))
-    for name, other in (("tokens", "params"), ("params", "tokens")):
-        if name not in known and {"flops", other} <= set(known) and np.ptp(prices) < VARIES:
-            known[name] = known["flops"] / (float(np.exp(prices.mean())) * known[other])
+    """Params (those at work) or tokens that follow from the other and FLOPs, where all runs have one price."""
+    price, working = _price_of(o), _working(o)
+    for name, other in (("tokens", working), (working, "tokens")):
+        if price is not None and name not in known and {"flops", other} <= set(known):
+            known[name] = known["flops"] / (price * known[other])
             caveats.append(f"{name} were not stated; FLOPs and {other} give {compact(known[name])}.")
+
+
+def _price_of(o: Observations) -> float | None:
+    """FLOPs over tokens and the params at work on them, where all runs have the same."""
+    column = at_work(o)
+    if o.flops is None or column is None or o.tokens is None:
+        return None
+    prices = np.log(o.flops / (column * o.tokens))
+    return float(np.exp(prices.mean())) if np.ptp(prices) < VARIES else None
+
+
+def _working(o: Observations) -> str:
+    return "params" if o.active_params is None else "active_params"
+
+
+def _check_price(o: Observations, stated: dict[str, float], caveats: list[str]) -> None:
+    """Sizes that somebody stated may contradict each other."""
+    price, working = _price_of(o), _working(o)
+    if price is None or not {working, "tokens", "flops"} <= set(stated):
+        return
+    factor = stated["flops"] / (price * stated[working] * stated["tokens"])
+    if max(factor, 1 / factor) > OFF_PATH:
+        caveats.append(
+            f"The target's FLOPs are {factor:.3g} times what its {working} and tokens cost at the runs' price; is one "
+            f"of the three mistaken?"
+        )
 
 
 def _one_value(o: Observations) -> tuple[str, float] | None:

@@ -58,7 +58,8 @@ class Here:
         Raises Stopped on SIGTERM, and Paused where `report` does, after a checkpoint of every pack in flight.
         """
         sweep(store)
-        workers = min(self.devices or default_devices(), len(packs))
+        most = 1 if store.in_memory else self.devices or default_devices()  # a worker would not see that store
+        workers = min(most, len(packs))
         if workers < 1:
             return
         if workers == 1:

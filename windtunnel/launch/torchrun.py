@@ -12,8 +12,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,10 +23,11 @@ import torch
 import torch.distributed as dist
 
 from windtunnel.errors import InputError, Stopped
-from windtunnel.launch.here import default_devices
 from windtunnel.launch.leave import asked_to_leave
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
+from windtunnel.launch.own_torchrun import Again
 from windtunnel.launch.pieces import Pieces
+from windtunnel.launch.ray import shared_folder
 from windtunnel.launch.width import most_rows
 from windtunnel.runs import Run
 from windtunnel.store import Store
@@ -43,7 +42,6 @@ Answer = TypeVar("Answer")
 # Weights, gradients and two moments in float32, and as much again for activations: a model that needs more than a
 # device has is trained over all of them even if it is no target (guess).
 BYTES_A_PARAMETER = 32
-RESTARTS = 3  # of what `spawn` starts: a death, or memory that ran out, a few times
 TOGETHER = 20.0  # seconds apart that processes may be which fail at the same operation (guess)
 
 
@@ -62,6 +60,7 @@ class Torchrun:
         finished: Callable[[Pack], None] | None = None,
     ) -> None:
         """Train and record all packs; `report` hears of the steps of this process, `finished` of every pack."""
+        shared_folder(store)
         sweep(store)
         _sweep(store)
         small = [pack for pack in packs if not over_all(pack, self.ranks.device)]
@@ -109,26 +108,6 @@ def led(main: Callable[[Torchrun], Answer], how: How | None = None) -> Answer | 
         answer = main(launcher)
         launcher._say("stop")  # not after an error: the others may be inside a training, and torchrun ends them
         return answer
-
-
-def spawn(command: Sequence[str], processes: int | None = None) -> None:
-    """Run `python -m windtunnel <command>` in several processes under torchrun on this machine, and wait.
-
-    Raises InputError where they ended otherwise than well; what they said stands on standard error.
-    """
-    count = processes or max(2, default_devices())
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    code = subprocess.run(
-        [*torchrun, "--max-restarts", str(RESTARTS), "-m", "windtunnel", *command],
-        stdout=subprocess.DEVNULL,  # the answer is told once, by this process
-        env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-    ).returncode
-    if code:
-        raise InputError(
-            f"torchrun ended with code {code}; the lines above say why. Finished runs and checkpoints are kept; run "
-            f"again to go on."
-        )
 
 
 def over_all(pack: Pack, device: torch.device) -> bool:
@@ -201,7 +180,7 @@ def _whole(ranks: Ranks, pack: Pack, store: Store, how: How, report: Report | No
             if is_out_of_memory(error):
                 more = pieces.more(pack.pieces)
                 # this process has left the others inside a collective, and cannot try again by itself
-                raise InputError(
+                raise Again(
                     f"Memory ran out with {-(-pieces.share // pack.pieces)} examples at a time on each process; half "
                     f"as many are taken from now on ({pieces.remember(more)} pieces), for the same step. torchrun "
                     f"with --max-restarts goes on by itself; else run again."

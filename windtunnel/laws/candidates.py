@@ -33,7 +33,7 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
     if o.params is None or o.tokens is None:
         return one_variable(o, o.axis)
     params, tokens = np.log(o.params), np.log(o.tokens)
-    if repeating(o):
+    if repeating(o) and np.ptp(tokens) >= VARIES:
         assert o.unique_tokens is not None
         unit = float(np.exp(np.mean(np.log(o.unique_tokens))))
         return Overfitted(unit=unit), EffectiveTokens(), Overfitted(bounded=True, unit=unit)

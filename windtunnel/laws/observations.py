@@ -24,6 +24,7 @@ NUMBER_COLUMNS = ("loss", *ALL_SIZES)
 TEXT_COLUMNS = ("seed", "series", "idea", "split", "key", "rung")
 SIX_N_D = "FLOPs were not stated; they are taken as 6 x params x tokens."
 OVER_SIX_N = "Tokens were not stated; they are taken as FLOPs / (6 x params)."
+RARE = 1e-3  # tokens a param below which FLOPs are hardly those of training (guess; frontiers have 1 to 1000)
 OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a second exponent
 
 
@@ -76,9 +77,10 @@ class Observations:
 
         `metric` names one of the runs' metrics that takes the place of the loss, such as a probe's `loss_on_english`.
         """
+        runs = list(runs)
         if any(not isinstance(run, Run) for run in runs):
             raise InputError(
-                f"A {type(runs).__name__} that holds no runs of a store was given; give store.runs(), or columns of "
+                f"What was given holds {type(runs[0]).__name__}, no runs of a store; give store.runs(), or columns of "
                 f"numbers: wt.Observations(loss=..., params=..., tokens=...). `wt.read_runs` reads a table."
             )
         finished = [run for run in runs if _usable(run)]
@@ -203,18 +205,32 @@ def off_line(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.std(y - slope * x - start))
 
 
-def with_flops(observations: Observations) -> Observations:
-    """FLOPs filled in as 6 N D (N the active parameters) where they are not stated, with a caveat saying so.
+def with_tokens(observations: Observations) -> Observations:
+    """Tokens that nobody stated filled in as C / 6 N where FLOPs vary apart from params, with a caveat saying so.
 
-    Where FLOPs are, and vary apart from params, tokens that nobody stated are filled in from them.
+    For the runs of one series that are to be fitted; FLOPs of one example, as of images, are none of training.
     """
     o = observations
     params = at_work(o)
-    if o.tokens is None and o.flops is not None and params is not None:
-        known = np.isfinite(params) & np.isfinite(o.flops)
-        if np.ptp(params[known]) > 0 and off_line(np.log(params[known]), np.log(o.flops[known])) > OFF_LINE:
-            said = OVER_SIX_N if o.active_params is None else OVER_SIX_N.replace("params", "active_params")
-            return replace(o, tokens=o.flops / (6 * params), caveats=(*o.caveats, said))
+    if o.tokens is not None or o.flops is None or params is None or len(o) < 3:
+        return o
+    if not np.all((params > 0) & (o.flops > 0) & np.isfinite(params) & np.isfinite(o.flops)):
+        return o
+    tokens = o.flops / (6 * params)
+    if (
+        np.ptp(params) == 0
+        or off_line(np.log(params), np.log(o.flops)) <= OFF_LINE
+        or np.median(tokens / params) < RARE
+    ):
+        return o
+    said = OVER_SIX_N if o.active_params is None else OVER_SIX_N.replace("params", "active_params")
+    return replace(o, tokens=tokens, caveats=(*o.caveats, said))
+
+
+def with_flops(observations: Observations) -> Observations:
+    """FLOPs filled in as 6 N D (N the active parameters) where they are not stated, with a caveat saying so."""
+    o = observations
+    params = at_work(o)
     if o.flops is not None or params is None or o.tokens is None:
         return o
     said = SIX_N_D if o.active_params is None else SIX_N_D.replace("x params", "x active_params")

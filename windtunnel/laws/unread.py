@@ -12,7 +12,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from scipy import special
 
-from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE
+from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE, repeats
 from windtunnel.laws.observations import ALL_SIZES, Observations
 
 FREE = 0.3  # guess: less spread of a column's logarithm beside the sizes that are read tells nothing of it
@@ -27,7 +27,7 @@ def unread(o: Observations, reads: Collection[str]) -> tuple[str, ...]:
 
 def usual(o: Observations, reads: Collection[str], name: str, at: Mapping[str, float]) -> float:
     """What an unread column is in runs of the sizes `at`, as it goes with the columns that are read."""
-    beside = [each for each in ALL_SIZES if each in reads]
+    beside, o = [each for each in ALL_SIZES if each in reads], o.where(np.isfinite(getattr(o, name)))
     centre = {each: float(np.mean(np.log(getattr(o, each)))) for each in beside}
     design = np.stack([np.ones(len(o)), *(np.log(getattr(o, each)) - centre[each] for each in beside)], axis=1)
     found = np.linalg.lstsq(design, np.log(getattr(o, name)), rcond=None)[0]
@@ -35,12 +35,20 @@ def usual(o: Observations, reads: Collection[str], name: str, at: Mapping[str, f
 
 
 def _changes_loss(o: Observations, reads: Collection[str], name: str) -> bool:
-    """An F test of a parabola in the column's logarithm, beside one in those of the sizes that are read."""
-    column = getattr(o, name)
-    if column is None or not np.all(np.isfinite(column)):
+    """An F test of a parabola in the column's logarithm, beside one in those of the sizes that are read.
+
+    Of means over repeats: what the parabola misses of a size is shared by them, and would count once a seed.
+    """
+    if getattr(o, name) is None:
         return False
+    o = o.where(np.isfinite(getattr(o, name)))
+    if not len(o):
+        return False
+    column, label = getattr(o, name), repeats(o)
+    first = np.unique(label, return_index=True)[1]
+    o, column, y = o.where(first), column[first], np.bincount(label, np.log(o.loss)) / np.bincount(label)
     read = [_standard(np.log(getattr(o, each))) for each in ALL_SIZES if each in reads]
-    x, y = _standard(np.log(column)), np.log(o.loss)
+    x = _standard(np.log(column))
     products = [a * b for a, b in combinations_with_replacement(read, 2)]
     beside = np.stack([np.ones(len(o)), *read, *products], axis=1)
     with_it = np.column_stack([beside, x, x**2])

@@ -15,11 +15,11 @@ from torch import Tensor
 from windtunnel.errors import InputError
 from windtunnel.meta.task import Inner, Task, recorded
 from windtunnel.parts.learned.outer import STATISTICS, statistics_of
+from windtunnel.recipe import is_rate
 from windtunnel.scaling.table import check_suits
 from windtunnel.train.pack import (
     groups_of,
     initial_params,
-    is_rate,
     numbers_of,
     stacked_hyperparameters,
     table_of,

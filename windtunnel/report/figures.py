@@ -20,6 +20,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from windtunnel.errors import InputError
 from windtunnel.recipe import UNIT
 from windtunnel.report.basin_figure import basin_panels
 from windtunnel.report.coordinate_figure import coordinate_panels
@@ -60,14 +61,23 @@ def save(data: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
         from windtunnel.report.png import png
 
         kinds["png"] = png
-    into, written = Path(folder), []
-    into.mkdir(parents=True, exist_ok=True)
+    into, written = made_folder(folder), []
     for name, panel in panels(data).items():
         for ending, made in kinds.items():
             path = into / f"{name}.{ending}"
             path.write_bytes(made(panel))
             written.append(path)
     return written
+
+
+def made_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of figures, which is made. Raises InputError where a file is in its way."""
+    into = Path(folder)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"Figures need a folder, and {into} is a file or lies below one; give another.") from None
+    return into
 
 
 def svg(panel: Panel) -> bytes:

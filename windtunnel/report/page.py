@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -45,6 +46,7 @@ LISTS = (
     "flying",
     "runs",
 )
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte of a path
 NOUNS = ("study", "created", "question", "unit", *LISTS, "cost", "repeat")
 
 
@@ -93,12 +95,18 @@ def write(data: Mapping[str, Any], path: str | os.PathLike[str], *, records: str
         ) from None
 
 
+def utf8(text: str) -> bytes:
+    """A page as bytes. Of a path that Python could not decode, what is UTF-8 is shown as such; the rest is replaced."""
+    as_they_were = _NO_BYTE.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "surrogateescape")
+    return as_they_were.decode("utf-8", "replace").encode()
+
+
 def _replaced(final: Path, text: str) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(utf8(text))
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, final)
     except BaseException:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.report.page import listing, render, waiting
+from windtunnel.report.page import listing, render, utf8, waiting
 from windtunnel.store import Store
 
 LOOK_SECONDS = 1.0  # between two looks at the store (chosen)
@@ -182,5 +182,5 @@ def _folders(place: Any) -> list[str]:
 
 
 def _page(text: str) -> Page:
-    whole = text.encode("utf-8", "replace")
+    whole = utf8(text)
     return Page(whole, gzip.compress(whole, 5, mtime=0), f'"{hashlib.sha256(whole).hexdigest()[:20]}"')

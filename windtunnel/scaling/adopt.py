@@ -240,7 +240,7 @@ def adopt(
     chosen = rule or own or complete_p()
     check_suits(optimizer, chosen)
     table = scale_table(
-        build,
+        _unwrapped(build),
         target,
         base,
         chosen,
@@ -249,7 +249,17 @@ def adopt(
         branches=branches,
         example=example,
     )
-    return Adopted(table=table)
+    return Adopted(table=table.unwrapped())
+
+
+def _unwrapped(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """`build` without wrappers around the whole model (torch.compile): a table is applied by the names inside."""
+
+    def made(*size: Any) -> nn.Module:
+        model = build(*size)
+        return unwrapped(model) if isinstance(model, nn.Module) else model
+
+    return made
 
 
 def _check_constructor(optimizer: torch.optim.Optimizer, scales: Mapping[str, Scale]) -> None:

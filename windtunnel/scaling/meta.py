@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from windtunnel.errors import InputError
 
 _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 _ONES = {torch.ones, torch.ones_like, torch.Tensor.new_ones}
@@ -32,8 +35,19 @@ def filled_on_meta(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str,
     watch = _Undrawn()
     with torch.device("meta"), watch:
         model = build()
+    _check_shapes(model)
     found = {name: watch.filled.get(_storage(param)) for name, param in model.named_parameters()}
     return model, {name: value[1] for name, value in found.items() if value is not None}
+
+
+def _check_shapes(model: nn.Module) -> None:
+    lazy = [name for name, param in model.named_parameters() if is_lazy(param)]
+    if lazy:
+        raise InputError(
+            f"{', '.join(lazy[:3])} of the model have no shape before a first input (a lazy layer), and shapes "
+            f"are compared without one. Name the sizes, as Linear(in, out) for LazyLinear(out), or pass a dummy batch "
+            f"through the model in its constructor."
+        )
 
 
 class _Undrawn(TorchFunctionMode):

@@ -140,7 +140,8 @@ def built_filled(build: Build, size: Size) -> tuple[nn.Module, dict[str, float]]
     except Exception as error:
         raise InputError(
             f"{called(size)} fails on the meta device, where shapes are read without memory: {type(error).__name__}: "
-            f"{error}. A constructor must not read values of tensors; move that behind the construction."
+            f"{error}. If the constructor reads values of tensors, which have none there, move that behind the "
+            f"construction; if it refuses this size, give one that it makes."
         ) from error
 
 

@@ -22,7 +22,7 @@ from windtunnel.files import misfit, shape_of
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.runs import canonical
 from windtunnel.scaling.sites import readout_modules
-from windtunnel.scaling.wrapped import modules
+from windtunnel.scaling.wrapped import bare, modules
 
 OF_MATRICES = ("embedding", "tied", "input", "hidden", "router", "expert_up", "expert_down", "readout")
 SAME = 1e-6  # relative: rates that differ by less are one
@@ -106,6 +106,11 @@ class ScaleTable:
         """Of a tensor of the module, or, where its tensors are shared and go by another name, of one beside it."""
         found = [scale.residual for name, scale in self.scales.items() if name.startswith(f"{module}.")]
         return found[0] if found else self._residual_at(module.rpartition(".")[0]) if module else 1.0
+
+    def unwrapped(self) -> ScaleTable:
+        """This table by the names that tensors and modules had before parts of the model were wrapped."""
+        held = {part: getattr(self, part) for part in ("scales", "forward", "sites", "residual")}
+        return replace(self, **{part: {bare(n): v for n, v in named.items()} for part, named in held.items()})
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Hook the multipliers onto a model; the handles remove them. A second time does nothing.

@@ -13,8 +13,9 @@ from torch import nn
 from windtunnel.errors import InputError
 
 OUTER = ("module",)  # DistributedDataParallel, DataParallel, AveragedModel: around the whole model only
-INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # around any part of it
+COMPILED = "_orig_mod"  # torch.compile
 FLAT = "_fsdp_wrapped_module"  # FSDP1 keeps a shard of every tensor, without its shape
+INNER = (COMPILED, FLAT, "_checkpoint_wrapped_module")  # around any part of it
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -32,12 +33,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by the names that they had before the model was wrapped."""
-    return {_bare(name): param for name, param in unwrapped(model).named_parameters()}
+    return {bare(name): param for name, param in unwrapped(model).named_parameters()}
 
 
 def modules(model: nn.Module) -> dict[str, nn.Module]:
     """The modules by the names that they had before the model was wrapped, wrappers left out."""
-    return {_bare(name): module for name, module in unwrapped(model).named_modules()}  # the innermost comes last
+    return {bare(name): module for name, module in unwrapped(model).named_modules()}  # the innermost comes last
 
 
 def flattened(model: nn.Module) -> bool:
@@ -45,5 +46,21 @@ def flattened(model: nn.Module) -> bool:
     return any(FLAT in name.split(".") for name, _ in model.named_modules())
 
 
-def _bare(name: str) -> str:
+def check_plain(model: nn.Module) -> None:
+    """Raise InputError for a module that runs of a study cannot be packed from: compiled, or of complex parameters."""
+    if any(COMPILED in name.split(".") for name, _ in model.named_modules()):
+        raise InputError(
+            "The model is compiled (torch.compile), and runs are packed by looking into it; return it uncompiled. "
+            "Where a pack is long enough to pay for it, all of it is compiled."
+        )
+    held = [name for name, param in model.named_parameters() if param.is_complex()]
+    if held:
+        raise InputError(
+            f"The model has complex parameters ({', '.join(held[:3])}); values are drawn and trained as float32. Hold "
+            f"the real and the imaginary part as two tensors, or train it in a loop of your own with wt.adopt."
+        )
+
+
+def bare(name: str) -> str:
+    """A tensor's or module's name without the words that wrappers of parts of a model add."""
     return ".".join(word for word in name.split(".") if word not in INNER)

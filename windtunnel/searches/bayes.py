@@ -19,7 +19,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.searches.space import Space
-from windtunnel.searches.surrogate import Surrogate, fit_surrogate, inputs, torch_quiet
+from windtunnel.searches.surrogate import FEWEST, Surrogate, fit_surrogate, inputs, torch_quiet
 from windtunnel.searches.trend import Mean
 
 SAME = 1e-9  # settings that differ by less in every direction, each between 0 and 1, are one
@@ -74,9 +74,15 @@ class Bayes:
                 f"Bayes(budget={self.budget}, first={self.first}, q={self.q}, repeats={self.repeats}): the budget must "
                 f"be positive, 3 points or more are needed to begin with, 1 or more at a time, and each once or more."
             )
+        if self.budget < FEWEST * self.costs[0]:
+            raise InputError(
+                f"The budget {self.budget:g} buys fewer than {FEWEST} runs of {self.costs[0]:g}, without which nothing "
+                f"is found. Give {FEWEST * self.costs[0]:g} or more, or a smaller first size."
+            )
 
     def ask(self, told: Sequence[Told]) -> list[Point]:
         """The points to train next; empty when what is left of the budget buys none, or `repeats` forbids all."""
+        self._check(told)
         left, known = self.budget - self.spent(told), [t.point for t in told]
         waiting = [point for point in self._first() if point not in known]
         if waiting:
@@ -105,9 +111,18 @@ class Bayes:
     def best(self, told: Sequence[Told]) -> Point:
         """The setting with the lowest expected loss at the target's fidelity, its doubt added, among candidates and
         settings told. Without the doubt a corner that nothing is known of can be named (measured: two of six)."""
+        self._check(told)
         rows = np.concatenate([self._candidates(len(told)), self.space.rows([t.point.values for t in told])])
         expected, doubt = self.surrogate(told).predict(rows, len(self.costs) - 1, noisy=False)
         return Point(self._named(rows[[int(np.argmin(expected + doubt))]])[0], len(self.costs) - 1)
+
+    def _check(self, told: Sequence[Told]) -> None:
+        for point in (each.point for each in told):
+            if point.fidelity not in range(len(self.costs)):
+                raise InputError(
+                    f"A run was told of fidelity {point.fidelity!r}; costs name {len(self.costs)}, counted from 0. "
+                    f"Tell the points that ask returned."
+                )
 
     @property
     def fidelities(self) -> tuple[float, ...]:

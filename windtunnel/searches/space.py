@@ -23,6 +23,14 @@ class Space:
     ranges: Mapping[str, Tuned] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.shares, str):
+            raise InputError(f"Space shares is {self.shares!r}; give names of data sources, as in ('books', 'web').")
+        wrong = [name for name, range_ in self.ranges.items() if not isinstance(range_, Tuned)]
+        if wrong:
+            raise InputError(
+                f"Space ranges has {wrong[0]}={self.ranges[wrong[0]]!r}; give a range, as in "
+                f'{{"{wrong[0]}": wt.tuned(1e-3, 1e-1)}}.'
+            )
         if len(self.shares) == 1 or not (self.shares or self.ranges) or set(self.shares) & set(self.ranges):
             raise InputError(
                 f"Space(shares={self.shares}, ranges={list(self.ranges)}): needed are two sources or more, or one "

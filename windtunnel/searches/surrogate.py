@@ -50,8 +50,22 @@ def fit_surrogate(
     A loss that is not finite (a run that diverged) is taken for the worst that finished: a wall, not a hole. Raises
     InputError with fewer than 3 runs, or without one that finished.
     """
-    if len(settings) < FEWEST or not np.isfinite(losses).any():
-        raise InputError(f"{len(settings)} runs were told; a surrogate needs {FEWEST}, and one that finished.")
+    if len(settings) < FEWEST:
+        raise InputError(
+            f"{len(settings)} runs were told; a surrogate needs {FEWEST}. Train what the search asks for first, and "
+            f"give it a budget for more."
+        )
+    if not np.isfinite(losses).any():
+        raise InputError(
+            f"None of {len(settings)} runs told has a finite loss, so nothing says where to go on. Lower the upper end "
+            f"of the ranges (of a learning rate first), or see why the runs failed."
+        )
+    least = np.min(np.asarray(losses)[np.isfinite(losses)])
+    if not least > 0:
+        raise InputError(
+            f"A loss of {least:g} was told; the surrogate is of its logarithm, so losses must be above 0. Tell a "
+            f"cross-entropy, an error, or 1 minus a score."
+        )
     logs = np.log(np.where(np.isfinite(losses), losses, np.max(np.asarray(losses)[np.isfinite(losses)])))
     places = np.asarray(fidelity)
     trend = fit_trend(settings, places, logs, fidelities, mean)

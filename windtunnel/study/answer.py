@@ -19,17 +19,19 @@ from typing import Any
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, score
 from windtunnel.forecasts.forecast import moment
-from windtunnel.ladder import Rung
+from windtunnel.ladder import Rung, four_decimals
 from windtunnel.notebook import card
 from windtunnel.places import Local
+from windtunnel.recipe import Recipe
 from windtunnel.runs import Run, canonical
 from windtunnel.store import Store
 from windtunnel.study.buying import bought, told
 from windtunnel.study.fits import fitted, foretold
 from windtunnel.study.question import Study
-from windtunnel.study.stages import Stages, TuningState
+from windtunnel.study.stages import Stages, TuningState, beyond_horizon
 from windtunnel.tune import Basin, Transfer
 
+BEYOND = 0.01  # share of its horizon that a run may train beyond it without a caveat (guess)
 LEARNED_NOTHING = 0.995  # of the loss of guessing: a run that ends above it has learned nothing (guess)
 
 
@@ -73,6 +75,11 @@ class Result:
         if self.study.tuned_on is None:
             return {}
         return {name: {f: t.cost for f, t in found.items()} for name, found in self.transfers.items() if found}
+
+    def __repr__(self) -> str:
+        from windtunnel.study.words import caveat_lines
+
+        return "\n".join([*(f"caveat: {caveat}" for caveat in caveat_lines(self)), *self.lines()])
 
     def _repr_html_(self) -> str:
         from windtunnel.study.words import caveat_lines
@@ -139,7 +146,7 @@ def answered(stages: Stages) -> Result:
         study=study,
         store=store,
         forecasts=forecasts,
-        verdicts=_verdicts(study, ladder),
+        verdicts={name: _beside(verdict, name, forecasts) for name, verdict in _verdicts(study, ladder).items()},
         scores={n: tuple(score(f, r) for r in targets[n] if r.finished) for n, f in forecasts.items()},
         basins={n: state.basins for n, state in states.items()},
         rechecks={n: stages.recheck_basins(n, s) for n, s in tuned.items()},
@@ -238,6 +245,8 @@ def _caveats(stages: Stages, name: str, state: TuningState, rungs: Sequence[Rung
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     found += _mixed(stages, name, rungs)
+    found += stages.lacking
+    found += _beyond(stages.recipes[name].fill(state.values), stages.study.target.rung, rungs)
     found += [said] if (said := told(stages, name, rungs)) else []
     runs = stages.runs(stages.ladder(name, state.values, rungs))
     found += _guessing(stages, runs)
@@ -273,6 +282,17 @@ def _mixed(stages: Stages, name: str, rungs: Sequence[Rung]) -> list[str]:
     return [
         f"{low} of the {len(runs)} ladder runs were trained in bfloat16, the others in float32; the difference is part "
         f"of what is forecast."
+    ]
+
+
+def _beyond(recipe: Recipe, target: Rung | None, rungs: Sequence[Rung]) -> list[str]:
+    """A sentence where a last step, being a whole batch, goes well beyond the tokens that a size says."""
+    most = max(beyond_horizon(recipe, rung) for rung in (*rungs, *([target] if target else [])))
+    if most < BEYOND:
+        return []
+    return [
+        f"A batch does not divide the tokens of a rung: with the last step, runs see up to {100 * most:.1f} % more "
+        f"data than is counted."
     ]
 
 
@@ -324,6 +344,20 @@ def _known_truth(stages: Stages, name: str) -> list[str]:
     return [
         f"Not a forecast made blind: {len(known)} finished run(s) of {name} at the target's size were already there."
     ]
+
+
+def _beside(verdict: Verdict, name: str, forecasts: Mapping[str, Forecast]) -> Verdict:
+    """The verdict, with a caveat where the forecasts of idea and base say something else."""
+    if not {name, "base"} <= set(forecasts):
+        return verdict
+    apart = forecasts[name].loss.median - forecasts["base"].loss.median
+    if verdict.delta.holds(apart):
+        return verdict
+    said = (
+        f"The two forecasts lie {four_decimals(apart, '+')} apart, outside the verdict's {verdict.delta.signed()}. "
+        f"Each is of one ladder; the verdict compares runs of one seed, whose noise cancels."
+    )
+    return replace(verdict, caveats=(*verdict.caveats, said))
 
 
 def _verdicts(study: Study, ladder: Mapping[str, tuple[Run, ...]]) -> dict[str, Verdict]:

@@ -5,12 +5,12 @@ What is in flight is what the checkpoints in the store say, which is all that an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from windtunnel.ladder import Rung
 from windtunnel.store import Store
-from windtunnel.study.answer import answered
+from windtunnel.study.answer import Result, answered
 from windtunnel.study.buying import bought
 from windtunnel.study.page import page_data
 from windtunnel.study.question import Study
@@ -19,13 +19,15 @@ from windtunnel.train import checkpoint
 
 
 class Living:
-    """Call it for the data of the page as of now; `command` and `file` say how to repeat the study."""
+    """Call it for the data of the page as of now; `command`, asked of what is known then, and `file` say how to repeat
+    the study."""
 
-    def __init__(self, study: Study, store: Store, command: str, file: str) -> None:
+    def __init__(self, study: Study, store: Store, command: Callable[[Result], str], file: str) -> None:
         self.stages, self.command, self.file = Stages(study, store), command, file
 
     def __call__(self) -> dict[str, Any]:
-        data = page_data(answered(self.stages), command=self.command, study_file=self.file)
+        result = answered(self.stages)
+        data = page_data(result, command=self.command(result), study_file=self.file)
         return data | {"flying": flying(self.stages)}
 
 

@@ -119,11 +119,11 @@ class Plan:
         head = f"{'stage':<10}{'recipe':<16}" + "".join(f"{name:>{columns}}" for name, columns in names.items())
         lines = [
             f"{r.stage:<10}{r.recipe:<16}{r.rung.width:>6}{r.rung.depth:>6}{compact(r.size.params):>9}"
-            f"{compact(r.rung.tokens):>9}{r.rung.batch:>7}{r.runs:>6}{r.missing:>9}{compact(r.flops):>9}"
+            f"{compact(r.rung.tokens):>9} {r.rung.batch:>6}{r.runs:>6}{r.missing:>9}{compact(r.flops):>9}"
             for r in self.rows
         ]
         saved = self.saved_flops / (self.flops + self.saved_flops) if self.saved_flops else 0.0
-        trunk = [f"one trunk for runs of several horizons saves {100 * saved:.0f} % of the FLOPs"] if saved else []
+        trunk = [f"one trunk for runs that begin alike saves {100 * saved:.0f} % of the FLOPs"] if saved else []
         return "\n".join([head, *lines, *trunk, *self._at_most(), self._total()])
 
     def _total(self) -> str:

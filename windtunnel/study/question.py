@@ -9,12 +9,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Ladder, Rung, Size, Target
 from windtunnel.notebook import card
-from windtunnel.recipe import Judge, Recipe
+from windtunnel.recipe import Judge, Recipe, Tuned
 from windtunnel.store import Store
 from windtunnel.study.buying import FIRST, purchases
 from windtunnel.tune import Tuning
@@ -70,9 +71,14 @@ class Study:
     def __post_init__(self) -> None:
         self._check_kinds()
         object.__setattr__(self, "ideas", tuple(self.ideas))
-        if not self.name or not re.fullmatch(r"[\w .-]+", self.name):
-            raise InputError(f"Study name is {self.name!r}; use letters, digits, spaces, dots, dashes.")
-        if not 0 < self.level < 1:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w .-]*\w[\w .-]*", self.name):
+            raise InputError(
+                f"Study name is {self.name!r}; use letters, digits, spaces, dots, dashes, at least one letter or digit."
+            )
+        for field in ("seed", "target_seeds"):
+            if not isinstance(getattr(self, field), int):
+                raise InputError(f"Study {field} is {getattr(self, field)!r}; give a whole number.")
+        if not isinstance(self.level, Real) or not 0 < self.level < 1:
             raise InputError(f"Study level is {self.level!r}; it is a probability, 0.9 for a 90 % interval.")
         if self.train_target and self.target.rung is None:
             raise InputError("Study train_target is True but the target has no rung; give Target(rung=Rung(...)).")
@@ -113,6 +119,11 @@ class Study:
         found = {"base": base}
         for idea in self.ideas:
             name = idea_name(idea)
+            if name == "base":
+                raise InputError(
+                    "An idea of the study is called 'base', which is what the recipe without ideas is called; give the "
+                    "function another name."
+                )
             if name in found:
                 raise InputError(f"Two ideas of the study are called {name!r}; give them different function names.")
             made = idea(base)
@@ -172,6 +183,7 @@ class Study:
             )
         self._check_heads()
         self._check_held_out()
+        self._check_batches()
         from windtunnel.parts.data import check_length
 
         rungs = [*self.ladder.rungs, *([self.target.rung] if self.target.rung is not None else [])]
@@ -247,6 +259,16 @@ class Study:
                 raise InputError(
                     f"{name} holds out {share} of the judge's own corpus, the judge {judged.validation}: documents "
                     f"that are judged would be trained on. Give both the same validation=."
+                )
+
+    def _check_batches(self) -> None:
+        """A number of examples is whole and the same for all members of a pack; a search knows neither."""
+        for name, recipe in self.recipes().items():
+            if isinstance(getattr(recipe.batch, "examples", None), Tuned):
+                raise InputError(
+                    f"{name} has batch={recipe.batch!r}: the examples of a step are no number that is searched. Write "
+                    f"an idea for each batch, base.but(batch=FixedBatch(examples=16)), and compare them; each is tuned "
+                    f"by itself."
                 )
 
     def target_flops(self) -> float | None:

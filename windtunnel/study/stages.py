@@ -10,23 +10,24 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.ladder import Rung
+from windtunnel.ladder import Rung, compact
 from windtunnel.launch.width import A_CORE
 from windtunnel.parts.objectives import CrossEntropy
-from windtunnel.recipe import Recipe, Tuned
+from windtunnel.recipe import Judge, Recipe, Tuned
 from windtunnel.runs import Outcome, Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.buying import Bought, bought
 from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
-from windtunnel.train.data import check_examples, check_held_out
+from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
 from windtunnel.train.judging import check_taken
 from windtunnel.train.pack import Pack, check_builds
-from windtunnel.train.rows import apart_tokens
+from windtunnel.train.rows import apart_tokens, beyond
 from windtunnel.tune import (
     Basin,
     Heard,
@@ -37,9 +38,12 @@ from windtunnel.tune import (
     coarse_values,
     fine_values,
     recheck_values,
+    scale_of,
     transfer,
 )
 
+DIGITS = 3  # of a tuned value
+MOST_BEYOND = 0.1  # share of its horizon that a run may train beyond it (guess: a few per cent of the loss's fall)
 MOST_HEARD = 10_000  # sets of values after which a search that goes on asking is taken for one that never ends
 
 
@@ -118,7 +122,8 @@ class Stages:
     def tuning(self, name: str) -> TuningState:
         """How far a recipe's tuning is; one field after the other, the others at their best so far."""
         ranges = self.recipes[name].tuned_fields()
-        state = TuningState(values={f: _three_digits(math.sqrt(r.low * r.high)) for f, r in ranges.items()})
+        scales = {f: scale_of(f, r) for f, r in ranges.items()}
+        state = TuningState(values={f: scales[f].rounded(scales[f].middle(r), DIGITS) for f, r in ranges.items()})
         if self.study.tuning.search is not None and ranges:
             return self._searched(name, ranges, state, self.study.tuning.search)
         for field_name, range_ in ranges.items():
@@ -127,21 +132,24 @@ class Stages:
                 state.done = False
                 return state
             state.basins[field_name] = found
-            state.values[field_name] = _three_digits(found.optimum.median)
+            state.values[field_name] = scales[field_name].rounded(found.optimum.median, DIGITS)
         return state
 
     def _sweep(self, name: str, field_name: str, range_: Tuned, state: TuningState) -> Basin | None:
         tuning, base = self.study.tuning, self.study.ladder.base
-        coarse = self._asks(name, "tune", base, state.values, field_name, coarse_values(range_, tuning.points), 1)
+        scale = scale_of(field_name, range_)
+        coarse = self._asks(
+            name, "tune", base, state.values, field_name, coarse_values(range_, tuning.points, scale), 1
+        )
         state.asked += coarse
         if self.missing(coarse):
             return None
         tried = self._tried(coarse, field_name)
         fine = self._asks(
-            name, "tune", base, state.values, field_name, fine_values(range_, tuning.points, tried), tuning.seeds
+            name, "tune", base, state.values, field_name, fine_values(range_, tuning.points, tried, scale), tuning.seeds
         )
         state.asked += fine
-        return None if self.missing(fine) else basin(field_name, self._tried(coarse + fine, field_name))
+        return None if self.missing(fine) else basin(field_name, self._tried(coarse + fine, field_name), scale=scale)
 
     def _searched(self, name: str, ranges: Mapping[str, Tuned], state: TuningState, search: Search) -> TuningState:
         """As far as a search of all fields together has come; what it asks is remembered, for asking may be slow."""
@@ -161,10 +169,12 @@ class Stages:
             raise InputError(
                 f"All {len(heard)} sets of values that the search tried for {name} diverged; lower the tuned ranges."
             )
-        state.values = {f: _three_digits(value) for f, value in search.best(ranges, heard).items()}
+        state.values = {
+            f: scale_of(f, ranges[f]).rounded(value, DIGITS) for f, value in search.best(ranges, heard).items()
+        }
         if len(ranges) == 1:
             (only,) = ranges
-            state.basins[only] = basin(only, self._tried(state.asked, only))
+            state.basins[only] = basin(only, self._tried(state.asked, only), scale=scale_of(only, ranges[only]))
         return state
 
     def _wanted(
@@ -192,14 +202,16 @@ class Stages:
 
     def recheck(self, name: str, values: Mapping[str, float]) -> dict[str, list[Ask]]:
         """For each tuned field, the values tried again at a larger rung; the transferred one is a ladder run."""
-        tuning = self.study.tuning
-        if not tuning.recheck:
+        tuning, fields = self.study.tuning, self.recipes[name].tuned_fields()
+        if not tuning.recheck or (tuning.search is not None and len(fields) > 1):  # these have no basin to compare with
             return {}
         rung = self.study.ladder.rungs[self.study.recheck_index()]
         seeds = min(tuning.seeds, self.study.ladder.seeds)
         return {
-            f: self._asks(name, "re-check", rung, values, f, recheck_values(values[f], tuning), seeds)
-            for f in self.recipes[name].tuned_fields()
+            f: self._asks(
+                name, "re-check", rung, values, f, recheck_values(values[f], tuning, scale_of(f, range_)), seeds
+            )
+            for f, range_ in fields.items()
         }
 
     def climb(self, name: str, values: Mapping[str, float], rungs: Sequence[Rung] | None = None) -> list[Ask]:
@@ -247,8 +259,20 @@ class Stages:
         for f, asks in self.recheck(name, state.values).items():
             tried = self._tried(asks, f)
             if not self.missing(asks) and len({t.value for t in tried if t.loss is not None}) >= 3:
-                found[f] = basin(f, tried, reach=6.0)
+                scale = scale_of(f, self.recipes[name].tuned_fields()[f])
+                found[f] = basin(f, tried, reach=6.0, seed=1, scale=scale)  # drawn by itself, not as the base's
         return found
+
+    @cached_property
+    def lacking(self) -> list[str]:
+        """A sentence where the judge was told to use more tokens than are held out; by default it takes all."""
+        judge = self.judge
+        if judge.tokens == Judge.tokens:
+            return []
+        there, name = held_out_tokens(judge), type(judge.data).__name__
+        if there + judge.data.shape().tokens_per_example > judge.tokens:
+            return []
+        return [f"The judge asks for {judge.tokens:,} tokens, and {name} holds out {there:,}; those judge all runs."]
 
     def check_builds(self) -> None:
         """Raise InputError for a recipe that cannot be trained at some rung, or at the target, or runs that cannot be
@@ -263,6 +287,7 @@ class Stages:
             filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
             try:
                 _check_data(filled)
+                _check_horizons(filled, rungs if study.train_target else study.ladder.rungs)
                 check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
             except InputError as error:
                 raise InputError(f"{name} cannot be trained everywhere. {error}") from error
@@ -376,13 +401,30 @@ def _check_data(recipe: Recipe) -> None:
     check_examples(recipe.data, own_targets=not isinstance(recipe.objective, CrossEntropy))
 
 
+def beyond_horizon(recipe: Recipe, rung: Rung) -> float:
+    """The share of a rung's tokens that a run goes beyond them with its last step; 0 for one in stretches."""
+    settled = recipe.settled(rung)
+    if recipe.phases is not None or not settled.batch:
+        return 0.0
+    return beyond(settled.tokens, settled.batch * recipe.data.shape().tokens_per_example)
+
+
+def _check_horizons(recipe: Recipe, rungs: Sequence[Rung]) -> None:
+    for rung in rungs:
+        over = beyond_horizon(recipe, rung)
+        if over > MOST_BEYOND:
+            step = (recipe.settled(rung).batch or 1) * recipe.data.shape().tokens_per_example
+            fewer = rung.tokens // step * step
+            raise InputError(
+                f"A step takes {compact(step)} tokens, and a run at {rung} has {compact(rung.tokens)}: with its last "
+                f"step it would see {1 + over:.3g} times as many. Give a smaller batch, or tokens that it divides "
+                f"({f'{fewer} or ' if fewer else ''}{fewer + step})."
+            )
+
+
 def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:
     """Chunks of nearly equal length, none over `most`, the longer ones first: without one of them, the others stay."""
     count = math.ceil(len(trunks) / most)
     each, over = divmod(len(trunks), count)
     edges = [i * each + min(i, over) for i in range(count + 1)]
     return [list(trunks[a:b]) for a, b in pairwise(edges)]
-
-
-def _three_digits(value: float) -> Any:
-    return float(f"{value:.3g}")

@@ -81,6 +81,12 @@ def check_held_out(judge: Judge) -> None:
         )
 
 
+def held_out_tokens(judge: Judge) -> int:
+    """Predictions that a judge makes: as many as it asks for, to a chunk, or all that are held out."""
+    held_out = judge.data.held_out(size=judge_chunk(judge), tokens=judge.tokens)
+    return judge.data.shape().tokens_per_example * sum(len(inputs) for inputs, _ in held_out)
+
+
 def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targets: bool = False) -> None:
     name, shape = f"{type(data).__name__}.{method}", data.shape()
     given = batch if isinstance(batch, tuple | list) else [batch]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from windtunnel.recipe import is_rate
 from windtunnel.train.compiled import PAYS_FROM, compiled
 from windtunnel.train.cutting import check_cut
 from windtunnel.train.data import pack_batch
@@ -43,7 +44,6 @@ from windtunnel.train.pack import (
     check_count,
     groups_of,
     initial_params,
-    is_rate,
     stacked_hyperparameters,
     table_of,
 )

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import torch
@@ -21,15 +22,18 @@ from torch import Tensor, nn
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
-from windtunnel.recipe import Judge, Recipe, Site
+from windtunnel.recipe import Judge, Recipe, Site, is_rate
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.normed import ROLE as MAGNITUDE
 from windtunnel.scaling.sizes import scale_table
 from windtunnel.scaling.table import Scale, ScaleTable, check_suits, geometry_of
+from windtunnel.scaling.wrapped import check_plain
 from windtunnel.train.precision import check_precision
 from windtunnel.train.rows import trained_tokens
 from windtunnel.train.stretches import trained_tokens_of, training_flops_of
+
+NUMBERS = ("float", "int", float, int)  # annotations of number fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,17 +166,25 @@ def table_of(recipe: Recipe, rung: Rung, base: Rung) -> ScaleTable:
 def check_builds(recipe: Recipe, rungs: Sequence[Rung], base: Rung) -> None:
     """Raise InputError where the network cannot be made at a rung, or is not what its part says, or has no table at the
     last of them; by shapes alone."""
-    at = base
+    check_numbers(recipe)
+    at, made = base, []
     try:
         for at in rungs:
             model = on_meta(lambda at=at: build_model(recipe, at))
             check_count(model, recipe.size(at), recipe.model)
             check_buffers(model)
+            check_plain(model)
+            made.append(at)
         groups_of(table_of(recipe, rungs[-1], base))
     except InputError as error:
         raise InputError(f"At {at}: {error}") from error
-    except Exception:  # a part that looks at values, which there are none: its runs will tell
-        return
+    except Exception as error:
+        if not made or at in made:  # a part that looks at values, which there are none: its runs will tell
+            return
+        raise InputError(
+            f"At {at}: {type(error).__name__}: {error}. At {made[-1]} the network can be made; leave out the sizes "
+            f"where it cannot, or mend the part."
+        ) from error
 
 
 def check_count(model: nn.Module, size: Size, part: Any) -> None:
@@ -244,17 +256,29 @@ def _draw(name: str, group: Group, seed: int) -> Tensor:
     return noise * group.scale.init_std + group.scale.init_mean
 
 
+def check_numbers(recipe: Recipe) -> None:
+    """Raise InputError where a number field of a part holds text, or a rate no number, and for an optimizer's numbers
+    beyond what they mean: rates and eps below 0, Adam's betas outside 0 to 1."""
+    for part in recipe.pieces():
+        held = fields(part) if is_dataclass(part) and not isinstance(part, type) else ()
+        for name, value in ((f.name, getattr(part, f.name)) for f in held if f.type in NUMBERS):
+            if isinstance(value, str) or (is_rate(name) and not isinstance(value, Real)):
+                raise InputError(f"{type(part).__name__} {name} is {value!r}; it takes a number, without quotes.")
+    for name, value in numbers_of(recipe.optimizer).items():
+        beta = name in ("beta1", "beta2")
+        if (beta and not 0 <= value < 1) or ((is_rate(name) or name == "eps") and not value >= 0):
+            raise InputError(
+                f"{type(recipe.optimizer).__name__} {name} is {value:g}; it must be at least 0"
+                f"{', and below 1: the share of the mean that is kept' if beta else ''}."
+            )
+
+
 def numbers_of(part: Any) -> dict[str, float]:
     """The number fields of a filled part: what an optimizer's `hp` holds."""
     if not is_dataclass(part):
         raise InputError(f"{part!r} must be a frozen dataclass, so that its hyperparameters can be read.")
     held = {f.name: getattr(part, f.name) for f in fields(part)}
     return {n: float(v) for n, v in held.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-
-
-def is_rate(name: str) -> bool:
-    """Whether a number field is a learning rate, which is scaled for its site and follows the schedule."""
-    return name == "lr" or name.endswith("_lr")
 
 
 def stacked_hyperparameters(

@@ -71,8 +71,13 @@ def at_batch(schedule: Any, tokens_per_step: float) -> Any:
 
 
 def steps_of(pack: Pack, tokens_per_step: int) -> list[int]:
-    """Steps to each member's horizon, the last one cut short."""
+    """Steps to each member's horizon; where a batch does not divide it, the last one goes beyond."""
     return [math.ceil(spec.rung.tokens / tokens_per_step) for spec in pack.specs]
+
+
+def beyond(tokens: int, tokens_per_step: int) -> float:
+    """The share of a horizon that its last step goes beyond it, being a whole batch."""
+    return math.ceil(tokens / tokens_per_step) * tokens_per_step / tokens - 1
 
 
 def trained_tokens(pack: Pack) -> int:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.errors import InputError, Stopped
+from windtunnel.recipe import is_rate
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
 from windtunnel.train.data import judge_chunk, judge_steps, share
@@ -34,7 +35,6 @@ from windtunnel.train.pack import (
     check_buffers,
     check_count,
     groups_of,
-    is_rate,
     stacked_hyperparameters,
     table_of,
 )

@@ -97,8 +97,9 @@ def _check_truths(runs: Observations, asked: Observations | None) -> None:
     """A measured loss is the truth of one series and idea: for several it would be scored against itself."""
     if asked is None or not np.any(known := np.isfinite(asked.loss)):
         return
-    nameless = np.full(len(runs), "")
-    names = zip(*(nameless if c is None else c for c in (runs.series, runs.idea)), strict=True)
+    fitted = runs.to_fit()
+    nameless = np.full(len(fitted), "")
+    names = zip(*(nameless if c is None else c for c in (fitted.series, fitted.idea)), strict=True)
     times = np.zeros(len(asked), int)
     for series, idea in set(names):
         times += _meant_for(asked, series, idea)

@@ -29,21 +29,27 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
     listed = ", ".join(map(repr, found[:NAMED])) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
     return (
         f"Among runs that are alike in all columns that are read the loss goes with {listed}, which counts as "
-        f'run-to-run noise. A setting can be a size or a series: --columns "tokens={found[0]}" or "series={found[0]}".',
+        f"run-to-run noise. What is a setting there, and no result, can be named with --columns, as a size where it is "
+        f'one, else as "series=NAME".',
     )
 
 
 def _matters(runs: Observations, cells: Any) -> bool:
     """An F test of the column's values beside those of what is read."""
-    names, value = np.unique(np.array([str(cell) for cell in cells]), return_inverse=True)
-    if not 2 <= len(names) <= min(MOST_VALUES, len(runs) // 2):
-        return False
+    codes: dict[str, int] = {}
+    value = np.zeros(len(runs), int)
+    for i, cell in enumerate(cells):
+        value[i] = codes.setdefault(str(cell), len(codes))
+        if len(codes) > min(MOST_VALUES, len(runs) // 2):
+            return False
     to_fit = np.isfinite(runs.loss) & (True if runs.split is None else runs.split != "predict")
     o, value = runs.where(to_fit), value[to_fit]
+    if len(codes) < 2 or len(o) == 0:
+        return False
     series = np.unique(np.array(o.labels()), return_inverse=True)[1]
     alike = np.unique(repeats(o) * (series.max() + 1) + series, return_inverse=True)[1]
-    y = _within(np.log(o.loss), alike)
-    x = np.stack([_within((value == each).astype(float), alike) for each in range(len(names))], axis=1)
+    y = _within(np.argsort(np.argsort(_within(np.log(o.loss), alike))).astype(float), alike)  # one run is no evidence
+    x = np.stack([_within((value == each).astype(float), alike) for each in range(len(codes))], axis=1)
     rank = int(np.linalg.matrix_rank(x))
     df = len(o) - len(np.unique(alike)) - rank
     if rank == 0 or df < 2:

@@ -20,7 +20,8 @@ from windtunnel.parts.data.order import VERSION, check_first_pass, draw, spread
 from windtunnel.recipe import DataShape
 
 MOST_BYTES = 1 << 33  # of one unpacked array
-LARGEST_PIXEL = 255.0  # whole numbers are taken as pixels of 8 bits
+LARGEST_PIXEL = 255  # whole numbers are taken as pixels of 8 bits
+COLOURS = (1, 3, 4)  # channels of grey, RGB and RGBA images
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ def images(
 ) -> Images:
     """Images and whole-number labels of one .npz file, by the names of its arrays.
 
-    Images are (count, rows, columns) or (count, channels, rows, columns); whole numbers are divided by 255. In each
-    class the share `held_out` with the smallest hashes is never trained on, so equal images are on one side. Passes
-    repeat by default. Raises InputError for a file without these arrays, of other shapes, or too few images.
+    Images are (count, rows, columns) or (count, channels, rows, columns); whole numbers, 0 to 255, are divided by 255,
+    and booleans are 0 and 1. In each class the share `held_out` with the smallest hashes is never trained on, so equal
+    images are on one side. Passes repeat by default. Raises InputError for a file without these arrays, of other shapes
+    or values, or too few images.
     """
     if not 0 < held_out < 1:
         raise InputError(f"images(held_out={held_out}): it is a share of each class between 0 and 1.")
@@ -126,9 +128,26 @@ def _read(path: str, inputs: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: {inputs} has shape {x.shape} and {labels} {y.shape} of {y.dtype}; images are (count, rows, "
             f"columns) or (count, channels, rows, columns), labels one whole number from 0 for each."
         )
-    if not (np.issubdtype(x.dtype, np.number) and np.isfinite(x).all()):
-        raise InputError(f"{path}: {inputs} holds values that are no finite numbers.")
+    _check_values(path, inputs, x)
     return x, y.astype(np.int64)
+
+
+def _check_values(path: str, inputs: str, x: np.ndarray) -> None:
+    """Raise InputError where the channels come last, or values are none that `images` takes."""
+    if x.shape[-1] in COLOURS and min(x.shape[1:3]) > max(COLOURS):
+        raise InputError(
+            f"{path}: {inputs} has shape {x.shape}, as if its channels came last; they come before rows and columns: "
+            f"save {inputs}.transpose(0, 3, 1, 2). If the last axis is columns indeed, swap rows and columns."
+        )
+    if x.dtype == bool:
+        return
+    if not (np.issubdtype(x.dtype, np.number) and np.isrealobj(x) and np.isfinite(x).all()):
+        raise InputError(f"{path}: {inputs} holds values that are no finite numbers.")
+    if np.issubdtype(x.dtype, np.integer) and not 0 <= x.min() <= x.max() <= LARGEST_PIXEL:
+        raise InputError(
+            f"{path}: {inputs} holds whole numbers from {x.min()} to {x.max()}, and pixels are taken as 0 to "
+            f"{LARGEST_PIXEL}. Save floats as the network is to see them; of 16 bits, {inputs} / 65535."
+        )
 
 
 def _check_bytes(path: str, name: str) -> None:

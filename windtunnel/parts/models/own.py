@@ -23,6 +23,7 @@ from windtunnel.ladder import Rung, Size
 from windtunnel.recipe import DataShape
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import LOOKUPS
+from windtunnel.scaling.wrapped import check_plain
 
 Built = Callable[[Rung, DataShape], nn.Module]
 
@@ -39,7 +40,7 @@ class Own:
     Its size: all parameters, those of `nn.Embedding` tables as its embedding, tied where another layer has the same
     tensor; and the FLOPs of one example's forward and backward pass by torch's counter, which sees products alone, as
     our formulas do, and takes all experts of a mixture for working. Raises InputError where the module cannot be built
-    and run on the meta device, or has a frozen parameter.
+    and run on the meta device, is compiled, or has a frozen or complex parameter.
     """
 
     module: Built
@@ -62,6 +63,7 @@ class Own:
                 f"{_at(self.module, rung)} has frozen parameters ({', '.join(frozen[:3])}), which would be trained; "
                 f"make them buffers, register_buffer(..., persistent=False)."
             )
+        check_plain(found)
         # a module around it would change the tensors' names
         found.register_forward_hook(partial(_logits, one=data.tokens_per_example == 1))
         # vmap takes the CPU's fused attention member by member, which costs nothing: 4.3 ms a member's step either way
@@ -76,7 +78,13 @@ class Own:
 
 def _logits(module: nn.Module, inputs: Any, outputs: Any, *, one: bool) -> Tensor:
     """With an axis of tokens also where an example is one prediction, which classifiers and images leave out."""
-    found = outputs if isinstance(outputs, Tensor) else outputs.logits
+    found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(found, Tensor):
+        held = {dict: "out['logits']", tuple: "out[0]", list: "out[0]"}.get(type(outputs), "those alone")
+        raise InputError(
+            f"{type(module).__name__} returns a {type(outputs).__name__}; its forward pass must return logits "
+            f"(examples, tokens, classes), or an object with .logits. Wrap it in a module that returns {held}."
+        )
     return found.reshape(len(found), 1, -1) if one and found.dim() not in (0, 3) else found
 
 
@@ -113,6 +121,8 @@ def _flops(module: Built, model: nn.Module, rung: Rung, data: DataShape) -> floa
         with torch.device("meta"), _Agreeing(), counter:  # a forward pass too may make tensors
             outputs = model(inputs)
             outputs.float().sum().backward()
+    except InputError as error:
+        raise InputError(f"{_at(module, rung)}: {error}") from error
     except Exception as error:
         raise InputError(
             f"{_at(module, rung)} cannot be run on the meta device, where its FLOPs are counted "
