@@ -454,6 +454,15 @@ def test_what_is_in_flight_is_told_from_its_checkpoint(study, result, copied):
     assert told["done"] == 4 * pack.tokens_per_step() / lost.spec.rung.tokens
 
 
+def test_a_transfer_is_told_in_numbers_too(result):
+    data = json.loads(json.dumps(result.to_json(), allow_nan=False))["transfer_checks"]
+    for name, found in result.transfers.items():
+        for field, check in found.items():
+            told = data[name][field]
+            assert told["transfers"] is check.transfers and told["moved"]["median"] == check.moved.median
+            assert {"cost", "carried", "from_width", "to_width", "at_width", "odds"} <= set(told)
+
+
 def test_the_answer_is_plain_data_without_nan(result):
     text = json.dumps(result.to_json(), allow_nan=False)
     assert json.loads(text)["study"] == "tiny"

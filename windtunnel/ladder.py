@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from windtunnel.errors import InputError
@@ -157,7 +157,7 @@ class Ladder:
         `unique_tokens` every width and horizon is trained on each of them, repeated (None: all that the data have).
         """
         asked, horizons = _several(widths), _several(tokens)
-        if not (isinstance(widths, Iterable) and asked and all(isinstance(w, int) for w in asked)):
+        if not (isinstance(widths, Iterable) and asked and all(isinstance(w, Integral) for w in asked)):
             raise InputError(
                 f"Ladder.widths is given {widths!r}; it takes whole numbers in a tuple, as in Ladder.widths((64, 128, "
                 f"256), depth=..., tokens=...)."
@@ -170,7 +170,14 @@ class Ladder:
         if not isinstance(head_width, int) or head_width < 1:
             raise InputError(f"Ladder.widths head_width is {head_width!r}; give a whole number of at least 1.")
         rungs = [
-            Rung(width=w, depth=depth, heads=max(1, w // head_width), tokens=int(t), batch=batch, unique_tokens=u)
+            Rung(
+                width=int(w),
+                depth=depth,
+                heads=max(1, int(w) // head_width),
+                tokens=int(t),
+                batch=batch,
+                unique_tokens=u,
+            )
             for w in asked
             for t in horizons
             for u in _several(unique_tokens)

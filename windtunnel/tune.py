@@ -184,6 +184,11 @@ class Transfer:
         within = self.carried.high <= COST_BAR and self.moved.low >= -MOVE_BAR and self.moved.high <= MOVE_BAR
         return True if within else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers as plain data, and whether it transfers (null: these runs cannot tell)."""
+        intervals = {name: getattr(self, name).to_json() for name in ("moved", "cost", "carried")}
+        return dataclasses.asdict(self) | intervals | {"transfers": self.transfers}
+
     def __str__(self) -> str:
         steps = f"log2 steps{' of its odds' if self.odds else ''}"
         known = {True: "transfers", False: "does not transfer", None: "may or may not transfer"}[self.transfers]

@@ -102,6 +102,7 @@ class Result:
             "scores": {name: [s.to_json() for s in scores] for name, scores in self.scores.items()},
             "tuned": {n: {f: b.optimum.to_json() for f, b in basins.items()} for n, basins in self.basins.items()},
             "transfers": {n: {f: str(t) for f, t in found.items()} for n, found in self.transfers.items()},
+            "transfer_checks": {n: {f: t.to_json() for f, t in found.items()} for n, found in self.transfers.items()},
             "ladder_flops": self.ladder_flops(),
             "target_flops": self.study.target_flops(),
             "reliable": self.reliable,

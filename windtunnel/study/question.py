@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError
@@ -76,8 +76,9 @@ class Study:
                 f"Study name is {self.name!r}; use letters, digits, spaces, dots, dashes, at least one letter or digit."
             )
         for field in ("seed", "target_seeds"):
-            if not isinstance(getattr(self, field), int):
+            if not isinstance(getattr(self, field), Integral):
                 raise InputError(f"Study {field} is {getattr(self, field)!r}; give a whole number.")
+            object.__setattr__(self, field, int(getattr(self, field)))
         if not isinstance(self.level, Real) or not 0 < self.level < 1:
             raise InputError(f"Study level is {self.level!r}; it is a probability, 0.9 for a 90 % interval.")
         if self.train_target and self.target.rung is None:
