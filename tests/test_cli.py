@@ -432,7 +432,8 @@ def test_a_report_in_a_folder_whose_name_is_no_text_names_it_byte_by_byte(traine
     shutil.copytree(trained / "store", os.fsdecode(store))
     done = subprocess.run(
         [sys.executable, "-m", "windtunnel", "report", trained / "trained_study.py", "--store", store],
-        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.strip().startswith(store + b"/")

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import windtunnel as wt
 from windtunnel.errors import InputError, Stopped
+from windtunnel.launch.here import Here
+from windtunnel.parts.optimizers import AdamW
 from windtunnel.parts.transforms import Dropout
 from windtunnel.parts.transforms.dropout import Dropped, mixed
 from windtunnel.train.loop import train
@@ -102,6 +104,19 @@ def test_a_rate_can_be_tuned(corpus):
     filled = recipe.fill({"lr": 0.01, "rate": 0.3})
     assert filled.transforms[0].rate == 0.3 and filled.optimizer.lr == 0.01
     assert recipe.shaped({"lr": 0.01, "rate": 0.3}).transforms[0].rate == 0.3
+
+
+def test_a_study_searches_it(corpus, tmp_path):
+    """Its runs are asked with the field open, and trained with it filled: that is no change of the code."""
+    base = tiny.recipe(corpus, optimizer=AdamW(lr=0.01), transforms=(Dropout(rate=wt.tuned(0.01, 0.5)),))
+    ladder = wt.Ladder.widths((8, 12, 16), depth=1, tokens=tiny.TOKENS // 2, head_width=8, seeds=1)
+    target = wt.Target(rung=wt.Rung(width=24, depth=1, heads=3, tokens=tiny.TOKENS // 2))
+    study = tiny.study(corpus, base=base, ideas=[], ladder=ladder, target=target, train_target=False)
+    store = wt.Store(tmp_path / "store")
+    result = study.run(store, launcher=Here(devices=1))
+    assert "rate" in result.forecasts["base"].hyperparameters
+    assert len({run.spec.hyperparameters["rate"] for run in store.runs()}) >= 3
+    assert study.plan(store).missing == 0
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def test_the_command_line_trains_in_bfloat16_and_repeats_itself(corpus, tmp_path
     out, err = capsys.readouterr()
     assert code in (0, 3), err
     assert precisions(wt.Store(store)) == {"bfloat16"}
-    assert out.splitlines()[-1] == f"repeat: windtunnel run {file} --store {store} --precision bfloat16"
+    assert out.splitlines()[-1] == f"repeat: windtunnel run {file} --store {store} --devices 2 --precision bfloat16"
 
 
 class Turned(torch.nn.Module):

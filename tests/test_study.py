@@ -642,13 +642,24 @@ def test_the_store_can_be_read_with_json_and_numpy_alone(result):
 
 @pytest.mark.parametrize(
     ("width", "depth", "words"),
-    [(64, 2, None), (16, 4, "2 times as deep for its width"), (64, 8, "nothing here tells what depth does")],
+    [
+        (64, 2, None),
+        (16, 4, "2 times as deep for its width"),
+        (64, 8, "the ladder [1, 2, 4]: what depth does is carried"),
+    ],
 )
 def test_a_target_of_another_shape_is_said(width, depth, words):
     ladder = wt.Ladder(rungs=tuple(wt.Rung(width=w, depth=d, tokens=10_000) for w, d in ((16, 1), (16, 2), (32, 4))))
     target = wt.Target(rung=wt.Rung(width=width, depth=depth, tokens=100_000))
     said = _shape(SimpleNamespace(study=SimpleNamespace(ladder=ladder, target=target)))  # type: ignore[arg-type]
     assert [words in caveat for caveat in said] == ([True] if words else [])
+
+
+def test_a_ladder_of_one_depth_tells_nothing_of_another():
+    ladder = wt.Ladder.widths((16, 32, 64), depth=2, tokens=10_000, head_width=16)
+    study = SimpleNamespace(ladder=ladder, target=wt.Target(rung=wt.Rung(width=128, depth=8, tokens=100_000)))
+    (said,) = _shape(SimpleNamespace(study=study))  # type: ignore[arg-type]
+    assert "the ladder only [2]: nothing here tells what depth does" in said
 
 
 def test_many_ideas_are_told_in_one_line_and_a_caveat_once():

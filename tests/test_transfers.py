@@ -185,6 +185,21 @@ def test_rates_at_which_all_diverge_are_an_outcome():
     assert found.rules == () and "diverged" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"evaluate": lambda model: -0.9}, "A loss of -0.9 at .*16.*return 1 - accuracy"),
+        ({"evaluate": lambda model: 0.0}, "must be above 0"),
+        ({"seeds": (0, 0, 1)}, "each seed once"),
+        ({"sizes": (32, 16)}, "from small to large"),
+    ],
+)
+def test_what_gives_no_comparison_is_refused(changes, says):
+    asked = {"sizes": (16, 32), "steps": 2, "seeds": (0, 1)} | changes
+    with pytest.raises(InputError, match=says):
+        wt.transfer_check(setup(), asked.pop("sizes"), **asked)
+
+
 def test_a_check_of_one_size_is_refused():
     with pytest.raises(InputError, match=r"transfer_check\(sizes=\[16\].*a larger size"):
         wt.transfer_check(setup(), (16,), steps=2)

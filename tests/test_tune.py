@@ -82,6 +82,22 @@ def test_crashes_alone_are_not_put_down_to_the_range():
         fine_values(Tuned(1e-4, 1e-1), 3, [*crashed, Tried(0.1, 0, None, "the loss was not finite")])
 
 
+def test_a_best_value_that_is_the_last_one_lies_at_the_edge():
+    """Wherever the bottom of a parabola through its neighbours would have it."""
+    losses = (2.0, 1.5, 1.2, 1.053, 1.043)
+    falling = [Tried(2.0**k, 0, loss) for k, loss in zip(range(-8, -3), losses, strict=True)]
+    assert basin("lr", falling).at_edge
+    assert not basin("lr", [*falling, Tried(2.0**-3, 0, 1.2)]).at_edge
+    assert not basin("lr", [*falling, Tried(2.0**-3, 0, None)]).at_edge  # beyond it runs diverge
+
+
+def test_depths_are_counted_where_widths_are_one():
+    tried = [Tried(2.0**x, 0, 3 + 0.02 * (x - 0.5) ** 2) for x in range(-3, 4)]
+    found = transfer(basin("lr", tried), basin("lr", tried, seed=1), from_width=1, to_width=2, at_width=8, axis="depth")
+    assert "from depth 1 to 2" in str(found) and "carried on to depth 8" in str(found)
+    assert found.carried.high == pytest.approx(9 * found.cost.high)  # three doublings for one
+
+
 def test_a_recheck_brackets_the_transferred_value():
     assert recheck_values(0.01, Tuning(recheck=2, recheck_factor=2)) == [0.0025, 0.005, 0.01, 0.02, 0.04]
     assert recheck_values(0.01, Tuning(recheck=0)) == [0.01]

@@ -174,6 +174,7 @@ class Transfer:
     at_width: int
     carried: Interval
     odds: bool = False  # whether it moved in its odds, being a share
+    axis: str = "width"  # what grows and is counted: depth where all widths are one
 
     @property
     def transfers(self) -> bool | None:
@@ -193,10 +194,10 @@ class Transfer:
         steps = f"log2 steps{' of its odds' if self.odds else ''}"
         known = {True: "transfers", False: "does not transfer", None: "may or may not transfer"}[self.transfers]
         return (
-            f"{self.field} {known} from width {self.from_width} to {self.to_width}: its optimum moved by "
+            f"{self.field} {known} from {self.axis} {self.from_width} to {self.to_width}: its optimum moved by "
             f"{self.moved.median:+.2f} [{self.moved.low:+.2f}, {self.moved.high:+.2f}] {steps} and using the base "
             f"value costs {100 * self.cost.median:.2f} % of the loss [{100 * self.cost.low:.2f}, "
-            f"{100 * self.cost.high:.2f}]; carried on to width {self.at_width} that is "
+            f"{100 * self.cost.high:.2f}]; carried on to {self.axis} {self.at_width} that is "
             f"{100 * self.carried.median:.2f} % [{100 * self.carried.low:.2f}, {100 * self.carried.high:.2f}] "
             f"(at {self.moved.level:.0%})"
         )
@@ -247,6 +248,7 @@ def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int, scale:
             f"range, or lower it, so that fewer runs diverge."
         )
     fitted = _parabola(x, y, seeds)
+    ends = [scale.of(end([t.value for t in tried])) for end in (min, max)]
     draws = _resampled(x, y, seeds, fitted, np.random.default_rng(seed))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     centre = min(max(fitted[2], min(x)), max(x))
@@ -256,13 +258,18 @@ def _basin(field: str, tried: tuple[Tried, ...], reach: float, seed: int, scale:
         optimum=Interval(scale.back(centre), scale.back(min(low, centre)), scale.back(max(high, centre)), LEVEL),
         parabola=fitted,
         draws=tuple(float(d) for d in draws),
-        at_edge=bool(fitted[1] <= 0 or not min(x) < fitted[2] < max(x)),
+        at_edge=bool(fitted[1] <= 0 or not min(x) < fitted[2] < max(x) or best in ends),
         scale=scale,
     )
 
 
-def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_width: int | None = None) -> Transfer:
-    """Compare the basins of two rungs, and carry what is found to `at_width` (None: no further than `to_width`)."""
+def transfer(
+    base: Basin, larger: Basin, *, from_width: int, to_width: int, at_width: int | None = None, axis: str = "width"
+) -> Transfer:
+    """Compare the basins of two rungs, and carry what is found to `at_width` (None: no further than `to_width`).
+
+    Where `axis` is "depth" they differ in that, and depths stand in the place of widths.
+    """
     at_width = at_width or to_width
     further = math.log(at_width / from_width) / math.log(to_width / from_width) if to_width != from_width else 1.0
     moved = np.array(larger.draws) - np.array(base.draws)
@@ -280,6 +287,7 @@ def transfer(base: Basin, larger: Basin, *, from_width: int, to_width: int, at_w
         at_width=at_width,
         carried=squared(away, centre, steep * further**2),
         odds=base.scale.odds,
+        axis=axis,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import inspect
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -22,7 +23,7 @@ from windtunnel.recipe import Recipe, Tuned, is_rate
 from windtunnel.train.pack import numbers_of
 from windtunnel.tune import Tried, Tuning, coarse_values, fine_values
 
-FILLED = ("optimizer", "schedule")  # the slots whose tuned numbers reach the members of a pack
+FILLED = re.compile(r"(?!batch\b)\w+(\[\d+\])?\.\w+")  # paths of tuned numbers that a search fills
 
 
 def loads(subject: Subject) -> Finding:
@@ -60,7 +61,7 @@ def self_contained(subject: Subject) -> Finding:
 
 def tunes(subject: Subject) -> Finding:
     """The tuned fields can be filled and searched; what the default tuning spends on them."""
-    recipe = subject.recipe
+    recipe = subject.asked
     for slot, part in recipe.parts().items():
         for path, piece in _pieces(slot, part):
             trouble = _misplaced(path, piece, part)
@@ -139,14 +140,13 @@ def _unfrozen(path: str, piece: Any) -> Finding | None:
 def _misplaced(path: str, piece: Any, part: Any) -> Finding | None:
     if not isinstance(piece, Tuned):
         return None
-    slot, _, field = path.partition(".")
-    if slot in FILLED and "." not in field and "[" not in path:
+    if FILLED.fullmatch(path):
         return None
     return failed(
-        f"{path} is {piece}, which no search would fill: tuned fields are those of the optimizer and the schedule "
-        f"themselves",
+        f"{path} is {piece}, which no search would fill: tuned fields are those of the parts in a recipe's slots "
+        f"themselves, and a batch is none",
         place_of(part),
-        f"Give {path} a number; or declare the tuned field on the optimizer (or schedule) and hand it on from there.",
+        f"Give {path} a number; or declare the tuned field on the part in the slot and hand it on from there.",
     )
 
 

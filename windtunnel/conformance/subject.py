@@ -94,9 +94,19 @@ class Subject:
         return inspect.getdoc(self.idea) or ""
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def asked(self) -> Recipe:
         """What the idea makes of the base."""
         return self.idea(self.base)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The same with what may change the network, and so tells packs apart, in the middle of its range."""
+        found = self.asked
+        if not isinstance(found, Recipe):
+            return found
+        middle = at(found, 0.5)
+        shaped = found.shaped(middle)
+        return found if shaped.tuned_fields() == found.tuned_fields() else shaped
 
     @property
     def suspect(self) -> Any:

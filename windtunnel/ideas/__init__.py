@@ -10,6 +10,7 @@ from windtunnel.ideas.hypergradient_rate import hypergradient_rate
 from windtunnel.ideas.infinite_schedule import infinite_schedule
 from windtunnel.ideas.invariant_hypernetwork import invariant_hypernetwork
 from windtunnel.ideas.layer_norm import layer_norm
+from windtunnel.ideas.layer_wise_trust import lamb, lars
 from windtunnel.ideas.linear_to_zero import linear_to_zero
 from windtunnel.ideas.lora_sb import lora_sb, low_rank_adaptation, random_basis
 from windtunnel.ideas.model_soup import model_soup
@@ -40,6 +41,8 @@ __all__ = [
     "hypergradient_rate",
     "infinite_schedule",
     "invariant_hypernetwork",
+    "lamb",
+    "lars",
     "layer_norm",
     "linear_to_zero",
     "lora_sb",

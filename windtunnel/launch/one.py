@@ -24,8 +24,9 @@ import torch
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.fitting import free_bytes, in_parts
 from windtunnel.launch.pieces import Pieces
-from windtunnel.meaning import identity
+from windtunnel.meaning import identity, meaning
 from windtunnel.places import NO_LOCKS, Place, writing
+from windtunnel.recipe import Tuned
 from windtunnel.runs import Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
@@ -36,6 +37,7 @@ from windtunnel.train.record import versions, written_sources
 
 Report = Callable[[Progress], None]
 Stop = Callable[[], bool] | None
+OPEN = meaning(Tuned)  # in the description of a recipe with a field to be tuned
 LOCK_SECONDS = 0.2  # between two looks at a lock that another process holds (guess)
 # Errors of the machine or the question, not of a run: nothing is recorded. An AcceleratorError is a device fault.
 _FAULT = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # newer than the oldest torch we allow
@@ -102,12 +104,17 @@ def _recorded(pack: Pack, store: Store) -> bool:
 def _check_unchanged(pack: Pack) -> None:
     """A worker imports what is on disk now; it must be what the runs were asked with."""
     spec = pack.specs[0]
-    same = identity(pack.recipe.describe()) == identity(spec.recipe) and pack.judge.describe() == dict(spec.judge)
+    same = _code_of(pack.recipe.describe()) == _code_of(spec.recipe) and pack.judge.describe() == dict(spec.judge)
     if not same:
         raise InputError(
             "A part's source or the data changed on disk after this study was started, so its runs would be recorded "
             "under the wrong key. Finished runs are kept; run again to go on with what is on disk now."
         )
+
+
+def _code_of(described: Any) -> list[str]:
+    """What the code and data were; whether a field is still open, as in a spec, or filled, as in a pack, is neither."""
+    return [found for found in identity(described) if found != OPEN]
 
 
 def sweep(store: Store) -> None:

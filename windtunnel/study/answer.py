@@ -325,6 +325,8 @@ def _shape(stages: Stages) -> list[str]:
             f"The target is {target.depth / target.width / most:.2g} times as deep for its width as any rung; what a "
             f"finite width does at the start of training grows in proportion (benchmarks/ground_truth.py)."
         ]
+    if len(depths) > 1:
+        return [f"The target has depth {target.depth}, the ladder {depths}: what depth does is carried beyond these."]
     return [f"The target has depth {target.depth}, the ladder only {depths}: nothing here tells what depth does."]
 
 

@@ -243,13 +243,15 @@ class Stages:
         for f, larger in self.recheck_basins(name, state).items():
             if f not in state.basins:  # several fields searched together have no basin of their own
                 continue
-            target = self.study.target.rung
+            small, rung, last = ladder.base, ladder.rungs[index], self.study.target.rung or ladder.top
+            axis = "depth" if rung.width == small.width and rung.depth != small.depth else "width"
             found[f] = transfer(
                 state.basins[f],
                 larger,
-                from_width=ladder.base.width,
-                to_width=ladder.rungs[index].width,
-                at_width=(target or ladder.top).width,
+                from_width=getattr(small, axis),
+                to_width=getattr(rung, axis),
+                at_width=getattr(last, axis),
+                axis=axis,
             )
         return found
 

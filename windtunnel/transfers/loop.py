@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import inf, isfinite
 
 from torch import nn
@@ -40,12 +41,19 @@ def transfer_check(
 
     `sizes[0]` is the base. `rules` None judges the setup's own; several are ranked by the loss at the carried rate.
     `evaluate` gives the loss to judge by, of a trained model. A run whose loss is not finite counts as diverged. Raises
-    InputError for fewer than two sizes, steps or octaves below 1, and as `wt.adopt` does.
+    InputError for fewer than two sizes or sizes that do not grow, steps or octaves below 1, a seed given twice, losses
+    that are not above 0, and as `wt.adopt` does.
     """
     if len(sizes) < 2 or steps < 1 or octaves < 1:
         raise InputError(
             f"transfer_check(sizes={list(sizes)}, steps={steps}, octaves={octaves}): it needs the base and a larger "
             f"size, at least a step, and at least an octave on either side of the rate."
+        )
+    grown = [_rung(size, steps).width * _rung(size, steps).depth for size in sizes]
+    if any(large < small for small, large in pairwise(grown)) or not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"transfer_check(sizes={list(sizes)}, seeds={list(seeds)}): give sizes from small to large and each seed "
+            f"once; the spread over seeds is the doubt."
         )
     setup = replace(setup, base=sizes[0])
     rates = [setup.lr * 2.0**k for k in range(-octaves, octaves + 1)]
@@ -87,7 +95,13 @@ def _loss(
     losses = list(train(setup, run, seed, steps))
     if not isfinite(losses[-1]):
         return inf
-    return float(evaluate(run.model)) if evaluate else loss_at(losses, steps)
+    loss = float(evaluate(run.model)) if evaluate else loss_at(losses, steps)
+    if loss <= 0:
+        raise InputError(
+            f"A loss of {loss:g} at {called(size)}: rates are compared by shares of the loss, so it must be above 0. "
+            f"Judge by an error or a cross-entropy; for an accuracy return 1 - accuracy."
+        )
+    return loss
 
 
 def _rung(size: Size, steps: int) -> Rung:
