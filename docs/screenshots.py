@@ -1,6 +1,6 @@
 """`python docs/screenshots.py REPORT.html`: the pictures of the report in docs/report/, from a page of the demo.
 
-They are made of a page that `make demo` wrote (runs/first_flight/first-flight.html), in the machine's own Chromium, so
+They are made of a page that `make demo` wrote (its path is what the demo prints), in the machine's own Chromium, so
 that they can be made again whenever the page changes. A picture that is larger than LARGEST fails.
 """
 
