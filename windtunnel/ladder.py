@@ -171,18 +171,18 @@ class Ladder:
             raise InputError(f"Ladder.widths head_width is {head_width!r}; give a whole number of at least 1.")
         rungs = [
             Rung(
-                width=int(w),
+                width=width,
                 depth=depth,
-                heads=max(1, int(w) // head_width),
+                heads=max(1, width // head_width),
                 tokens=int(t),
                 batch=batch,
                 unique_tokens=u,
             )
-            for w in asked
+            for width in map(int, asked)
             for t in horizons
             for u in _several(unique_tokens)
         ]
-        several = len(horizons) * len(_several(unique_tokens)) > 1
+        several = len(rungs) > len(asked)
         return cls(rungs=tuple(sorted(rungs, key=_cost_order) if several else rungs), seeds=seeds)
 
     @classmethod

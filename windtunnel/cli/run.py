@@ -94,9 +94,9 @@ def _launched(args: argparse.Namespace, study: Any, store: Any) -> Any:
 
 def _over_processes(args: argparse.Namespace, study: Any, store: Any) -> Any:
     """As one of torchrun's processes, or by starting torchrun and telling what it left in the store."""
+    from windtunnel.launch.errand import shared_folder
     from windtunnel.launch.here import default_devices
     from windtunnel.launch.own_torchrun import spawn
-    from windtunnel.launch.ray import shared_folder
     from windtunnel.launch.torchrun import led
 
     if not launched_by_torchrun(args):

@@ -104,9 +104,7 @@ class Subject:
         found = self.asked
         if not isinstance(found, Recipe):
             return found
-        middle = at(found, 0.5)
-        shaped = found.shaped(middle)
-        return found if shaped.tuned_fields() == found.tuned_fields() else shaped
+        return found.shaped(at(found, 0.5))
 
     @property
     def suspect(self) -> Any:

@@ -25,7 +25,7 @@ from windtunnel.laws.candidates import candidates
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
-from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops, with_tokens
+from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops, with_tokens_of_flops
 from windtunnel.laws.prepare import prepared
 from windtunnel.laws.unread import unread
 from windtunnel.notebook import card, plain
@@ -148,7 +148,7 @@ def _known(laws: Sequence[Law], o: Observations) -> tuple[Law, ...]:
     """The laws that somebody chose. Raises InputError for what is none, and where a size that one reads is unknown."""
     laws = tuple(laws) if isinstance(laws, Iterable) else (laws,)
     for law in laws:
-        if isinstance(law, type | str) or not hasattr(law, "terms"):
+        if isinstance(law, type) or not hasattr(law, "terms"):
             raise InputError(f"laws holds {law!r}; give laws themselves, as in laws=[wt.laws.PowerLaw('params')].")
         columns = {name: getattr(o, name) for name in law.columns}
         lacking = [name for name, column in columns.items() if column is None or not np.all(np.isfinite(column))]
@@ -186,7 +186,7 @@ def _checked(o: Observations) -> Observations:
             f"for name, runs in observations.by_series(): fit(runs)."
         )
     check_numbers(o)
-    o = with_flops(with_tokens(o))
+    o = with_flops(with_tokens_of_flops(o))
     check_sizes(o)
     return prepared(o)
 

@@ -58,7 +58,7 @@ def located(
     stated = ", ".join(known) or "nothing"
     _complete_others(o, known, caveats)
     _complete(o, known, caveats)
-    _complete_others(o, known, caveats)
+    _complete_others(o, known, caveats)  # of what has just been found
     _price(o, known)
     wanted = [name for name in ALL_SIZES if getattr(o, name) is not None and (name in SIZE_COLUMNS or name in reads)]
     missing = [name for name in wanted if name not in known]
@@ -114,7 +114,7 @@ def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> N
             known[other] = _from_line(o.flops, getattr(o, other), known["flops"])
             caveats.append(f"{other} were not stated; the ladder's own path gives {compact(known[other])}.")
     if o.params is not None and o.tokens is not None:
-        path = _path(o) if alone is None else None
+        path = _path(o)
         if path is not None and "flops" in known and not {"params", "tokens"} & set(known):
             known["params"] = _from_line(o.size, o.params, known["flops"])
             caveats.append(f"params were not stated; the ladder's own path gives {compact(known['params'])}.")
@@ -140,12 +140,12 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
 
 def _price(o: Observations, known: dict[str, float]) -> None:
     """FLOPs as params (those at work on a token) times tokens, at the price that the top run has."""
-    params = "params" if o.active_params is None else "active_params"
-    if o.flops is None or o.tokens is None or "flops" in known or not {params, "tokens"} <= set(known):
+    working = _working(o)
+    if o.flops is None or o.tokens is None or "flops" in known or not {working, "tokens"} <= set(known):
         return
     if (column := at_work(o)) is not None:
         top = int(np.argmax(o.flops))
-        known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[params] * known["tokens"]
+        known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[working] * known["tokens"]
 
 
 def _from_price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:

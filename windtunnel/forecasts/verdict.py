@@ -23,7 +23,7 @@ from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
-from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens
+from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens_of_flops
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run
 
@@ -179,7 +179,7 @@ def _observations(runs: Observations | Sequence[Run]) -> Observations:
     o = runs if isinstance(runs, Observations) else Observations.from_runs(runs)
     o = o.to_fit()
     check_numbers(o)
-    return with_flops(with_tokens(o)).ordered()
+    return with_flops(with_tokens_of_flops(o)).ordered()
 
 
 def _dearer(base: Observations | Sequence[Run], idea: Observations | Sequence[Run]) -> float | None:

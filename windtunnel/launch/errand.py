@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError, Paused, Stopped
-from windtunnel.places import FULL
+from windtunnel.places import FULL, Local
 from windtunnel.runs import ENGINE
 
 if TYPE_CHECKING:
@@ -83,6 +83,15 @@ def refused(answer: Mapping[str, Any]) -> InputError | None:
     if "paused" in answer:
         return Paused(answer["paused"])
     return InputError(answer["input error"]) if "input error" in answer else None
+
+
+def shared_folder(store: Store) -> Path:
+    """The folder that all machines of a cluster share. Raises InputError for a store that is none."""
+    if not isinstance(store.place, Local):
+        raise InputError(
+            f"The store {store.where} is no folder; on a cluster give one that every node sees, as on NFS."
+        )
+    return store.packs().parent.resolve()
 
 
 def told(store: Path, key: str) -> dict[str, Any] | None:

@@ -22,12 +22,11 @@ from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.launch.deaths import lost, not_connected
-from windtunnel.launch.errand import errands, refused, untold
+from windtunnel.launch.errand import errands, refused, shared_folder, untold
 from windtunnel.launch.here import _close, _send
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
 from windtunnel.launch.width import most_rows
-from windtunnel.places import Local
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
 from windtunnel.train.memory import process_bytes
@@ -154,15 +153,6 @@ class Ray:
                 for pack, sent in zip(packs, errands(packs, store), strict=True)
             ],
         }
-
-
-def shared_folder(store: Store) -> Path:
-    """The folder that all machines of a cluster share. Raises InputError for a store that is none."""
-    if not isinstance(store.place, Local):
-        raise InputError(
-            f"The store {store.where} is no folder; on a cluster give one that every node sees, as on NFS."
-        )
-    return store.packs().parent.resolve()
 
 
 def check_installed(module: str, extra: str) -> None:

@@ -21,11 +21,11 @@ from typing import Any
 
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.deaths import Deaths, gave_up
-from windtunnel.launch.errand import Heard, errands, refused, told, untold
+from windtunnel.launch.errand import Heard, errands, refused, shared_folder, told, untold
 from windtunnel.launch.here import Here, default_devices
 from windtunnel.launch.leave import stopped_by_sigterm
 from windtunnel.launch.one import Report, sweep
-from windtunnel.launch.ray import check_installed, shared_folder
+from windtunnel.launch.ray import check_installed
 from windtunnel.launch.slurm_job import Job
 from windtunnel.launch.width import most_rows
 from windtunnel.store import Store

@@ -23,11 +23,11 @@ import torch
 import torch.distributed as dist
 
 from windtunnel.errors import InputError, Stopped
+from windtunnel.launch.errand import shared_folder
 from windtunnel.launch.leave import asked_to_leave
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
 from windtunnel.launch.own_torchrun import Again
 from windtunnel.launch.pieces import Pieces
-from windtunnel.launch.ray import shared_folder
 from windtunnel.launch.width import most_rows
 from windtunnel.runs import Run
 from windtunnel.store import Store

@@ -22,6 +22,7 @@ TYPICAL_NOISE, TYPICAL_DF = 0.003, 1
 # Noise goes as size ** -SHRINKS, per e-fold of the ladder's axis: 1 % at 3e11 FLOPs (probe of 3 seeds) and 0.02-0.1 %
 # at 1e19-1e20 (OLMo ladder) are 0.15 to 0.2 per e-fold of compute; the spread of the belief is a guess.
 SHRINKS, SHRINKS_SPREAD = 0.15, 0.1
+FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that the loss goes with them
 MOST_RUNGS = 12  # more distinct sizes than this are merged into LEVELS steps of equal width in log size
 LEVELS = 8
 
@@ -127,6 +128,11 @@ def run_noise(observations: Observations, residual: float, residual_df: int) -> 
         return Noise(pooled((between, df)), df, told)
     source = f"{told} and residuals" if df else "residuals"
     return Noise(pooled((between, df), (residual, residual_df)), df + residual_df, source)
+
+
+def explains(gain: float, parameters: int, variance: float, df: int) -> bool:
+    """An F test: whether so many more parameters lower a sum of squares by more than noise of such a variance would."""
+    return bool(special.fdtrc(parameters, df, gain / parameters / variance) < FALSE_ALARMS)
 
 
 def rung_means(o: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -116,13 +116,18 @@ class Observations:
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
         return replace(self, **{name: values[mask] for name, values in arrays.items()})
 
+    @property
+    def fitted(self) -> np.ndarray:
+        """Whether each row is evidence: all but those whose split is "predict"."""
+        return np.ones(len(self), bool) if self.split is None else self.split != "predict"
+
     def to_fit(self) -> Observations:
         """Without the rows whose split is "predict"."""
-        return self if self.split is None else self.where(self.split != "predict")
+        return self if self.split is None else self.where(self.fitted)
 
     def to_predict(self) -> Observations:
         """Only the rows whose split is "predict"."""
-        return self.where(np.zeros(len(self), bool) if self.split is None else self.split == "predict")
+        return self.where(~self.fitted)
 
     def by_series(self) -> Iterator[tuple[str, Observations]]:
         """Each series (and, within it, each idea) by name, in order of first appearance."""
@@ -194,6 +199,14 @@ def _usable(run: Run) -> bool:
     return run.finished and run.loss is not None and run.loss > 0
 
 
+def joint(*labels: np.ndarray) -> np.ndarray:
+    """One label for each combination of labels that there is."""
+    found = labels[0]
+    for label in labels[1:]:
+        found = np.unique(found * (label.max() + 1) + label, return_inverse=True)[1]
+    return found
+
+
 def at_work(sizes: Any) -> np.ndarray | None:
     """The params that a token meets, by which it is paid: all of them where not stated otherwise."""
     return sizes.params if sizes.active_params is None else sizes.active_params
@@ -205,7 +218,7 @@ def off_line(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.std(y - slope * x - start))
 
 
-def with_tokens(observations: Observations) -> Observations:
+def with_tokens_of_flops(observations: Observations) -> Observations:
     """Tokens that nobody stated filled in as C / 6 N where FLOPs vary apart from params, with a caveat saying so.
 
     For the runs of one series that are to be fitted; FLOPs of one example, as of images, are none of training.

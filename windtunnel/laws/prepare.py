@@ -15,7 +15,7 @@ from scipy import special
 from windtunnel.errors import InputError
 from windtunnel.ladder import compact
 from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE
-from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
+from windtunnel.laws.observations import ALL_SIZES, Observations, joint, with_flops
 
 MOST_RUNS = 600  # more runs than this are thinned evenly over sizes; a law has at most 7 parameters
 SEARCHED = ("lr", "batch_tokens", "steps")  # what differs between the runs of one search
@@ -74,11 +74,11 @@ def best_of_search(o: Observations) -> Observations:
     if o.lr is None:
         return o
     size = _cells(o, 0.02, [name for name in ALL_SIZES if name not in SEARCHED])
-    if not np.any(_distinct(_joint(size, _values(o.lr)), size) > 1):
+    if not np.any(_distinct(joint(size, _values(o.lr)), size) > 1):
         return o
-    setting = _joint(size, *(_values(column) for name in SEARCHED if (column := getattr(o, name)) is not None))
+    setting = joint(size, *(_values(column) for name in SEARCHED if (column := getattr(o, name)) is not None))
     seed = np.zeros(len(o), int) if o.seed is None else np.unique(o.seed, return_inverse=True)[1]
-    alike = _joint(setting, seed)
+    alike = joint(setting, seed)
     first = _firsts(np.lexsort([o.loss, alike]), alike)  # the best run of each seed
     means = np.bincount(setting[first], np.log(o.loss[first])) / np.bincount(setting[first])
     best = setting[_firsts(np.lexsort([means[setting], size]), size)]
@@ -95,14 +95,6 @@ def best_of_search(o: Observations) -> Observations:
 def _values(column: np.ndarray) -> np.ndarray:
     """A label of each value of a hyperparameter."""
     return np.unique(np.nan_to_num(np.round(np.log(column), 3), nan=-1e9), return_inverse=True)[1]
-
-
-def _joint(*labels: np.ndarray) -> np.ndarray:
-    """One label for each combination of labels that there is."""
-    found = labels[0]
-    for label in labels[1:]:
-        found = np.unique(found * (label.max() + 1) + label, return_inverse=True)[1]
-    return found
 
 
 def _distinct(label: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -67,13 +67,12 @@ def sweeps(observations: Observations, extra: Mapping[str, np.ndarray]) -> Sweep
 
 def _usable(o: Observations, extra: Mapping[str, np.ndarray]) -> tuple[Observations, dict[str, np.ndarray], tuple]:
     """Finished runs to fit that state their size and every hyperparameter that any run states."""
-    fitted = np.ones(len(o), bool) if o.split is None else np.asarray(o.split) != "predict"
     stated = {name: getattr(o, name) for name in HYPERPARAMETERS if getattr(o, name) is not None} | dict(extra)
     columns = {name: np.asarray(column, float) for name, column in stated.items()}
     with np.errstate(invalid="ignore"):
         columns = {name: column for name, column in columns.items() if np.any(column > 0)}
         sizes = [column for column in (o.params, o.tokens) if column is not None and np.any(column > 0)]
-        good = fitted & np.isfinite(o.loss) & (o.loss > 0)
+        good = o.fitted & np.isfinite(o.loss) & (o.loss > 0)
         for column in [*columns.values(), *sizes]:
             good &= np.isfinite(column) & (column > 0)
     if not columns:
@@ -83,7 +82,7 @@ def _usable(o: Observations, extra: Mapping[str, np.ndarray]) -> tuple[Observati
         )
     if not np.any(good):
         raise InputError(f"None of {len(o)} runs has a loss and {' and '.join(columns)}; there is no surface to fit.")
-    lost = int(np.sum(fitted & ~good))
+    lost = int(np.sum(o.fitted & ~good))
     notes = (f"{lost} runs lack a loss, a size or {' or '.join(columns)} and are left out",) if lost else ()
     return o.where(good), {name: column[good] for name, column in columns.items()}, notes
 

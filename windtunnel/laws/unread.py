@@ -10,13 +10,11 @@ from collections.abc import Collection, Mapping
 from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy import special
 
-from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE, repeats
+from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE, explains, repeats
 from windtunnel.laws.observations import ALL_SIZES, Observations
 
 FREE = 0.3  # guess: less spread of a column's logarithm beside the sizes that are read tells nothing of it
-FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that they change the loss
 
 
 def unread(o: Observations, reads: Collection[str]) -> tuple[str, ...]:
@@ -58,7 +56,7 @@ def _changes_loss(o: Observations, reads: Collection[str], name: str) -> bool:
         return False
     before, after = (float(np.sum(_left(design, y) ** 2)) for design in (beside, with_it))
     scatter = (TYPICAL_DF * TYPICAL_NOISE**2 + after) / (TYPICAL_DF + df)
-    return bool(special.fdtrc(more - rank, TYPICAL_DF + df, (before - after) / (more - rank) / scatter) < FALSE_ALARMS)
+    return explains(before - after, int(more - rank), scatter, TYPICAL_DF + df)
 
 
 def _standard(column: np.ndarray) -> np.ndarray:

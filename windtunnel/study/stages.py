@@ -31,6 +31,7 @@ from windtunnel.train.rows import apart_tokens, beyond
 from windtunnel.tune import (
     Basin,
     Heard,
+    Scale,
     Search,
     Transfer,
     Tried,
@@ -122,7 +123,7 @@ class Stages:
     def tuning(self, name: str) -> TuningState:
         """How far a recipe's tuning is; one field after the other, the others at their best so far."""
         ranges = self.recipes[name].tuned_fields()
-        scales = {f: scale_of(f, r) for f, r in ranges.items()}
+        scales = {f: self._scale(name, f) for f in ranges}
         state = TuningState(values={f: scales[f].rounded(scales[f].middle(r), DIGITS) for f, r in ranges.items()})
         if self.study.tuning.search is not None and ranges:
             return self._searched(name, ranges, state, self.study.tuning.search)
@@ -137,7 +138,7 @@ class Stages:
 
     def _sweep(self, name: str, field_name: str, range_: Tuned, state: TuningState) -> Basin | None:
         tuning, base = self.study.tuning, self.study.ladder.base
-        scale = scale_of(field_name, range_)
+        scale = self._scale(name, field_name)
         coarse = self._asks(
             name, "tune", base, state.values, field_name, coarse_values(range_, tuning.points, scale), 1
         )
@@ -169,13 +170,16 @@ class Stages:
             raise InputError(
                 f"All {len(heard)} sets of values that the search tried for {name} diverged; lower the tuned ranges."
             )
-        state.values = {
-            f: scale_of(f, ranges[f]).rounded(value, DIGITS) for f, value in search.best(ranges, heard).items()
-        }
+        best = search.best(ranges, heard)
+        state.values = {f: self._scale(name, f).rounded(value, DIGITS) for f, value in best.items()}
         if len(ranges) == 1:
             (only,) = ranges
-            state.basins[only] = basin(only, self._tried(state.asked, only), scale=scale_of(only, ranges[only]))
+            state.basins[only] = basin(only, self._tried(state.asked, only), scale=self._scale(name, only))
         return state
+
+    def _scale(self, name: str, field_name: str) -> Scale:
+        """What a tuned field of a recipe is searched in."""
+        return scale_of(field_name, self.recipes[name].tuned_fields()[field_name])
 
     def _wanted(
         self, name: str, ranges: Mapping[str, Tuned], heard: Sequence[Heard], search: Search
@@ -209,9 +213,9 @@ class Stages:
         seeds = min(tuning.seeds, self.study.ladder.seeds)
         return {
             f: self._asks(
-                name, "re-check", rung, values, f, recheck_values(values[f], tuning, scale_of(f, range_)), seeds
+                name, "re-check", rung, values, f, recheck_values(values[f], tuning, self._scale(name, f)), seeds
             )
-            for f, range_ in fields.items()
+            for f in fields
         }
 
     def climb(self, name: str, values: Mapping[str, float], rungs: Sequence[Rung] | None = None) -> list[Ask]:
@@ -261,8 +265,8 @@ class Stages:
         for f, asks in self.recheck(name, state.values).items():
             tried = self._tried(asks, f)
             if not self.missing(asks) and len({t.value for t in tried if t.loss is not None}) >= 3:
-                scale = scale_of(f, self.recipes[name].tuned_fields()[f])
-                found[f] = basin(f, tried, reach=6.0, seed=1, scale=scale)  # drawn by itself, not as the base's
+                # drawn by itself, not as the base's
+                found[f] = basin(f, tried, reach=6.0, seed=1, scale=self._scale(name, f))
         return found
 
     @cached_property
@@ -405,17 +409,20 @@ def _check_data(recipe: Recipe) -> None:
 
 def beyond_horizon(recipe: Recipe, rung: Rung) -> float:
     """The share of a rung's tokens that a run goes beyond them with its last step; 0 for one in stretches."""
-    settled = recipe.settled(rung)
-    if recipe.phases is not None or not settled.batch:
-        return 0.0
-    return beyond(settled.tokens, settled.batch * recipe.data.shape().tokens_per_example)
+    step = _step_tokens(recipe, rung)
+    return beyond(rung.tokens, step) if step and recipe.phases is None else 0.0
+
+
+def _step_tokens(recipe: Recipe, rung: Rung) -> int:
+    """Tokens of a step, 0 where no batch is settled."""
+    return (recipe.settled(rung).batch or 0) * recipe.data.shape().tokens_per_example
 
 
 def _check_horizons(recipe: Recipe, rungs: Sequence[Rung]) -> None:
     for rung in rungs:
         over = beyond_horizon(recipe, rung)
         if over > MOST_BEYOND:
-            step = (recipe.settled(rung).batch or 1) * recipe.data.shape().tokens_per_example
+            step = _step_tokens(recipe, rung)
             fewer = rung.tokens // step * step
             raise InputError(
                 f"A step takes {compact(step)} tokens, and a run at {rung} has {compact(rung.tokens)}: with its last "

@@ -49,11 +49,10 @@ class Carried:
     def verdict(self) -> str:
         """By the gap at the last rung against the bar of a good transfer, 0.3 % of the loss."""
         last = self.gap[-1]
-        beyond = self.basins[-1].at_edge and last.low <= COST_BAR
-        if self.basins[0].at_edge or beyond:  # of a base whose best value was not tried nothing can be carried
-            return "cannot tell: optimum at the edge of the values"
-        if last.low > COST_BAR:
+        if last.low > COST_BAR and not self.basins[0].at_edge:
             return "does not transfer"
+        if self.basins[0].at_edge or self.basins[-1].at_edge:  # nothing can be carried of what was not tried
+            return "cannot tell: optimum at the edge of the values"
         return "transfers" if last.high <= COST_BAR else "cannot tell"
 
     def to_json(self) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def transfer_check(
             f"transfer_check(sizes={list(sizes)}, steps={steps}, octaves={octaves}): it needs the base and a larger "
             f"size, at least a step, and at least an octave on either side of the rate."
         )
-    grown = [_rung(size, steps).width * _rung(size, steps).depth for size in sizes]
+    rungs = [_rung(size, steps) for size in sizes]
+    grown = [rung.width * rung.depth for rung in rungs]
     if any(large < small for small, large in pairwise(grown)) or not seeds or len(set(seeds)) < len(seeds):
         raise InputError(
             f"transfer_check(sizes={list(sizes)}, seeds={list(seeds)}): give sizes from small to large and each seed "
@@ -61,7 +62,6 @@ def transfer_check(
         name: [_tried(replace(setup, rule=rule), name, size, rates, steps, seeds, evaluate, report) for size in sizes]
         for name, rule in (rules or {"as set up": setup.rule}).items()
     }
-    rungs = [_rung(size, steps) for size in sizes]
     return compared("lr", rungs, tried, at_growth, [f"{called(size)} after {steps} steps" for size in sizes])
 
 

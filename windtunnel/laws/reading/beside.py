@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import special
 
-from windtunnel.laws.noise import repeats
-from windtunnel.laws.observations import Observations
+from windtunnel.laws.noise import explains, repeats
+from windtunnel.laws.observations import Observations, joint
 from windtunnel.laws.reading.tables import Table
 
-FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that the loss goes with them
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
 
@@ -42,12 +40,12 @@ def _matters(runs: Observations, cells: Any) -> bool:
         value[i] = codes.setdefault(str(cell), len(codes))
         if len(codes) > min(MOST_VALUES, len(runs) // 2):
             return False
-    to_fit = np.isfinite(runs.loss) & (True if runs.split is None else runs.split != "predict")
+    to_fit = np.isfinite(runs.loss) & runs.fitted
     o, value = runs.where(to_fit), value[to_fit]
     if len(codes) < 2 or len(o) == 0:
         return False
     series = np.unique(np.array(o.labels()), return_inverse=True)[1]
-    alike = np.unique(repeats(o) * (series.max() + 1) + series, return_inverse=True)[1]
+    alike = joint(repeats(o), series)
     y = _within(np.argsort(np.argsort(_within(np.log(o.loss), alike))).astype(float), alike)  # one run is no evidence
     x = np.stack([_within((value == each).astype(float), alike) for each in range(len(codes))], axis=1)
     rank = int(np.linalg.matrix_rank(x))
@@ -55,8 +53,7 @@ def _matters(runs: Observations, cells: Any) -> bool:
     if rank == 0 or df < 2:
         return False
     left = float(np.sum((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2))
-    explained = float(np.sum(y**2)) - left
-    return bool(special.fdtrc(rank, df, explained / rank / max(left / df, 1e-12)) < FALSE_ALARMS)
+    return explains(float(np.sum(y**2)) - left, rank, max(left / df, 1e-12), df)
 
 
 def _within(column: np.ndarray, label: np.ndarray) -> np.ndarray:

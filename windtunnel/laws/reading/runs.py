@@ -50,7 +50,7 @@ def read_runs(
     caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated)
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
-    runs = with_tokens(runs)
+    runs = with_tokens_of_steps(runs)
     doubts = (*check_units(runs, table), *unnamed(runs, table, chosen))
     return _usable(table, with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
 
@@ -74,10 +74,10 @@ def read_targets(
     if len(bare):
         raise InputError(f"{table.file} states no size in {table.named(bare)}; a target needs params=, tokens= or so.")
     arrays |= {"split": np.full(count, "predict")} | ({} if "loss" in arrays else {"loss": np.full(count, np.nan)})
-    return with_tokens(Observations(**arrays, source=str(table.file)))
+    return with_tokens_of_steps(Observations(**arrays, source=str(table.file)))
 
 
-def with_tokens(runs: Observations) -> Observations:
+def with_tokens_of_steps(runs: Observations) -> Observations:
     """Tokens filled in as steps x batch_tokens where those are stated and tokens are not, with a caveat saying so."""
     if runs.tokens is not None or runs.steps is None or runs.batch_tokens is None:
         return runs
@@ -89,8 +89,7 @@ def with_tokens(runs: Observations) -> Observations:
 
 def _usable(table: Table, runs: Observations) -> Observations:
     """The runs, unless some that are to be fitted lack the size that orders them by cost."""
-    to_fit = np.ones(len(runs), bool) if runs.split is None else runs.split != "predict"
-    lacking = np.flatnonzero(to_fit & ~np.isfinite(runs.size))
+    lacking = np.flatnonzero(runs.fitted & ~np.isfinite(runs.size))
     if len(lacking):
         raise InputError(
             f"{table.file} states no size but {runs.axis}, and that is empty in {table.named(lacking)}; every run "
