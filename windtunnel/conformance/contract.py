@@ -1,4 +1,4 @@
-"""The optimizer's contract: init and update are pure functions of one tensor, and give back what they were given.
+"""The contract: the parts give what they promise, and init and update are pure functions of one tensor.
 
 Called here as the engine would call them, one tensor of every kind in the bench's model, with float64 hyperparameters
 without axes; but outside vmap, where errors name the user's own line.
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from windtunnel.conformance.extras import misspelt, numbers_trouble, tensor_trouble
 from windtunnel.conformance.finding import Finding, Place, failed, passed
 from windtunnel.conformance.places import place_of, user_line, watching_returns
+from windtunnel.conformance.shapes import drawn_trouble, network_trouble
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
@@ -44,7 +45,7 @@ class Broken(Exception):
 
 
 def contract(subject: Subject) -> Finding:
-    """init and update keep their promises on a tensor of every kind in the model."""
+    """The parts give what they promise, init and update on a tensor of every kind in the model."""
     optimizer, objective = subject.recipe.optimizer, subject.recipe.objective
     for part, asks in (
         (objective, lambda: needs_of(objective)),
@@ -55,12 +56,14 @@ def contract(subject: Subject) -> Finding:
             asks()
         except InputError as error:
             return failed(str(error), place_of(part), "Need only what there is; windtunnel/recipe.py says what.")
+    if trouble := drawn_trouble(subject):
+        return failed(*trouble)
     try:
         table = table_of(subject.recipe, rung_of(subject.recipe, 1), rung_of(subject.recipe, 1))
     except InputError as error:
         return failed(str(error), place_of(optimizer), _geometry_remedy(optimizer))
     groups = groups_of(table)
-    if trouble := misspelt(optimizer) or numbers_trouble(optimizer, table.sites):
+    if trouble := misspelt(optimizer) or numbers_trouble(optimizer, table.sites) or network_trouble(subject):
         return failed(*trouble)
     hps = stacked_hyperparameters(groups, [subject.recipe.fill(at(subject.recipe, 0.5)).optimizer], CPU, [0])
     try:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from windtunnel.conformance.finding import Place
+from windtunnel.conformance.finding import Trouble
 from windtunnel.conformance.places import place_of, watching_returns
 from windtunnel.recipe import Site
 from windtunnel.train.extras import OF_OPTIMIZERS
 
-Trouble = tuple[str, Place | None, str]  # what is wrong, where, what to write
 NUMBERS = "numbers(tensors, seed, stretch) returns {name: {number: value}} with the same numbers for every tensor."
 TOTALS = (
     'totals returns a dict of numbers without axes, to be summed over the network: {"square": grad.square().sum()}.'

@@ -28,6 +28,9 @@ class Place:
         return f"{self.file}:{self.line}"
 
 
+Trouble = tuple[str, Place | None, str]  # what is wrong, where, what to write
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One check's answer. The suite fills in `check`."""

@@ -13,8 +13,9 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -88,14 +89,26 @@ def watching_returns(function: Callable[..., Any]) -> Iterator[dict[str, Place]]
         sys.setprofile(before)
 
 
-def first_call(file: Path, begins: tuple[str, ...]) -> Place | None:
-    """The first call in a file whose dotted name begins with one of these."""
+def first_call(file: Path, begins: tuple[str, ...], parts: Iterable[Any] = ()) -> Place | None:
+    """The first call in a file whose dotted name begins with one of these: in the code of a part, else anywhere."""
     try:
         tree = ast.parse(file.read_text("utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
         return None
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func).startswith(begins)]
-    return place(file, min(n.lineno for n in calls)) if calls else None
+    lines = sorted(n.lineno for n in calls)
+    own = [line for line in lines if any(line in code for code in map(partial(_lines, file), parts))]
+    return place(file, (own or lines)[0]) if lines else None
+
+
+def _lines(file: Path, part: Any) -> range:
+    """The lines of a file that a part's class or function takes."""
+    thing = part if inspect.isroutine(part) or inspect.isclass(part) else type(part)
+    with suppress(OSError, TypeError):
+        lines, first = inspect.getsourcelines(thing)
+        if _same(inspect.getsourcefile(thing) or "", file):
+            return range(first, first + len(lines))
+    return range(0)
 
 
 def _same(filename: str, file: Path) -> bool:

@@ -6,9 +6,12 @@ rule which does not learn is seen. The rung's batch comes from the idea's own ba
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +20,8 @@ from typing import Any
 
 import torch
 
+from windtunnel.conformance.finding import Place
+from windtunnel.conformance.places import place_of
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.parts.batch import FixedBatch
@@ -112,6 +117,28 @@ class Subject:
         mine = self.recipe.optimizer != self.base.optimizer
         return self.recipe.optimizer.update if mine else self.idea
 
+    @property
+    def network(self) -> Place | None:
+        """Where what the idea changes of the network is: the last transform, the model, else the idea."""
+        if self.recipe.transforms and self.recipe.transforms != self.base.transforms:
+            return place_of(self.recipe.transforms[-1])
+        return place_of(self.recipe.model if self.recipe.model != self.base.model else self.idea)
+
+    def anew(self) -> Recipe | None:
+        """What the idea makes of the base when its file is run again, as another process does; None if it cannot be."""
+        here = sys.modules.get(self.idea.__module__)
+        if here is None or getattr(here, self.idea.__name__, None) is not self.idea:
+            return None
+        spec = importlib.util.spec_from_file_location(self.idea.__module__, self.file)
+        if spec is None or spec.loader is None:
+            return None
+        module = importlib.util.module_from_spec(spec)
+        with suppress(Exception):
+            spec.loader.exec_module(module)
+            found = getattr(module, self.idea.__name__)(self.base)
+            return found.shaped(at(found, 0.5))
+        return None
+
     @cached_property
     def judge(self) -> Judge:
         """The study's judge: held-out examples of the base recipe's data."""
@@ -159,9 +186,9 @@ class Subject:
         return [runs[2 * i : 2 * i + 2] for i in range(len(values))]
 
 
-def pack_of(recipe: Recipe, judge: Judge, members: Sequence[Member], steps: int) -> Pack:
-    """Runs of a recipe at the bench's rung."""
-    described, judged, rung = recipe.describe(), judge.describe(), rung_of(recipe, steps)
+def pack_of(recipe: Recipe, judge: Judge, members: Sequence[Member], steps: int, width: int = WIDTH) -> Pack:
+    """Runs of a recipe at the bench's rung, or a wider one."""
+    described, judged, rung = recipe.describe(), judge.describe(), rung_of(recipe, steps, width)
     specs = [
         RunSpec(recipe=described, rung=rung, hyperparameters=values, seed=seed, judge=judged, base_rung=rung)
         for values, seed in members

@@ -17,7 +17,7 @@ from windtunnel.conformance.reading import loads, self_contained, tunes
 from windtunnel.conformance.remedies import explain
 from windtunnel.conformance.repeating import elsewhere, judge_untouched, repeatable, saves
 from windtunnel.conformance.subject import Subject
-from windtunnel.conformance.training import learns, width_stable
+from windtunnel.conformance.training import causal, learns, width_stable
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ SUITE = (
     Check("pack equals alone", equals_alone, ("packs", "repeatable")),
     Check("finite", finite, ("repeatable",)),
     Check("learns", learns, ("finite",)),
+    Check("causal", causal, ("finite",)),
     Check("width-stable", width_stable, ("learns",)),
     Check("saves", saves, ("repeatable",)),
     Check("costs", costs, ("trains",)),

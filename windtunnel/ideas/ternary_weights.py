@@ -2,9 +2,7 @@
 
 Read: the abstract and equations 1 to 4 as restated in our facts. The forward pass uses round(clip(w / scale, -1, 1))
 times the scale, which is the median (this paper) or mean (BitNet) of |w|; gradients pass straight to w. Activations
-stay in float here: the paper's 8 bits are about memory, and its losses are about weights. Under muP
-the scale by the mean is not width-stable at the largest learning rate that trains (`windtunnel check`), the one by the
-median is.
+stay in float here: the paper's 8 bits are about memory, and its losses are about weights.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Read: the abstract and equations 5 to 7 as restated in our facts. Its batch-channel normalization keeps running
 statistics, which packs do not carry, and is not here. Standardised weights have entries of size 1, so they are divided
 by sqrt(fan-in) to stay what the parametrization expects; a gain a filter is left out, as the norms that follow do it.
-Under muP it is not width-stable at the largest learning rate that trains (`windtunnel check`): a filter that a large
-step has aligned is brought back to its norm.
+Under muP it is not width-stable (`windtunnel check`: the slope of the MLP's outputs is +0.46 [0.30, 0.61]): its best
+rate is high, and a filter that a large step has aligned is brought back to its norm.
 """
 
 from __future__ import annotations
