@@ -214,6 +214,16 @@ def test_phases_that_break_a_promise_are_refused_with_a_sentence(corpus, how, sa
         train(pack_of(corpus, phases=Wrong(how=how)), device=tiny.CPU)
 
 
+def test_a_study_refuses_phases_that_some_rung_cannot_have_before_it_trains_anything(corpus, tmp_path):
+    ladder = wt.Ladder.widths((8, 12, 16), depth=1, tokens=tiny.TOKENS, head_width=4, seeds=1)  # 3 heads at width 12
+    target = wt.Target(rung=wt.Rung(width=48, depth=1, heads=12, tokens=tiny.TOKENS))
+    study = tiny.study(corpus, ideas=[wt.ideas.v_cycle], ladder=ladder, target=target)
+    store = wt.Store(tmp_path / "store")
+    with pytest.raises(InputError, match=r"v_cycle cannot be trained everywhere.*give an even number"):
+        study.run(store)
+    assert not store.rows()
+
+
 def test_a_recipe_without_phases_has_the_key_it_always_had(corpus):
     recipe = tiny.recipe(corpus)
     assert "phases" not in recipe.describe() and "phases" in recipe.but(phases=Halves()).describe()

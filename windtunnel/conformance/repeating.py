@@ -5,28 +5,20 @@ from __future__ import annotations
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from windtunnel.conformance.finding import Finding, Place, failed, noted, passed
 from windtunnel.conformance.places import first_call, place_of
 from windtunnel.conformance.subject import BATCH, CPU, STEPS, Subject, pack_of, trained
-from windtunnel.errors import InputError
 from windtunnel.parts.data import digits
 from windtunnel.parts.recipes import mlp_mup_sgd
 from windtunnel.recipe import Judge
 from windtunnel.runs import Run
 from windtunnel.train.loop import Progress, train
+from windtunnel.train.overlap import BEYOND_CHANCE, drawn, found_in, set_aside
 
 CHANCE = ("random.", "np.random.", "numpy.random.", "torch.rand", "torch.normal", "time.", "secrets.", "uuid.")
-# Windows of text recur by chance, so the share of the base's own data is taken off. An idea that trains on what is held
-# out shows nearly all, or the share it mixes in. Of the base's 2.3 % recur (measured, 512 examples), so another draw of
-# them differs by 0.9 % (standard deviation), and the bar is four of those.
-SHARED = 0.04
-VARIOUS = 4  # tokens for each different one, at most: rows of blanks or dashes are everywhere (guess)
-DRAWN = [(seed, step) for step in (0, 1, 2, 20, 60, 250, 1000, 5000) for seed in (0, 1)]
-A_STEP = 32  # examples of each
 
 
 def repeatable(subject: Subject) -> Finding:
@@ -56,15 +48,15 @@ def repeatable(subject: Subject) -> Finding:
             "Let the data plan's batch(seed=..., step=..., size=...) depend on its seed.",
         )
     told = "the same spec gives the same bits, twice and with the file run anew; two seeds differ"
-    if _drawn(subject, 0) == _drawn(subject, 1):
+    if _first(subject, 0) == _first(subject, 1):
         return noted(f"{told}, but by their first weights alone: the data plan gives both the same examples")
     return passed(told)
 
 
-def _drawn(subject: Subject, seed: int) -> list[bytes]:
+def _first(subject: Subject, seed: int) -> list[bytes]:
     """The examples of some steps of a seed."""
-    drawn = (subject.recipe.data.batch(seed=seed, step=step, size=BATCH) for step in (0, 1, STEPS))
-    return [_bytes(*batch) for batch in drawn]
+    batches = (subject.recipe.data.batch(seed=seed, step=step, size=BATCH) for step in (0, 1, STEPS))
+    return [each.tobytes() for batch in batches for each in batch]
 
 
 def saves(subject: Subject) -> Finding:
@@ -96,8 +88,9 @@ def judge_untouched(subject: Subject) -> Finding:
             _chance(subject) or place_of(data.batch),
             "batch(seed=..., step=..., size=...) must be a function of its arguments: runs are paired by it.",
         )
-    share, by_chance = _shared(judge, data, subject.base.data)
-    if share > by_chance + SHARED:
+    held = set_aside(judge)
+    share, by_chance = (found_in(drawn(plan), held) for plan in (data, subject.base.data))
+    if share > by_chance + BEYOND_CHANCE:
         return failed(
             f"{share:.0%} of training examples are among those by which every run is judged (of the base's, by chance, "
             f"{by_chance:.1%})",
@@ -142,46 +135,3 @@ def _same(a: Run, b: Run) -> bool:
 def _chance(subject: Subject) -> Place | None:
     """The first call of a random generator or clock in the idea's parts, else in its file, else the update."""
     return first_call(subject.file, CHANCE, subject.recipe.pieces()) or place_of(subject.suspect)
-
-
-def _shared(judge: Judge, *plans: Any) -> list[float]:
-    """Of each data plan the share of training examples, of several seeds and steps, that are also held out."""
-    chunks = judge.data.held_out(size=4096, tokens=judge.data.shape().train_tokens)
-    inputs, targets = (np.concatenate(each) for each in zip(*chunks, strict=True))
-    text = inputs.ndim == 2 and inputs.dtype.kind in "iu" and inputs.shape == targets.shape
-    if text:  # of rows that go on where the last one ends, and of rows by themselves
-        alone = np.column_stack([inputs, targets[:, -1]])
-        held = np.concatenate([_hashes(row.ravel(), inputs.shape[1]) for row in (inputs, alone)])
-    else:
-        held = np.array([*map(_bytes, inputs, targets)])
-    shares = []
-    for data in plans:
-        drawn = [batch for seed, step in DRAWN if (batch := _batch(data, seed, step)) is not None]
-        xs, ys = (np.concatenate(each) for each in zip(*drawn, strict=True))
-        if text and xs.ndim == 2 and xs.dtype.kind in "iu" and xs.shape[1] >= inputs.shape[1]:
-            rows = xs[:, : inputs.shape[1]]
-            various = np.array([len(set(row)) * VARIOUS >= len(row) for row in rows])
-            found = np.isin(np.concatenate([_hashes(row, len(row)) for row in rows]), held) & various
-        else:
-            found = np.isin([*map(_bytes, xs, ys)], held)
-        shares.append(float(np.mean(found)))
-    return shares
-
-
-def _batch(data: Any, seed: int, step: int) -> tuple[np.ndarray, np.ndarray] | None:
-    with suppress(InputError):  # data that end before
-        return data.batch(seed=seed, step=step, size=A_STEP)
-    return None
-
-
-def _hashes(tokens: np.ndarray, length: int) -> np.ndarray:
-    """A number for every window of so many tokens, equal for equal windows, wherever they begin."""
-    count, tokens = len(tokens) - length + 1, tokens.astype(np.uint64)
-    found = np.zeros(count, np.uint64)
-    for i in range(length):
-        found = found * np.uint64(0x9E3779B97F4A7C15) + tokens[i : i + count]  # modulo 2^64
-    return found
-
-
-def _bytes(x: np.ndarray, y: np.ndarray) -> bytes:
-    return x.tobytes() + y.tobytes()

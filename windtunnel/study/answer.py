@@ -147,7 +147,7 @@ def answered(stages: Stages) -> Result:
         study=study,
         store=store,
         forecasts=forecasts,
-        verdicts={name: _beside(verdict, name, forecasts) for name, verdict in _verdicts(study, ladder).items()},
+        verdicts={n: _beside(_seen(v, stages, n), n, forecasts) for n, v in _verdicts(study, ladder).items()},
         scores={n: tuple(score(f, r) for r in targets[n] if r.finished) for n, f in forecasts.items()},
         basins={n: state.basins for n, state in states.items()},
         rechecks={n: stages.recheck_basins(n, s) for n, s in tuned.items()},
@@ -247,6 +247,7 @@ def _caveats(stages: Stages, name: str, state: TuningState, rungs: Sequence[Rung
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     found += _mixed(stages, name, rungs)
     found += stages.lacking
+    found += [said] if (said := stages.seen_before.get(name)) else []
     found += _beyond(stages.recipes[name].fill(state.values), stages.study.target.rung, rungs)
     found += [said] if (said := told(stages, name, rungs)) else []
     runs = stages.runs(stages.ladder(name, state.values, rungs))
@@ -361,6 +362,12 @@ def _beside(verdict: Verdict, name: str, forecasts: Mapping[str, Forecast]) -> V
         f"Each is of one ladder; the verdict compares runs of one seed, whose noise cancels."
     )
     return replace(verdict, caveats=(*verdict.caveats, said))
+
+
+def _seen(verdict: Verdict, stages: Stages, name: str) -> Verdict:
+    """The verdict, with a caveat where one side trains on what judges both."""
+    said = [stages.seen_before[each] for each in ("base", name) if each in stages.seen_before]
+    return replace(verdict, caveats=(*verdict.caveats, *said))
 
 
 def _verdicts(study: Study, ladder: Mapping[str, tuple[Run, ...]]) -> dict[str, Verdict]:

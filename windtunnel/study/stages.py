@@ -26,8 +26,10 @@ from windtunnel.study.question import Study
 from windtunnel.train.checkpoint import interrupted
 from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
 from windtunnel.train.judging import check_taken
+from windtunnel.train.overlap import BEYOND_CHANCE, Batch, drawn, found_in, set_aside
 from windtunnel.train.pack import Pack, check_builds
 from windtunnel.train.rows import apart_tokens, beyond
+from windtunnel.train.stretches import stretches_of
 from windtunnel.tune import (
     Basin,
     Heard,
@@ -280,6 +282,41 @@ class Stages:
             return []
         return [f"The judge asks for {judge.tokens:,} tokens, and {name} holds out {there:,}; those judge all runs."]
 
+    @cached_property
+    def _judged(self) -> list[Batch]:
+        return set_aside(self.judge)
+
+    @cached_property
+    def _by_chance(self) -> float:
+        """The share of the base's training examples that recur in what judges, where that is held out of its data."""
+        base = self.recipes["base"].data
+        return found_in(drawn(base), self._judged) if base.fingerprint() == self.judge.data.fingerprint() else 0.0
+
+    @cached_property
+    def seen_before(self) -> dict[str, str]:
+        """By recipe a sentence, where what it trains on holds what judges it."""
+        found = {}
+        for name, recipe in self.recipes.items():
+            if recipe.data.fingerprint() == self.judge.data.fingerprint():
+                continue
+            share = found_in(drawn(recipe.data), self._judged)
+            if share > self._by_chance + BEYOND_CHANCE:
+                found[name] = (
+                    f"{share:.0%} of the training examples of {name} are among those that judge all runs (by chance "
+                    f"{self._by_chance:.1%}): its loss there says little of examples that it has not seen."
+                )
+        return found
+
+    def _check_tuned_on(self) -> None:
+        searched = drawn(self.study.tuned_on), set_aside(self._tuning_judge)
+        share = max(found_in(examples, self._judged) for examples in searched)
+        if share > self._by_chance + BEYOND_CHANCE:
+            raise InputError(
+                f"{share:.0%} of the examples of tuned_on are among those by which the study is judged (by chance "
+                f"{self._by_chance:.1%}): values would be chosen on what they are judged by. Give other data, or leave "
+                f"tuned_on out and have the verdict say so."
+            )
+
     def check_builds(self) -> None:
         """Raise InputError for a recipe that cannot be trained at some rung, or at the target, or runs that cannot be
         judged; builds shapes alone where data are of the judge's kind, and draws a few examples."""
@@ -288,13 +325,20 @@ class Stages:
             check_held_out(judge)
         for recipe in self._tuned.values():
             _check_data(recipe)
-        rungs = [*study.ladder.rungs, *([study.target.rung] if study.target.rung is not None else [])]
+        if self._elsewhere:
+            self._check_tuned_on()
+        target = [study.target.rung] if study.target.rung is not None else []
+        rungs = [*study.ladder.rungs, *target]
+        trained = rungs if study.train_target else study.ladder.rungs
         for name, recipe in self.recipes.items():
-            filled = recipe.fill({field: tuned.low for field, tuned in recipe.tuned_fields().items()})
+            values = {field: tuned.low for field, tuned in recipe.tuned_fields().items()}
+            filled = recipe.fill(values)
             try:
                 _check_data(filled)
-                _check_horizons(filled, rungs if study.train_target else study.ladder.rungs)
+                _check_horizons(filled, trained)
                 check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
+                for rung in trained if recipe.phases is not None else ():
+                    stretches_of(self.packed(self.ladder(name, values, [rung])[:1]))
             except InputError as error:
                 raise InputError(f"{name} cannot be trained everywhere. {error}") from error
             try:
