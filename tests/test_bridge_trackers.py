@@ -445,6 +445,18 @@ def test_a_mirror_takes_the_path_of_a_store(store):
     assert Mirror(store.where, tracker).update() == len(pages) == 3
 
 
+def test_a_table_that_has_grown_and_is_brought_again_adds_only_what_is_new(tmp_path):
+    file, store = tmp_path / "runs.csv", wt.Store(tmp_path / "store")
+    head, rows = "loss,params,tokens,outcome", [f"{4 - 0.2 * i},{10 ** (6 + i)},1e9,finished" for i in range(4)]
+    file.write_text("\n".join([head, *rows, "3.0,1e8,1e9,running"]))
+    wt.bridge.bring_runs(store, file)
+    file.write_text("\n".join([head, *rows, "3.1,1e10,1e9,finished"]))
+    wt.bridge.bring_runs(store, file)
+    kept = foreign_runs(store)
+    assert sorted(run.loss for run in kept) == pytest.approx([3.1, 3.4, 3.6, 3.8, 4.0])
+    assert not any("did not finish" in caveat for caveat in observations_of(kept).caveats)  # that was the older table
+
+
 def test_runs_without_the_loss_are_left_out_and_said_and_errors_name_runs_and_not_a_file(tmp_path, caplog):
     mlflow = pytest.importorskip("mlflow", reason="needs MLflow: pip install mlflow-skinny sqlalchemy alembic")
     uri, store = f"sqlite:///{tmp_path}/runs.db", wt.Store(tmp_path / "store")

@@ -409,6 +409,8 @@ def test_a_setup_that_lacks_something_says_what():
         updates(replace(WIDE, rule=Standard(), geometry="wide"), pair)
     with pytest.raises(InputError, match="no seeds were given"):
         updates(WIDE, pair, seeds=())
+    with pytest.raises(InputError, match="holds one twice"):
+        coordinates(WIDE, pair, seeds=(0, 0, 1))
     with pytest.raises(InputError, match="give step counts"):
         wider_is_better(WIDE, pair, steps=())
     with pytest.raises(InputError, match=r"blocks=\('\*\.attention'"):

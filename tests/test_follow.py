@@ -279,6 +279,14 @@ def test_rows_beyond_the_horizon_do_not_count_and_are_said(tmp_path, forecast, l
     assert capsys.readouterr().out == out and "goes on to 2 times the horizon of 2e+10 tokens" in err
 
 
+def test_tokens_in_millions_are_asked_about_and_count_with_a_horizon_in_millions(tmp_path, forecast, ladder, capsys):
+    log = csv_of(tmp_path / "big.csv", [(s, t / 3e6, v) for s, t, v in rows()[: ROWS // 2]])
+    main(["score", forecast, "--follow", str(log), "--once", *ladder])
+    assert "no whole numbers" in capsys.readouterr().err
+    main(["score", forecast, "--follow", str(log), "--once", "--horizon", str(HORIZON / 3e6), *ladder])
+    assert " 50" in capsys.readouterr().out
+
+
 def test_a_horizon_in_another_unit_than_the_log_is_refused(tmp_path, forecast, capsys):
     log = csv_of(tmp_path / "big.csv", rows())
     assert main(["score", forecast, "--follow", str(log), "--horizon", "2e4", "--once"]) == 2

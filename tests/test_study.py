@@ -535,6 +535,7 @@ def test_a_batch_left_open_for_tuning_is_refused_with_what_to_do(corpus, tmp_pat
         (AdamW(lr="0.1"), "AdamW lr is '0.1'; it takes a number, without quotes"),  # pyright: ignore
         (AdamW(lr=None), "AdamW lr is None; it takes a number"),  # pyright: ignore
         (AdamW(lr=-0.1), "AdamW lr is -0.1; it must be at least 0"),
+        (AdamW(lr=0.1, weight_decay=-0.1), "AdamW weight_decay is -0.1; it must be at least 0"),
         (AdamW(lr=0.1, beta2=1.5), "AdamW beta2 is 1.5; it must be at least 0, and below 1"),
         (AdamW(lr=0.1, eps=-1e-8), "AdamW eps is -1e-08"),
     ],

@@ -142,9 +142,19 @@ def brought(
 
 
 def foreign_runs(store: Store, series: str | None = None) -> list[ForeignRun]:
-    """The foreign runs of a store, those of one series where it is given. Raises InputError for a damaged record."""
-    runs = [ForeignRun.from_json(data) for data in store.foreign()]
-    return [run for run in runs if series is None or run.texts.get("series") == series]
+    """The foreign runs of a store, those of one series where it is given. Raises InputError for a damaged record.
+
+    A run that was brought again from a longer table or tracker, with the same numbers, is given once, as it came last.
+    """
+    runs = sorted((ForeignRun.from_json(data) for data in store.foreign()), key=lambda run: run.created)
+    last = {_whose(run): run for run in runs}
+    return [run for run in last.values() if series is None or run.texts.get("series") == series]
+
+
+def _whose(run: ForeignRun) -> str:
+    """What a run is, but for the moment, the state of the file it came in and what was said of all that was there."""
+    origin = {name: text for name, text in run.provenance.items() if name != "sha256"}
+    return canonical({"name": run.name, "numbers": run.numbers, "texts": run.texts, "provenance": origin})
 
 
 def observations_of(runs: Sequence[ForeignRun]) -> Observations:

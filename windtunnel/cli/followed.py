@@ -62,6 +62,11 @@ class FollowedLog:
         share = self.shares(log)
         within = share <= (END if _complete(share[share <= END]) else 1 + NEAR)
         if within.all():
+            if log.unit == "tokens" and np.any(log.at % 1):
+                self.remarks.append(
+                    f"tokens of the log are no whole numbers (the first is {log.at[0]:g}), and the horizon is "
+                    f"{log.at[-1] / share[-1]:.4g}: where they are in millions, give --horizon in millions too"
+                )
             return log
         times, horizon = float(share[-1]), log.at[-1] / share[-1]
         if times > ABSURD or not within.any():

@@ -258,7 +258,7 @@ def _draw(name: str, group: Group, seed: int) -> Tensor:
 
 def check_numbers(recipe: Recipe) -> None:
     """Raise InputError where a number field of a part holds text, or a rate no number, and for an optimizer's numbers
-    beyond what they mean: rates and eps below 0, Adam's betas outside 0 to 1."""
+    beyond what they mean: rates, eps and decay below 0, Adam's betas outside 0 to 1."""
     for part in recipe.pieces():
         held = fields(part) if is_dataclass(part) and not isinstance(part, type) else ()
         for name, value in ((f.name, getattr(part, f.name)) for f in held if f.type in NUMBERS):
@@ -266,7 +266,7 @@ def check_numbers(recipe: Recipe) -> None:
                 raise InputError(f"{type(part).__name__} {name} is {value!r}; it takes a number, without quotes.")
     for name, value in numbers_of(recipe.optimizer).items():
         beta = name in ("beta1", "beta2")
-        if (beta and not 0 <= value < 1) or ((is_rate(name) or name == "eps") and not value >= 0):
+        if (beta and not 0 <= value < 1) or ((is_rate(name) or name in ("eps", "weight_decay")) and not value >= 0):
             raise InputError(
                 f"{type(recipe.optimizer).__name__} {name} is {value:g}; it must be at least 0"
                 f"{', and below 1: the share of the mean that is kept' if beta else ''}."

@@ -166,6 +166,8 @@ def runs(check: str, sizes: Sequence[Size], seeds: Sequence[int], report: Report
     """Every size and seed in turn, each under its seed, with progress reported before each and at the end."""
     if not seeds:
         raise InputError(f"{check}: no seeds were given; give at least two, as in seeds=(0, 1, 2).")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{check}: seeds={list(seeds)} holds one twice, which would count as more evidence.")
     total = len(sizes) * len(seeds)
     for done, (size, seed) in enumerate(product(sizes, seeds)):
         if report is not None:
