@@ -116,11 +116,10 @@ def test_an_idea_that_trains_on_what_judges_is_said_beside_its_forecast_and_its_
         tuning=wt.Tuning(points=3, seeds=1, recheck=0),
     )  # fmt: skip
     stages = Stages(study, wt.Store(tmp_path / "store"))
-    assert (
-        set(stages.seen_before) == {"leaky"} and "50% of the training examples of leaky" in stages.seen_before["leaky"]
-    )
+    assert stages.doubts["base"] == ()
+    (said,) = stages.doubts["leaky"]
+    assert "50% of the training examples of leaky" in said
     result = study.run(stages.store)
-    said = stages.seen_before["leaky"]
     assert said in result.verdicts["leaky"].caveats and said in result.forecasts["leaky"].caveats
     assert not any("among those that judge" in caveat for caveat in result.forecasts["base"].caveats)
 

@@ -10,7 +10,7 @@ import tiny
 
 import windtunnel as wt
 from windtunnel.recipe import DataShape
-from windtunnel.study.stages import Stages
+from windtunnel.study.soundness import doubts
 from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
 
 CLASSES = 256
@@ -120,16 +120,14 @@ def test_a_judge_of_more_tokens_than_are_held_out_is_said_unless_that_is_the_def
     there = held_out_tokens(wt.Judge(data=data, tokens=10**9))
     assert there == 359
 
-    def lacking(judge):
-        stages = Stages.__new__(Stages)
-        stages.judge = judge
-        return stages.lacking
+    def said_of(judge):
+        return doubts({"base": wt.recipes.mlp_mup_sgd(data=judge.data)}, judge)["base"]
 
-    (said,) = lacking(wt.Judge(data=data, tokens=5000))
+    (said,) = said_of(wt.Judge(data=data, tokens=5000))
     assert "asks for 5,000 tokens, and Digits holds out 359" in said
     for judge in (wt.Judge(data=data, tokens=there), wt.Judge(data=data)):
-        assert lacking(judge) == []
-    assert lacking(wt.Judge(data=wt.data.stdlib(), tokens=1001)) == []  # no whole number of examples
+        assert said_of(judge) == ()
+    assert said_of(wt.Judge(data=wt.data.stdlib(), tokens=1001)) == ()  # no whole number of examples
 
 
 def test_a_fault_in_the_plans_code_is_left_to_the_run_that_can_say_its_line():

@@ -28,7 +28,8 @@ from windtunnel.store import Store
 from windtunnel.study.buying import bought, told
 from windtunnel.study.fits import fitted, foretold
 from windtunnel.study.question import Study
-from windtunnel.study.stages import Stages, TuningState, beyond_horizon
+from windtunnel.study.soundness import beyond_horizon
+from windtunnel.study.stages import Stages, TuningState
 from windtunnel.tune import Basin, Transfer
 
 BEYOND = 0.01  # share of its horizon that a run may train beyond it without a caveat (guess)
@@ -147,7 +148,7 @@ def answered(stages: Stages) -> Result:
         study=study,
         store=store,
         forecasts=forecasts,
-        verdicts={n: _beside(_seen(v, stages, n), n, forecasts) for n, v in _verdicts(study, ladder).items()},
+        verdicts={n: _beside(_doubted(v, stages, n), n, forecasts) for n, v in _verdicts(study, ladder).items()},
         scores={n: tuple(score(f, r) for r in targets[n] if r.finished) for n, f in forecasts.items()},
         basins={n: state.basins for n, state in states.items()},
         rechecks={n: stages.recheck_basins(n, s) for n, s in tuned.items()},
@@ -246,8 +247,7 @@ def _caveats(stages: Stages, name: str, state: TuningState, rungs: Sequence[Rung
     if state.basins and not stages.study.tuning.recheck:
         found.append("No transfer check was made: that the tuned values hold at larger sizes is assumed.")
     found += _mixed(stages, name, rungs)
-    found += stages.lacking
-    found += [said] if (said := stages.seen_before.get(name)) else []
+    found += stages.doubts[name]
     found += _beyond(stages.recipes[name].fill(state.values), stages.study.target.rung, rungs)
     found += [said] if (said := told(stages, name, rungs)) else []
     runs = stages.runs(stages.ladder(name, state.values, rungs))
@@ -364,9 +364,9 @@ def _beside(verdict: Verdict, name: str, forecasts: Mapping[str, Forecast]) -> V
     return replace(verdict, caveats=(*verdict.caveats, said))
 
 
-def _seen(verdict: Verdict, stages: Stages, name: str) -> Verdict:
-    """The verdict, with a caveat where one side trains on what judges both."""
-    said = [stages.seen_before[each] for each in ("base", name) if each in stages.seen_before]
+def _doubted(verdict: Verdict, stages: Stages, name: str) -> Verdict:
+    """The verdict, with what must be said of the data of both sides."""
+    said = dict.fromkeys((*stages.doubts["base"], *stages.doubts[name]))
     return replace(verdict, caveats=(*verdict.caveats, *said))
 
 

@@ -21,6 +21,7 @@ from windtunnel.study.buying import bought, bought_words
 from windtunnel.study.fits import lost_in
 from windtunnel.study.plan import plan
 from windtunnel.study.question import Study
+from windtunnel.study.soundness import check
 from windtunnel.study.stages import Ask, Stages
 from windtunnel.train.loop import Progress
 from windtunnel.train.memory import is_out_of_memory
@@ -61,7 +62,7 @@ def run(
     if precision == "bfloat16" and isinstance(launch, Here):
         _say_if_slow(watch)
     stages = Stages(study, store, precision, launch)
-    stages.check_builds()
+    check(stages)
     if budget is not None:
         launch = _metered(study, store, launch, budget, watch, precision)
     _tune(stages, launch, watch)

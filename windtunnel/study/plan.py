@@ -16,6 +16,7 @@ from windtunnel.recipe import Recipe
 from windtunnel.store import Store
 from windtunnel.study.buying import FIRST, at_most
 from windtunnel.study.question import Study
+from windtunnel.study.soundness import check
 from windtunnel.study.speed import by_size, stored, timed_here
 from windtunnel.study.stages import Ask, Stages
 
@@ -157,7 +158,7 @@ def plan(
     from windtunnel.launch.here import Here, default_devices
 
     stages = Stages(study, store, precision, launcher or Here(devices=devices))
-    stages.check_builds()
+    check(stages)
     rungs = at_most(stages)
     rows = [row for name in stages.recipes for row in _rows(stages, name, rungs)]
     rows = [replace(row, together=stages.pack_rows(row.runs)) if row.missing else row for row in rows]

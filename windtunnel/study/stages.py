@@ -15,21 +15,17 @@ from itertools import pairwise
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.ladder import Rung, compact
+from windtunnel.ladder import Rung
 from windtunnel.launch.width import A_CORE
-from windtunnel.parts.objectives import CrossEntropy
-from windtunnel.recipe import Judge, Recipe, Tuned
+from windtunnel.recipe import Recipe, Tuned
 from windtunnel.runs import Outcome, Run, RunSpec
 from windtunnel.store import Store
 from windtunnel.study.buying import Bought, bought
 from windtunnel.study.question import Study
+from windtunnel.study.soundness import doubts
 from windtunnel.train.checkpoint import interrupted
-from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
-from windtunnel.train.judging import check_taken
-from windtunnel.train.overlap import BEYOND_CHANCE, Batch, drawn, found_in, set_aside
-from windtunnel.train.pack import Pack, check_builds
-from windtunnel.train.rows import apart_tokens, beyond
-from windtunnel.train.stretches import stretches_of
+from windtunnel.train.pack import Pack
+from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import (
     Basin,
     Heard,
@@ -46,7 +42,6 @@ from windtunnel.tune import (
 )
 
 DIGITS = 3  # of a tuned value
-MOST_BEYOND = 0.1  # share of its horizon that a run may train beyond it (guess: a few per cent of the loss's fall)
 MOST_HEARD = 10_000  # sets of values after which a search that goes on asking is taken for one that never ends
 
 
@@ -272,79 +267,9 @@ class Stages:
         return found
 
     @cached_property
-    def lacking(self) -> list[str]:
-        """A sentence where the judge was told to use more tokens than are held out; by default it takes all."""
-        judge = self.judge
-        if judge.tokens == Judge.tokens:
-            return []
-        there, name = held_out_tokens(judge), type(judge.data).__name__
-        if there + judge.data.shape().tokens_per_example > judge.tokens:
-            return []
-        return [f"The judge asks for {judge.tokens:,} tokens, and {name} holds out {there:,}; those judge all runs."]
-
-    @cached_property
-    def _judged(self) -> list[Batch]:
-        return set_aside(self.judge)
-
-    @cached_property
-    def _by_chance(self) -> float:
-        """The share of the base's training examples that recur in what judges, where that is held out of its data."""
-        base = self.recipes["base"].data
-        return found_in(drawn(base), self._judged) if base.fingerprint() == self.judge.data.fingerprint() else 0.0
-
-    @cached_property
-    def seen_before(self) -> dict[str, str]:
-        """By recipe a sentence, where what it trains on holds what judges it."""
-        found = {}
-        for name, recipe in self.recipes.items():
-            if recipe.data.fingerprint() == self.judge.data.fingerprint():
-                continue
-            share = found_in(drawn(recipe.data), self._judged)
-            if share > self._by_chance + BEYOND_CHANCE:
-                found[name] = (
-                    f"{share:.0%} of the training examples of {name} are among those that judge all runs (by chance "
-                    f"{self._by_chance:.1%}): its loss there says little of examples that it has not seen."
-                )
-        return found
-
-    def _check_tuned_on(self) -> None:
-        searched = drawn(self.study.tuned_on), set_aside(self._tuning_judge)
-        share = max(found_in(examples, self._judged) for examples in searched)
-        if share > self._by_chance + BEYOND_CHANCE:
-            raise InputError(
-                f"{share:.0%} of the examples of tuned_on are among those by which the study is judged (by chance "
-                f"{self._by_chance:.1%}): values would be chosen on what they are judged by. Give other data, or leave "
-                f"tuned_on out and have the verdict say so."
-            )
-
-    def check_builds(self) -> None:
-        """Raise InputError for a recipe that cannot be trained at some rung, or at the target, or runs that cannot be
-        judged; builds shapes alone where data are of the judge's kind, and draws a few examples."""
-        study = self.study
-        for judge in (self.judge, self._tuning_judge) if self._elsewhere else (self.judge,):
-            check_held_out(judge)
-        for recipe in self._tuned.values():
-            _check_data(recipe)
-        if self._elsewhere:
-            self._check_tuned_on()
-        target = [study.target.rung] if study.target.rung is not None else []
-        rungs = [*study.ladder.rungs, *target]
-        trained = rungs if study.train_target else study.ladder.rungs
-        for name, recipe in self.recipes.items():
-            values = {field: tuned.low for field, tuned in recipe.tuned_fields().items()}
-            filled = recipe.fill(values)
-            try:
-                _check_data(filled)
-                _check_horizons(filled, trained)
-                check_builds(filled, [filled.settled(rung) for rung in rungs], filled.settled(study.ladder.base))
-                for rung in trained if recipe.phases is not None else ():
-                    stretches_of(self.packed(self.ladder(name, values, [rung])[:1]))
-            except InputError as error:
-                raise InputError(f"{name} cannot be trained everywhere. {error}") from error
-            try:
-                check_taken(filled, filled.settled(study.ladder.base), self.judge)
-            except InputError as error:
-                raise InputError(f"{name} cannot be trained and judged. {error}") from error
+    def doubts(self) -> Mapping[str, tuple[str, ...]]:
+        """By recipe what must be said of the data that train and judge it; read once."""
+        return doubts(self.recipes, self.judge)
 
     # packs
 
@@ -445,34 +370,6 @@ class Stages:
 
     def _recorded(self, key: str) -> bool:
         return key in self._runs or key in self.store
-
-
-def _check_data(recipe: Recipe) -> None:
-    check_examples(recipe.data, own_targets=not isinstance(recipe.objective, CrossEntropy))
-
-
-def beyond_horizon(recipe: Recipe, rung: Rung) -> float:
-    """The share of a rung's tokens that a run goes beyond them with its last step; 0 for one in stretches."""
-    step = _step_tokens(recipe, rung)
-    return beyond(rung.tokens, step) if step and recipe.phases is None else 0.0
-
-
-def _step_tokens(recipe: Recipe, rung: Rung) -> int:
-    """Tokens of a step, 0 where no batch is settled."""
-    return (recipe.settled(rung).batch or 0) * recipe.data.shape().tokens_per_example
-
-
-def _check_horizons(recipe: Recipe, rungs: Sequence[Rung]) -> None:
-    for rung in rungs:
-        over = beyond_horizon(recipe, rung)
-        if over > MOST_BEYOND:
-            step = _step_tokens(recipe, rung)
-            fewer = rung.tokens // step * step
-            raise InputError(
-                f"A step takes {compact(step)} tokens, and a run at {rung} has {compact(rung.tokens)}: with its last "
-                f"step it would see {1 + over:.3g} times as many. Give a smaller batch, or tokens that it divides "
-                f"({f'{fewer} or ' if fewer else ''}{fewer + step})."
-            )
 
 
 def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:
