@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -235,6 +236,23 @@ def test_under_the_standard_parametrization_they_grow_and_the_check_says_so(corp
     assert slopes["sp"]["blocks.0.mlp.down"] > slopes["mup"]["blocks.0.mlp.down"] + 0.2
     assert not all(m.ok for m in found["sp"].modules)
     assert "(not flat, bar" in str(found["sp"])
+
+
+def test_steps_that_vanish_with_width_are_seen_in_moves_where_sizes_stay_flat(corpus):
+    @dataclass(frozen=True)
+    class Vanishing(SGD):
+        geometry = "entrywise"  # SGD's is "gradient"
+
+    base = tiny.RUNG.but(width=16, heads=4)
+    right, wrong = (
+        coordinate_check(tiny.recipe(corpus, optimizer=part(lr=0.1)), base=base) for part in (SGD, Vanishing)
+    )
+    assert not any(m.drifts for m in right.modules) and "what training changes" not in str(right)
+    hidden = [m for m in wrong.modules if not m.readout]
+    assert max(abs(m.slope) for m in hidden) < 0.3  # sizes say nothing
+    assert all(m.drifts and not m.ok for m in hidden if m.name != "embedding")
+    assert f"not flat in {sum(m.drifts for m in wrong.modules)} of {len(wrong.modules)} modules" in str(wrong)
+    assert all(m["move"]["value"] < -0.5 for m in wrong.to_json()["modules"] if not m["ok"])
 
 
 def test_a_coordinate_check_repeats_itself(corpus):

@@ -25,10 +25,13 @@ def coordinate_panels(coordinates: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 
 def worst_slopes(check: Mapping[str, Any], most: int = 6) -> list[Mapping[str, Any]]:
-    """The modules farthest from flat, worst first; a slope that is missing comes first of all."""
-    return sorted(check["modules"], key=lambda module: -abs(module["slope"]) if known(module["slope"]) else -1e300)[
-        :most
-    ]
+    """The modules farthest from flat, those that are not flat enough first; a missing slope comes first of all."""
+
+    def order(module: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        seen = known(module["slope"])
+        return seen, bool(module["ok"]), -abs(module["slope"]) if seen else 0.0
+
+    return sorted(check["modules"], key=order)[:most]
 
 
 def _panel(check: Mapping[str, Any], step: int) -> Panel:
@@ -45,7 +48,7 @@ def _panel(check: Mapping[str, Any], step: int) -> Panel:
         y=Axis("mean |activation|"),
         marks=(
             *(_line(module, widths, "quiet", "flat enough") for module in modules if module["ok"]),
-            *(_line(module, widths, "alarm", "grows or shrinks with width") for module in bad),
+            *(_line(module, widths, "alarm", "grows or shrinks with width, or its moves do") for module in bad),
             *(mark for module in _steepest(bad) for mark in _label(module)),
         ),
     )
