@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 import windtunnel.ideas as gallery
 from windtunnel.cli import main
-from windtunnel.cli.shared import load_module
+from windtunnel.cli.shared import load_anew, load_module
 from windtunnel.conformance import SUITE, Finding, Mark, Report, Subject, ideas_of, report
 from windtunnel.conformance.reading import runs_spent
 from windtunnel.conformance.subject import bench
@@ -285,14 +287,14 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[ModuleType, Path]]:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[ModuleType, Path, Any]]:
     """Write a file under a new name and load it as the command would."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def loaded(text: str) -> tuple[ModuleType, Path]:
+    def loaded(text: str) -> tuple[ModuleType, Path, Any]:
         file = tmp_path / f"written_{next(NUMBER)}.py"
         file.write_text(text.lstrip("\n"))
-        return load_module(str(file)), file
+        return load_module(str(file)), file, partial(load_anew, str(file))
 
     return loaded
 
@@ -391,6 +393,18 @@ def test_other_data_of_the_same_width_rule_stay_width_stable(load):
         assert found.passed, complaints(found)
 
 
+def test_a_number_drawn_in_a_neighbour_file_is_found_and_what_was_loaded_stays(load, tmp_path):
+    (tmp_path / "drawn_beside.py").write_text("import random\nBETA = 0.8 + 0.1 * random.random()\n")
+    text = SOUND.replace("    beta: float = 0.9\n", "    beta: float = drawn_beside.BETA\n").replace(
+        "import random\n", "import drawn_beside\n"
+    )
+    found = until(*ideas_of(*load(text)), "repeatable")
+    beside = sys.modules.pop("drawn_beside")
+    assert "once the file has been run anew" in found.failed[0].found
+    (name,) = (name for name in sys.modules if name == f"written_{int(str(NUMBER)[6:-1]) - 1}")
+    assert sys.modules[name].drawn_beside is beside
+
+
 def test_data_that_ignore_the_seed_are_noted(load):
     text = SOUND.replace(BUT, WITH_DATA.format("self.inner.batch(seed=0, step=step, size=size)"))
     found = until(*ideas_of(*load(text)), "repeatable")
@@ -465,7 +479,7 @@ def test_a_file_that_cannot_be_loaded_is_bad_input_with_its_line(tmp_path, capsy
 
 
 def test_the_command_prints_a_line_a_check_and_details_only_of_failures(load, capsys):
-    _, file = load(SOUND.replace(INIT, '        return {"mean": 0.0}  # here\n'))
+    _, file, _ = load(SOUND.replace(INIT, '        return {"mean": 0.0}  # here\n'))
     assert main(["check", str(file)]) == 2
     whole = capsys.readouterr().out.splitlines()
     lines = whole[next(i for i, line in enumerate(whole) if line.startswith("idea")) :]  # the machine comes before
@@ -476,7 +490,7 @@ def test_the_command_prints_a_line_a_check_and_details_only_of_failures(load, ca
 
 
 def test_json_holds_what_the_lines_say(load, capsys):
-    _, file = load(SOUND.replace('    geometry = "gradient"\n', ""))
+    _, file, _ = load(SOUND.replace('    geometry = "gradient"\n', ""))
     assert main(["check", str(file), "--json"]) == 2
     said = json.loads(capsys.readouterr().out)
     assert said["passed"] is False

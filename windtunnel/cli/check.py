@@ -11,13 +11,14 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from windtunnel.cli import check_setup
 from windtunnel.cli.machine import Machine, look, warned
-from windtunnel.cli.shared import add_store, load_module, print_json
+from windtunnel.cli.shared import add_store, load_anew, load_module, print_json
 from windtunnel.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _checked(args: argparse.Namespace, machine: Machine, write: Write) -> int:
     module = _loaded(args.idea)
     if check_setup.is_setup(module):
         return check_setup.execute(module, args.idea, machine.to_json() if args.json else None)
-    subjects = ideas_of(module, args.idea)
+    subjects = ideas_of(module, args.idea, partial(load_anew, args.idea))
     reports = []
     for subject in subjects:
         write(f"{subject.name}: {subject.claim.splitlines()[0] if subject.claim else 'no claim'}", "bold")

@@ -118,6 +118,25 @@ def load_module(path: str) -> ModuleType:
     return _executed(name, file)
 
 
+def load_anew(path: str) -> ModuleType:
+    """Run a loaded file again, its neighbours with it, as another process would; what was loaded stays loaded."""
+    file = Path(path).resolve()
+
+    def neighbours() -> dict[str, ModuleType]:
+        files = {name: Path(getattr(module, "__file__", None) or ".") for name, module in sys.modules.items()}
+        return {name: sys.modules[name] for name, at in files.items() if at.parent == file.parent and at.suffix}
+
+    loaded = neighbours()
+    for name in loaded:
+        del sys.modules[name]
+    try:
+        return _executed(file.stem, file)
+    finally:
+        for name in neighbours():
+            del sys.modules[name]
+        sys.modules.update(loaded)
+
+
 def _executed(name: str, file: Path) -> ModuleType:
     spec = importlib.util.spec_from_loader(name, loader=None, origin=str(file))
     if file.suffix == ".py":

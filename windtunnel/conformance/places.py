@@ -63,6 +63,11 @@ def is_user(filename: str) -> bool:
     return not engine
 
 
+def is_ours(where: Place) -> bool:
+    """Whether a place lies in windtunnel, as a stock part's does."""
+    return Path(where.file).resolve().is_relative_to(_PACKAGE)
+
+
 def user_line() -> Place | None:
     """The innermost line of user code that is running now."""
     frame: FrameType | None = sys._getframe(1)

@@ -16,7 +16,7 @@ from windtunnel.parts.recipes import mlp_mup_sgd
 from windtunnel.recipe import Judge
 from windtunnel.runs import Run
 from windtunnel.train.loop import Progress, train
-from windtunnel.train.overlap import BEYOND_CHANCE, drawn, found_in, set_aside
+from windtunnel.train.overlap import Known, drawn
 
 CHANCE = ("random.", "np.random.", "numpy.random.", "torch.rand", "torch.normal", "time.", "secrets.", "uuid.")
 
@@ -47,7 +47,8 @@ def repeatable(subject: Subject) -> Finding:
             place_of(subject.recipe.data.batch),
             "Let the data plan's batch(seed=..., step=..., size=...) depend on its seed.",
         )
-    told = "the same spec gives the same bits, twice and with the file run anew; two seeds differ"
+    anew_too = " and with the file run anew" if anew is not None else ", though the file could not be run anew"
+    told = f"the same spec gives the same bits, twice{anew_too}; two seeds differ"
     if _first(subject, 0) == _first(subject, 1):
         return noted(f"{told}, but by their first weights alone: the data plan gives both the same examples")
     return passed(told)
@@ -88,17 +89,18 @@ def judge_untouched(subject: Subject) -> Finding:
             _chance(subject) or place_of(data.batch),
             "batch(seed=..., step=..., size=...) must be a function of its arguments: runs are paired by it.",
         )
-    held = set_aside(judge)
-    share, by_chance = (found_in(drawn(plan), held) for plan in (data, subject.base.data))
-    if share > by_chance + BEYOND_CHANCE:
+    known = Known(judge)
+    if (leaked := known.leaked(drawn(data))) is not None:
         return failed(
-            f"{share:.0%} of training examples are among those by which every run is judged (of the base's, by chance, "
-            f"{by_chance:.1%})",
+            f"{leaked[0]:.0%} of training examples are among those by which every run is judged (by chance "
+            f"{leaked[1]:.1%})",
             place_of(data.batch),
             "Train on the training side only; the judge belongs to the study and an idea may not see it.",
         )
     own = "the base's data" if data == judge.data else "data of its own"
-    return passed(f"{own}, in an order of seed and step; {share:.1%} of its examples recur in what is held out")
+    return passed(
+        f"{own}, in an order of seed and step; {known.share(drawn(data)):.1%} of its examples recur in what is held out"
+    )
 
 
 def elsewhere(subject: Subject) -> Finding:

@@ -5,8 +5,6 @@ Asked before anything is trained, so that a fault is not blamed on the part that
 
 from __future__ import annotations
 
-from numbers import Integral
-
 from windtunnel.conformance.finding import Trouble
 from windtunnel.conformance.places import place_of
 from windtunnel.conformance.subject import BATCH, CONTEXT, STEPS, WIDTH, Subject, at, rung_of
@@ -24,11 +22,11 @@ def drawn_trouble(subject: Subject) -> Trouble | None:
     recipe = subject.recipe
     rung = Rung(width=WIDTH, depth=1, tokens=STEPS * BATCH * CONTEXT)
     batch = recipe.batch(rung, recipe.data.shape())
-    if not isinstance(batch, Integral) or batch < 1:
+    if not isinstance(batch, int) or batch < 1:
         return (
             f"the batch rule gives {batch!r} examples a step",
             place_of(recipe.batch),
-            "Return a whole number of at least 1: max(1, round(...)).",
+            "Return a plain whole number of at least 1: max(1, round(...)).",
         )
     try:
         check_examples(recipe.data, own_targets=not isinstance(recipe.objective, CrossEntropy))

@@ -6,9 +6,7 @@ rule which does not learn is seen. The rung's batch comes from the idea's own ba
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +19,7 @@ from typing import Any
 import torch
 
 from windtunnel.conformance.finding import Place
-from windtunnel.conformance.places import place_of
+from windtunnel.conformance.places import is_ours, place_of
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.parts.batch import FixedBatch
@@ -82,11 +80,15 @@ def trained(pack: Pack, packed: bool, **options: Any) -> list[Run]:
 
 @dataclass
 class Subject:
-    """One idea under check. What costs time is computed once, when a check first asks for it."""
+    """One idea under check. What costs time is computed once, when a check first asks for it.
+
+    `run_file` runs the idea's file as another process would and gives its module; None where nobody can.
+    """
 
     idea: Callable[[Recipe], Recipe]
     file: Path
     base: Recipe
+    run_file: Callable[[], ModuleType] | None = None
 
     @property
     def name(self) -> str:
@@ -120,22 +122,20 @@ class Subject:
     @property
     def network(self) -> Place | None:
         """Where what the idea changes of the network is: the last transform, the model, else the idea."""
+        changed = []
         if self.recipe.transforms and self.recipe.transforms != self.base.transforms:
-            return place_of(self.recipe.transforms[-1])
-        return place_of(self.recipe.model if self.recipe.model != self.base.model else self.idea)
+            changed = [self.recipe.transforms[-1]]
+        elif self.recipe.model != self.base.model:
+            changed = [self.recipe.model, getattr(self.recipe.model, "module", None)]
+        places = (place_of(part) for part in changed if part is not None)
+        return next((place for place in places if place and not is_ours(place)), place_of(self.idea))
 
     def anew(self) -> Recipe | None:
         """What the idea makes of the base when its file is run again, as another process does; None if it cannot be."""
-        here = sys.modules.get(self.idea.__module__)
-        if here is None or getattr(here, self.idea.__name__, None) is not self.idea:
+        if self.run_file is None:
             return None
-        spec = importlib.util.spec_from_file_location(self.idea.__module__, self.file)
-        if spec is None or spec.loader is None:
-            return None
-        module = importlib.util.module_from_spec(spec)
         with suppress(Exception):
-            spec.loader.exec_module(module)
-            found = getattr(module, self.idea.__name__)(self.base)
+            found = getattr(self.run_file(), self.name)(self.base)
             return found.shaped(at(found, 0.5))
         return None
 
@@ -196,10 +196,10 @@ def pack_of(recipe: Recipe, judge: Judge, members: Sequence[Member], steps: int,
     return Pack(recipe=recipe, specs=tuple(specs), judge=judge)
 
 
-def ideas_of(module: ModuleType, path: str | Path) -> list[Subject]:
-    """The ideas that a file defines; raises InputError if there is none."""
+def ideas_of(module: ModuleType, path: str | Path, run_file: Callable[[], ModuleType] | None = None) -> list[Subject]:
+    """The ideas that a file defines, `run_file` being how to run it anew; raises InputError if there is none."""
     file = Path(path).resolve()
-    found = [Subject(f, file, bench()) for f in vars(module).values() if _is_idea(f, module)]
+    found = [Subject(f, file, bench(), run_file) for f in vars(module).values() if _is_idea(f, module)]
     if not found:
         raise InputError(
             f"{path} defines no idea. An idea is a public function at the top level of the file that takes a recipe "

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from windtunnel.conformance.finding import Finding, failed, noted, passed
+from windtunnel.conformance.packing import EQUAL
 from windtunnel.conformance.places import place_of
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of, swept
 from windtunnel.recipe import Judge, is_rate
@@ -54,7 +55,7 @@ def learns(subject: Subject) -> Finding:
             "is right, move the tuned range of lr.",
         )
     if (idle := _idle(subject)) is not None:
-        what = f"{idle} changes nothing: {len(values)} values of it give the same losses to the last bit; {told}"
+        what = f"{idle} changes nothing: {len(values)} values of it give the same losses; {told}"
         if not is_rate(idle):
             return noted(what)
         return failed(
@@ -144,8 +145,12 @@ def _counting(judge: Judge) -> float:
 
 def _idle(subject: Subject) -> str | None:
     """The field that was swept, where its values make no difference."""
-    values, curves = swept(subject.recipe), [runs[0].curve["train_loss"] for runs in subject.sweep]
-    if len(values) < 2 or not all(np.array_equal(curve, curves[0], equal_nan=True) for curve in curves):
+    values, first = swept(subject.recipe), [runs[0] for runs in subject.sweep]
+    curves = [np.append(run.curve["train_loss"], run.curve["judged_loss"]) for run in first]
+    if len(values) < 2 or not all(
+        len(curve) == len(curves[0]) and np.allclose(curve, curves[0], rtol=EQUAL, atol=0, equal_nan=True)
+        for curve in curves
+    ):
         return None
     return next(name for name in values[0] if values[0][name] != values[1][name])
 

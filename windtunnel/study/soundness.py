@@ -15,7 +15,7 @@ from windtunnel.parts.objectives import CrossEntropy
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
 from windtunnel.train.judging import check_taken
-from windtunnel.train.overlap import BEYOND_CHANCE, Batch, drawn, found_in, set_aside
+from windtunnel.train.overlap import Known, drawn
 from windtunnel.train.pack import check_builds
 from windtunnel.train.rows import beyond
 from windtunnel.train.stretches import stretches_of
@@ -35,7 +35,7 @@ def check(stages: Stages) -> None:
         check_held_out(study.tuning_judged_by())
         for recipe in study.tuned_recipes().values():
             _check_data(recipe)
-        _check_tuned_on(stages.recipes["base"], stages.judge, study.tuning_judged_by())
+        _check_tuned_on(stages.judge, study.tuning_judged_by())
     target = [study.target.rung] if study.target.rung is not None else []
     rungs = [*study.ladder.rungs, *target]
     trained = rungs if study.train_target else study.ladder.rungs
@@ -54,6 +54,7 @@ def check(stages: Stages) -> None:
             check_taken(filled, filled.settled(study.ladder.base), stages.judge)
         except InputError as error:
             raise InputError(f"{name} cannot be trained and judged. {error}") from error
+    _ = stages.doubts  # reads data that would else be read first when all is trained
 
 
 def doubts(recipes: Mapping[str, Recipe], judge: Judge) -> dict[str, tuple[str, ...]]:
@@ -77,33 +78,27 @@ def _seen(recipes: Mapping[str, Recipe], judge: Judge) -> dict[str, list[str]]:
     others = {name: recipe for name, recipe in recipes.items() if recipe.data.fingerprint() != held}
     if not others:
         return {}
-    judged = set_aside(judge)
-    by_chance = _by_chance(recipes["base"], judge, judged)
-    shares = {name: found_in(drawn(recipe.data), judged) for name, recipe in others.items()}
+    known = Known(judge)
+    leaked = {name: known.leaked(drawn(recipe.data)) for name, recipe in others.items()}
     return {
         name: [
-            f"{share:.0%} of the training examples of {name} are among those that judge all runs (by chance "
-            f"{by_chance:.1%}): its loss there says little of examples that it has not seen."
+            f"{both[0]:.0%} of the training examples of {name} are among those that judge all runs (by chance "
+            f"{both[1]:.1%}): its loss there says little of examples that it has not seen."
         ]
-        for name, share in shares.items()
-        if share > by_chance + BEYOND_CHANCE
+        for name, both in leaked.items()
+        if both is not None
     }
 
 
-def _check_tuned_on(base: Recipe, judge: Judge, tuning_judge: Judge) -> None:
-    judged = set_aside(judge)
-    share = max(found_in(examples, judged) for examples in (drawn(tuning_judge.data), set_aside(tuning_judge)))
-    if share > (by_chance := _by_chance(base, judge, judged)) + BEYOND_CHANCE:
-        raise InputError(
-            f"{share:.0%} of the examples of tuned_on are among those by which the study is judged (by chance "
-            f"{by_chance:.1%}): values would be chosen on what they are judged by. Give other data, or leave tuned_on "
-            f"out and have the verdict say so."
-        )
-
-
-def _by_chance(base: Recipe, judge: Judge, judged: Sequence[Batch]) -> float:
-    """The share of the base's training examples that recur in what judges, where that is held out of its data."""
-    return found_in(drawn(base.data), judged) if base.data.fingerprint() == judge.data.fingerprint() else 0.0
+def _check_tuned_on(judge: Judge, tuning_judge: Judge) -> None:
+    known = Known(judge)
+    for examples in (drawn(tuning_judge.data), [Known(tuning_judge).held_out]):
+        if (leaked := known.leaked(examples)) is not None:
+            raise InputError(
+                f"{leaked[0]:.0%} of the examples of tuned_on are among those by which the study is judged (by chance "
+                f"{leaked[1]:.1%}): values would be chosen on what they are judged by. Give other data, or leave "
+                f"tuned_on out and have the verdict say so."
+            )
 
 
 def _check_data(recipe: Recipe) -> None:

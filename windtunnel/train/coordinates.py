@@ -22,7 +22,7 @@ from torch.func import functional_call
 from windtunnel.ladder import Rung
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import RunSpec
-from windtunnel.scaling.checks.listen import outputs_of
+from windtunnel.scaling.checks.listen import mean_absolute, mean_change, outputs_of
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import reading_modules
 from windtunnel.scaling.slopes import Slope, slope_of
@@ -121,7 +121,7 @@ def coordinate_check(
     """Train a filled recipe for a few steps at multiples of the base width and measure every module's output."""
     rungs = [base.but(width=base.width * w, heads=base.heads * w) for w in widths]
     found = [[activations(recipe, rung, base, seed + i) for i in range(seeds)] for rung in rungs]
-    grown, readouts = [rung.width for rung in rungs], _readouts(recipe, base)
+    grown, readouts = [rung.width for rung in rungs], _readouts(recipe, base, list(found[0][0]))
 
     def fitted(name: str, quantity: int) -> tuple[tuple[float, ...], Slope]:
         rows = [[run[name][quantity] for run in at] for at in found]
@@ -131,9 +131,15 @@ def coordinate_check(
     return Coordinates(tuple(grown), tuple(modules))
 
 
-def _readouts(recipe: Recipe, base: Rung) -> set[str]:
-    """Names of the modules that read the network out, or choose experts."""
-    return reading_modules(on_meta(lambda: build_model(recipe, base)), table_of(recipe, base, base).sites)
+def _readouts(recipe: Recipe, base: Rung, names: Sequence[str]) -> set[str]:
+    """Names of the modules that choose experts, that read the network out, and of all that end after these.
+
+    `names` are in the order in which modules end: what ends later wraps the readout, or changes its output.
+    """
+    model, sites = on_meta(lambda: build_model(recipe, base)), table_of(recipe, base, base).sites
+    logits = reading_modules(model, sites, ("readout",))
+    first = next((place for place, name in enumerate(names) if name in logits), len(names))
+    return reading_modules(model, sites) | set(names[first:])
 
 
 def activations(
@@ -150,7 +156,7 @@ def activations(
     for _ in range(steps):
         engine.advance(state)
     after = _outputs(engine, state, inputs)
-    return {n: (float(out.abs().mean()), float((out - before[n]).abs().mean())) for n, out in after.items()}
+    return {n: (mean_absolute([out]), mean_change([out], [before.get(n, out[:0])])) for n, out in after.items()}
 
 
 @dataclass(frozen=True)
