@@ -30,7 +30,6 @@ from windtunnel.laws.task import fit_task
 from windtunnel.laws.two_stage import Adapted, HeadStart
 
 CHANCE = {"hellaswag": 0.25, "arc_challenge": 0.25, "arc_easy": 0.25, "piqa": 0.5}  # the tasks that state accuracy
-QUANTILES = np.linspace(0.025, 0.975, 39)  # a foretold loss as equally likely ones
 
 
 def schedules() -> dict[str, Any]:
@@ -125,7 +124,7 @@ def tasks() -> dict[str, Any]:
         sigmoid, law = fit_task(shown[loss], shown[score], chance), fit(observations(shown, loss))
         errors, held = [], []
         for n, d, truth in hidden[["n_params_nonembed", "tokens", score]].to_numpy(float):
-            told = sigmoid.predict(likely(law, Target(params=n, tokens=d)), 0.95)
+            told = sigmoid.predict(law.forecast(Target(params=n, tokens=d)), 0.95)
             errors.append(told.median / truth - 1)
             held.append(told.low <= truth <= told.high)
         found[task] = {
@@ -142,14 +141,6 @@ def observations(rows: pd.DataFrame, loss: str) -> Observations:
     """OLMo ladder rows with one of their losses."""
     n, d = (rows[name].to_numpy(float) for name in ("n_params_nonembed", "tokens"))
     return Observations(loss=rows[loss].to_numpy(float), params=n, tokens=d, flops=6 * n * d)
-
-
-def likely(law: Any, target: Target) -> np.ndarray:
-    """Quantiles of the foretold loss, read from its intervals."""
-    levels = [round(float(2 * q - 1), 6) for q in QUANTILES if q > 0.5 + 1e-9]
-    wanted = {i.level: i for i in law.forecast(target, levels=levels).intervals}
-    sides = [(wanted[level].low, wanted[level].high) for level in levels]
-    return np.sort([law.forecast(target).loss.median, *(value for pair in sides for value in pair)])
 
 
 def mixtures() -> dict[str, Any]:

@@ -95,10 +95,8 @@ def of_kind(small: list[Run], name: str) -> dict[str, Any]:
         size = truth[0].size.params
         score = float(np.mean([r.metrics[f"answer_accuracy{name}"] for r in truth]))
         loss = law.forecast(wt.Target(params=size, tokens=TOKENS)).loss
-        spread = np.geomspace(loss.low, loss.high, 41)
-        both, given = sigmoid.predict(np.append(spread, [loss.median] * 41)), sigmoid(np.array([r.metrics[
-            f"answer_loss{name}"] for r in truth]))  # fmt: skip
-        two, one = float(sigmoid(loss.median)), float(direct(np.log(size)))
+        both, given = sigmoid.predict(loss), sigmoid(np.array([r.metrics[f"answer_loss{name}"] for r in truth]))
+        two, one = both.median, float(direct(np.log(size)))
         said[f"width {width}"] = {
             "measured": score, "n": len(truth), "answer loss": float(np.mean([r.metrics[f"answer_loss{name}"]
             for r in truth])), "answer loss foretold": loss.to_json(), "from the measured loss": float(given.mean()),

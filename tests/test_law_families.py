@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+import windtunnel as wt
 from windtunnel.errors import InputError
+from windtunnel.forecasts.interval import Interval
 from windtunnel.laws import Chinchilla, Observations, Sizes
 from windtunnel.laws.batch import BatchTerms, CriticalBatch
 from windtunnel.laws.experts import EffectiveExperts, JointExperts, SparseExperts
@@ -239,17 +241,65 @@ def test_near_chance_a_task_says_little():
     assert near.high - near.low > 2 * (seen.high - seen.low)
 
 
+def _under(ceiling, loss):
+    return curve(0.25, np.array([ceiling - 0.25, 5.0, 2.8, 1.0]), loss)
+
+
+@pytest.mark.parametrize("ceiling", [0.6, 0.75, 0.92])
+def test_intervals_hold_under_low_ceilings_too_and_the_ceiling_is_said_to_be_believed(ceiling):
+    """Half-way up, ten runs on 1,000 questions: with one belief of 0.93, 0 to 42 of 100 held below 0.8."""
+    loss, held = np.linspace(3.8, 2.8, 10), 0
+    for seed in range(8):
+        scores = np.random.default_rng(seed).binomial(1000, _under(ceiling, loss)) / 1000
+        fit = fit_task(loss, scores, 0.25)
+        said = fit.predict(2.1)
+        held += bool(said.low <= _under(ceiling, np.array(2.1)) <= said.high)
+        assert "rests on a belief" in fit.caveats[0]
+    assert held >= 5
+
+
+def test_scores_that_have_seen_the_bend_need_no_caveat():
+    loss = np.linspace(3.8, 2.3, 12)
+    assert fit_task(loss, _under(0.9, loss), 0.25).caveats == ()
+
+
+def test_a_forecast_of_the_loss_is_carried_on_with_its_doubt():
+    loss = np.linspace(1.3, 0.85, 12)
+    fit = fit_task(loss, _scores(loss), 0.25)
+    wide, narrow = (Interval(median=0.8, low=0.8 / by, high=0.8 * by, level=0.9) for by in (1.1, 1.001))
+    told, sure = fit.predict(wide), fit.predict(narrow)
+    assert told.high - told.low > 1.5 * (sure.high - sure.low)
+    assert sure.median == pytest.approx(fit.predict(0.8).median, abs=0.005)
+    likely = 0.8 * np.exp(np.log(1.1) / 1.645 * np.random.default_rng(0).standard_normal(4000))
+    assert told.low == pytest.approx(fit.predict(likely).low, abs=0.01)
+    n = np.geomspace(1e6, 1e8, 10)
+    told = wt.fit(wt.Observations(loss=0.6 + 20 * n**-0.25, params=n)).forecast(wt.Target(params=1e9))
+    assert fit.predict(told) == fit.predict(told.loss)
+
+
 @pytest.mark.parametrize(
-    ("loss", "score", "words"),
+    ("loss", "score", "chance", "words"),
     [
-        ([1.0, 0.9, 0.8], [0.3, 0.4, 0.5], "4 runs"),
-        ([1.0, 0.9, 0.8, 0.7], [30, 40, 50, 60], "by 100"),
-        ([1.0, 0.9, 0.8, 0.7], [0.5, 0.4, 0.3, 0.2], "do not rise"),
+        ([1.0, 0.9, 0.8], [0.3, 0.4, 0.5], None, "4 runs"),
+        ([1.0, 0.9, 0.8, 0.7], [30, 40, 50, 60], None, "by 100"),
+        ([1.0, 0.9, 0.8, 0.7], [0.5, 0.4, 0.3, 0.2], None, "do not rise"),
+        ([1.0, 0.9, 0.8, 0.7, 0.6], [0.24, 0.26, 0.25, 0.24, 0.26], None, "do not rise"),  # guesses
+        ([1.0, 0.9, 0.8, 0.7], [0.10, 0.12, 0.14, 0.16], 0.25, "is chance mistaken"),
     ],
 )
-def test_scores_that_cannot_be_fitted_say_why(loss, score, words):
+def test_scores_that_cannot_be_fitted_say_why(loss, score, chance, words):
     with pytest.raises(InputError, match=words):
-        fit_task(loss, score)
+        fit_task(loss, score, chance)
+
+
+@pytest.mark.parametrize(
+    ("loss", "level", "words"),
+    [(0.8, 90, "probability"), (-1.0, 0.9, "positive"), ([], 0.9, "positive"), ("low", 0.9, "or a Forecast")],
+)
+def test_what_is_no_loss_has_no_score(loss, level, words):
+    fit = fit_task([1.0, 0.9, 0.8, 0.7], [0.3, 0.4, 0.5, 0.6])
+    with pytest.raises(InputError, match=words):
+        fit.predict(loss, level)
 
 
 # Data mixtures
