@@ -287,6 +287,32 @@ def test_tokens_in_millions_are_asked_about_and_count_with_a_horizon_in_millions
     assert " 50" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("by,said", [(1e6, True), (1.0, False), (1 + 1e-16, False)])
+def test_whole_numbers_in_another_unit_are_asked_about_before_the_line(tmp_path, forecast, ladder, capsys, by, said):
+    made = [(s, float(round(t / by)) if by > 2 else t * by, v) for s, t, v in rows()[: ROWS // 2]]
+    main(["score", forecast, "--follow", str(csv_of(tmp_path / "big.csv", made)), "--once", *ladder])
+    assert ("give --horizon in millions too" in capsys.readouterr().err) == said
+
+
+def test_a_ladders_log_is_read_by_its_own_names_where_it_lacks_those_named(tmp_path, forecast, ladder, capsys):
+    log = csv_of(tmp_path / "big.csv", rows())
+    assert main(["score", forecast, "--follow", str(log), *ladder]) == 0
+    out = capsys.readouterr().out
+    log.write_text(log.read_text().replace("tokens,loss", "seen,val_loss"))
+    assert main(["score", forecast, "--follow", str(log), "--columns", "tokens=seen,loss=val_loss", *ladder]) == 0
+    again, said = capsys.readouterr()
+    assert again == out and "has not the columns that --columns names" in said
+    log.write_text(log.read_text().replace("seen", "other"))
+    assert main(["score", forecast, "--follow", str(log), "--columns", "tokens=seen,loss=val_loss", *ladder]) == 2
+
+
+@pytest.mark.parametrize("text", ["step 1 | loss 5.2\nstep 2 | loss 5.1\n", "iter 1: loss=5.2, lr 1e-3\n"])
+def test_printed_lines_are_no_table(tmp_path, forecast, capsys, text):
+    (tmp_path / "train.log").write_text(text)
+    assert main(["score", forecast, "--follow", str(tmp_path / "train.log"), "--once"]) == 2
+    assert "lines that a program printed, not a table: the first is" in capsys.readouterr().err
+
+
 def test_a_horizon_in_another_unit_than_the_log_is_refused(tmp_path, forecast, capsys):
     log = csv_of(tmp_path / "big.csv", rows())
     assert main(["score", forecast, "--follow", str(log), "--horizon", "2e4", "--once"]) == 2

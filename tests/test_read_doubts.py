@@ -3,8 +3,10 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.ladder import Target
 from windtunnel.laws.reading import read_runs, read_targets
@@ -148,7 +150,8 @@ def test_flops_with_attention_and_readout_are_left_alone(tmp_path):
 
 def test_units_are_judged_within_a_series(tmp_path):
     rows = [[n, d, loss, "a"] for n, d, loss in _ladder()] + [[n / 1e6, d, loss, "b"] for n, d, loss in _ladder()]
-    assert _doubts(tmp_path, rows, "params,tokens,loss,series") == []
+    (said,) = _doubts(tmp_path, rows, "params,tokens,loss,series")
+    assert "params, 1 to 1000, are no whole numbers" in said
 
 
 def test_public_tables_raise_no_doubt_about_units(shared_data):
@@ -234,3 +237,87 @@ def test_json_that_is_no_table_is_refused(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(InputError, match=says):
         read_runs(path)
+
+
+@pytest.mark.parametrize(
+    "params,tokens,said",
+    [
+        (1e-6, 1e-9, "no whole numbers"),
+        (1.0, 1e-9, "tokens to a parameter"),
+        (1e-9, 1.0, "tokens to a parameter"),
+        (1.0, 1.0, None),
+    ],
+)
+def test_whole_columns_in_another_unit_are_asked_about(tmp_path, params, tokens, said):
+    found = _doubts(tmp_path, [[n * params, d * tokens, loss] for n, d, loss in _ladder()])
+    assert len(found) == (said is not None) and all(said in caveat and "as 7e9" in caveat for caveat in found)
+
+
+@pytest.mark.parametrize("factor,said", [(1e-15, True), (1e6, True), (1.0, False), (0.3, False), (300.0, False)])
+def test_flops_in_another_unit_are_asked_about(tmp_path, factor, said):
+    rows = [[n, d, 6 * n * d * factor, loss] for n, d, loss in _ladder()]
+    found = read_runs(_table(tmp_path, rows, "params,tokens,flops,loss")).caveats
+    assert len(found) == said and all("of 6 x params x tokens" in caveat for caveat in found)
+
+
+def test_a_budget_in_another_unit_is_refused(tmp_path):
+    fit = wt.fit(read_runs(_table(tmp_path, _ladder())))
+    target = Target(params=1e10, tokens=2e11)
+    with pytest.raises(InputError, match=r"are all in FLOPs\?"):
+        wt.next_runs(fit, target, 1e30)
+
+
+@pytest.mark.parametrize("name", ["perplexity", "val_ppl", "eval/perplexity"])
+def test_perplexity_is_said_to_be_no_loss_of_laws(tmp_path, name):
+    rows = [[n, d, np.exp(loss)] for n, d, loss in _ladder()]
+    path = _table(tmp_path, rows, f"params,tokens,{name}")
+    assert any("Give its logarithm" in caveat for caveat in read_runs(path, {"loss": name}).caveats)
+
+
+def test_a_column_that_matters_and_bears_a_usual_name_is_told_how_to_be_named(tmp_path):
+    rows = [[n, d, rate, loss * (1 + 0.01 * np.log(rate / 1e-3) ** 2)] for n, d, loss in _ladder()
+            for rate in (1e-4, 3e-4, 1e-3, 4e-3)]  # fmt: skip
+    (said,) = _doubts(tmp_path, rows, "params,tokens,peak_lr,loss")
+    assert '--columns "lr=peak_lr"' in said
+    assert _doubts(tmp_path, rows, "params,tokens,lr,loss") == []
+
+
+def test_rows_that_are_checkpoints_are_said_and_horizons_are_not(tmp_path):
+    even = [[n, 20 * n * k / 12, _loss(n, 20 * n * k / 12)] for n in SIZES for k in range(1, 13)]
+    (said,) = _doubts(tmp_path, even)
+    assert "checkpoints of 7 runs (up to 12 evenly spaced" in said
+    horizons = [[n, d, _loss(n, d)] for n in SIZES for d in np.geomspace(2 * n, 200 * n, 12)]
+    assert _doubts(tmp_path, horizons) == []
+
+
+def test_a_dataframe_and_a_mapping_of_columns_are_read_as_a_file_is(tmp_path):
+    rows = [[*row, ["a", "b"][i % 2]] for i, row in enumerate(_ladder())]
+    names = ["params", "tokens", "val_loss", "series"]
+    read = read_runs(_table(tmp_path, rows, ",".join(names)), "loss=val_loss")
+    frame = pd.DataFrame(rows, columns=names)
+    nullable = frame.convert_dtypes()
+    for given in (frame, nullable, {name: list(frame[name]) for name in names}):
+        found = read_runs(given, "loss=val_loss")
+        for name in ("params", "tokens", "loss"):
+            np.testing.assert_allclose(getattr(found, name), getattr(read, name))
+        assert list(found.labels()) == list(read.labels()) and found.caveats == read.caveats
+    assert len(read_targets(frame[["params", "tokens"]])) == len(rows)
+
+
+def test_what_is_wrong_in_a_dataframe_is_named_by_its_index(tmp_path):
+    frame = pd.DataFrame(_ladder(), columns=["params", "tokens", "loss"], index=[f"run {i}" for i in range(7)])
+    frame.loc["run 3", "loss"] = np.nan
+    with pytest.raises(InputError, match=r"run 3"):
+        read_runs(frame)
+    with pytest.raises(InputError, match="more than one column called 'loss'"):
+        read_runs(pd.concat([frame, frame[["loss"]]], axis=1))
+    with pytest.raises(InputError, match="not equally long"):
+        read_runs({"params": [1e6, 2e6], "loss": [3.0]})
+    with pytest.raises(InputError, match="is no column"):
+        read_runs({"params": [1e6, 2e6], "loss": 3.0})
+    with pytest.raises(InputError, match="of type int; give the path"):
+        read_runs(3)
+    with pytest.raises(InputError, match="no column `loss`"):
+        read_runs(pd.DataFrame({"params": [1e6]}))
+    with pytest.raises(InputError, match="is empty"):
+        read_runs(pd.DataFrame())

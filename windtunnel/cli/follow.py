@@ -58,13 +58,13 @@ class Watching:
     def look(self) -> bool:
         """Look once, show what is new, and return whether the run has ended."""
         log = self.source.read()
+        for note in self.source.remarks:
+            self._remark(note)
         if log is not None and len(log):
             self._news(log)
         elif self.last is None and not self.source.ended and not self.waiting:
             self.waiting = True
             self._remark("no rows yet")
-        for note in self.source.remarks:
-            self._remark(note)
         return self.source.ended
 
     def _news(self, log: Log) -> None:

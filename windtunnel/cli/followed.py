@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from windtunnel.store import Store
 
 END = 1.0005  # share of the horizon up to which a row is at it, but for rounding
 NEAR = 0.01  # of the horizon: so near its end a run may have logged its last row (guess)
+ROWS, MOST_ROWS = 10, 1e7  # so many rows tell how many a whole run would have, and no run has so many (guesses)
 ABSURD = 20  # times the horizon: no run goes on so long, so steps and tokens are mixed up (guess)
 ENOUGH_JUDGED = 10  # evaluations from which the judge's losses of a ladder make a curve
 TYPICAL = (
@@ -62,11 +64,8 @@ class FollowedLog:
         share = self.shares(log)
         within = share <= (END if _complete(share[share <= END]) else 1 + NEAR)
         if within.all():
-            if log.unit == "tokens" and np.any(log.at % 1):
-                self.remarks.append(
-                    f"tokens of the log are no whole numbers (the first is {log.at[0]:g}), and the horizon is "
-                    f"{log.at[-1] / share[-1]:.4g}: where they are in millions, give --horizon in millions too"
-                )
+            if self.args.horizon is None and (doubt := _unit_doubt(log, float(share[-1]))):
+                self.remarks.append(doubt)
             return log
         times, horizon = float(share[-1]), log.at[-1] / share[-1]
         if times > ABSURD or not within.any():
@@ -148,6 +147,16 @@ def _log_of(train: np.ndarray, key: str) -> Log:
     return Log(np.arange(1.0, len(train) + 1), train, "steps", source=key)
 
 
+def _unit_doubt(log: Log, share: float) -> str:
+    """What makes it likely that the log counts in another unit than the forecast; empty if nothing does."""
+    horizon = f"and the horizon is {log.at[-1] / share:.4g}: where they are in millions, give --horizon in millions too"
+    if log.unit == "tokens" and np.any(np.abs(log.at - np.round(log.at)) > np.maximum(1e-3, 1e-9 * log.at)):
+        return f"tokens of the log are no whole numbers (the first is {log.at[0]:g}), {horizon}"
+    if len(log) >= ROWS and share * MOST_ROWS < len(log):
+        return f"{log.unit} of the log reach {log.at[-1]:.4g} after {len(log)} rows, {horizon}"
+    return ""
+
+
 def _complete(share: np.ndarray) -> bool:
     """Whether the rows reach the horizon, or are close to it and no further one fits before it."""
     spacing = float(np.median(np.diff(share))) if len(share) > 1 else 0.0
@@ -185,7 +194,7 @@ def _learned(
     args: argparse.Namespace, foretold: Foretold, store: Store | None, remarks: list[str], *, train: bool
 ) -> Shapes:
     """The shape of the curves of --ladder, or of the forecast's own runs in the store; empty where there are none."""
-    pasts: Sequence[Past] = [_past(Path(path), args) for path in args.ladder]
+    pasts: Sequence[Past] = [_past(Path(path), args, remarks) for path in args.ladder]
     if store is None and (args.store != DEFAULT_STORE or (foretold.runs and Store(args.store).exists())):
         store = existing_store(args)
     if not pasts and store is not None:
@@ -210,8 +219,17 @@ def _falling(log: Log) -> bool:
     return bool(len(lr)) and bool(lr[-1] < 0.95 * lr.max())
 
 
-def _past(path: Path, args: argparse.Namespace) -> Past:
-    log = read_log(path, args.columns, tokens_per_step=args.tokens_per_step, whole=True)
+def _past(path: Path, args: argparse.Namespace, remarks: list[str]) -> Past:
+    """A ladder's log, by the columns that are named if it has them, else by its own."""
+    read = partial(read_log, path, tokens_per_step=args.tokens_per_step, whole=True)
+    try:
+        log = read(args.columns)
+    except InputError as error:
+        try:
+            log = read(None)
+        except InputError:
+            raise error from None
+        remarks.append(f"{path.name} has not the columns that --columns names; it is read by its own")
     if len(log) < 2:
         raise InputError(f"{path} has {len(log)} row(s); a ladder's log is that of a finished run.")
     share = log.at / log.at[-1]

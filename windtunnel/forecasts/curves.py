@@ -136,12 +136,12 @@ class CurveFit:
         return tuple(said)
 
 
-def fit_curves(curves: Sequence[Curve], *, laws: Sequence[Any] = LAWS) -> CurveFit:
+def fit_curves(curves: Sequence[Curve] | Curve, *, laws: Sequence[Any] = LAWS) -> CurveFit:
     """Fit the laws of curves to one model's runs (same data and batch size), under one or several schedules.
 
     A law's weight is its belief times the likelihood of its replays with unknown scale, one observation a replay.
     """
-    curves = tuple(curves)
+    curves = (curves,) if isinstance(curves, Curve) else tuple(curves)
     check_curves(curves)
     fits = tuple(fit_curve_law(law, curves) for law in laws)
     replays = tuple(_replays(curves, laws))

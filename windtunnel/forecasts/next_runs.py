@@ -28,6 +28,7 @@ MOST_RUNS = 12  # that one piece of advice holds
 WORTH = 0.02  # a run must narrow the interval by this share of its width, else the money is kept (guess)
 FIRSTS = 12  # candidates tried as the first purchase: those that do most alone
 LEVEL = 0.9
+ABSURD = 1e6  # times the dearest run or target: no budget is so large, so its unit is another (guess)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +73,19 @@ def next_runs(
 
     Nothing is advised that narrows it by less than a fiftieth, so an empty answer means: more of such runs do not help.
     `candidates` are the sizes to choose from (with flops); None takes a grid from the ladder's smallest run to what the
-    budget buys, never above half the target's price. Raises InputError where runs have no price or the budget none.
+    budget buys, never above half the target's price. Raises InputError where runs have no price or the budget none,
+    and for a budget without candidates that is a million times the dearest run.
     """
     if not (np.isfinite(budget_flops) and budget_flops > 0):
         raise InputError(f"budget_flops is {budget_flops!r}; give the FLOPs you can spend as a positive number.")
     o = priced(fit.observations)
     goal = located(o, target, size).sizes
+    dearest = max(float(np.nanmax(each.flops)) for each in (o, goal) if each.flops is not None)
+    if candidates is None and budget_flops > ABSURD * dearest:
+        raise InputError(
+            f"budget_flops is {budget_flops:.3g}, {compact(budget_flops / dearest)} times the price of the dearest run "
+            f"and of the target; are all in FLOPs? Write plain numbers, as 1e21."
+        )
     at = places(o, goal, budget_flops) if candidates is None else _affordable(candidates, budget_flops)
     found = design(fit, at, goal)
     runs = bought(found, budget_flops)

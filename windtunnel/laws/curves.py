@@ -193,6 +193,8 @@ def check_curves(curves: Sequence[Curve]) -> None:
     if not curves:
         raise InputError("No curves were given; a curve law needs at least one run's steps, learning rates and losses.")
     for curve in curves:
+        if not isinstance(curve, Curve):
+            raise InputError(f"A {type(curve).__name__} was given among curves; make each wt.Curve(step, lr, loss).")
         if curve.measured.sum() < 20:
             raise InputError(
                 f"{curve.name} has {curve.measured.sum()} measured losses behind its warm-up; a curve needs 20 or "

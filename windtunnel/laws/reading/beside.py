@@ -13,10 +13,13 @@ import numpy as np
 
 from windtunnel.laws.noise import explains, repeats
 from windtunnel.laws.observations import Observations, joint
+from windtunnel.laws.reading.choosing import usual_for
 from windtunnel.laws.reading.tables import Table
 
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
+CHECKPOINTS = 8  # rows of one size, evenly spaced in tokens, from which they are one run's (guess)
+EVENLY = 0.2  # relative scatter of the spacing up to which it is even; horizons are spaced by factors (guess)
 
 
 def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
@@ -25,11 +28,37 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
     if not found:
         return ()
     listed = ", ".join(map(repr, found[:NAMED])) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    ours = ((usual_for(name), name) for name in found)
+    pairs = ",".join(f"{our}={name}" for our, name in ours if our and our not in (*chosen, "loss"))
+    if pairs:
+        pairs = f' Here: --columns "{pairs}", if it is that.'
     return (
         f"Among runs that are alike in all columns that are read the loss goes with {listed}, which counts as "
         f"run-to-run noise. What is a setting there, and no result, can be named with --columns, as a size where it is "
-        f'one, else as "series=NAME".',
+        f'one, else as "series=NAME".{pairs}',
     )
+
+
+def checkpoints(runs: Observations) -> tuple[str, ...]:
+    """A caveat where most rows look like checkpoints of few runs: rows of one size, evenly spaced in tokens."""
+    o = runs.where(runs.fitted)
+    if o.params is None or o.tokens is None:
+        return ()
+    label = joint(np.unique(o.params, return_inverse=True)[1], np.unique(o.labels(), return_inverse=True)[1])
+    sizes = [np.sort(o.tokens[label == each]) for each in np.unique(label)]
+    curves = [tokens for tokens in sizes if len(tokens) >= CHECKPOINTS and _evenly(tokens)]
+    if len(curves) < 2 or 2 * sum(map(len, curves)) < len(o):
+        return ()
+    return (
+        f"Rows look like checkpoints of {len(curves)} runs (up to {max(map(len, curves))} evenly spaced tokens at one "
+        f"size). They share their run's noise, so that intervals are too narrow, and under a decaying learning rate "
+        f"none but the last is a finished run. Keep the last row of each; curves are foretold by wt.fit_curves.",
+    )
+
+
+def _evenly(tokens: np.ndarray) -> bool:
+    steps = np.diff(tokens)
+    return bool(np.std(steps) < EVENLY * np.mean(steps))
 
 
 def _matters(runs: Observations, cells: Any) -> bool:

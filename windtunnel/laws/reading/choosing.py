@@ -23,6 +23,8 @@ _USUAL = {  # what other people call our columns; only suggested, never assumed
     "tokens": ("n_tokens", "num_tokens", "train_tokens", "d", "tokens_opt"),
     "flops": ("compute", "c", "training_flops"),
     "steps": ("step", "global_step", "trainer_global_step", "iteration", "iter", "_step"),
+    "lr": ("learning_rate", "peak_lr", "max_lr", "base_lr", "peak_learning_rate", "max_learning_rate"),
+    "batch_tokens": ("batch_size_tokens", "tokens_per_batch", "tokens_per_step", "global_batch_tokens"),
 }  # fmt: skip
 
 
@@ -96,6 +98,22 @@ def _mapped(table: Table, ours: str, theirs: str) -> str | None:
 def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
     order = (*_RESULTS, *_ASKED) if ours == "loss" else (*_ASKED, *_RESULTS)
     return next((prefix + theirs for prefix in order if prefix + theirs in present), None)
+
+
+def usual_for(theirs: str) -> str:
+    """Which of our columns other people call so, or nothing."""
+    return next((ours for ours, names in _USUAL.items() if _plain(theirs) in names), "")
+
+
+def doubts_of_loss(chosen: Mapping[str, str]) -> tuple[str, ...]:
+    """A caveat for a loss that by its name is none that laws are about."""
+    words = set(_plain(chosen.get("loss", "")).split("_"))
+    if not words & {"perplexity", "ppl"}:
+        return ()
+    return (
+        f"The loss is {chosen['loss']!r}: laws and their beliefs are about nats (or bits), of which perplexity is the "
+        f"exponential, and bend otherwise. Give its logarithm.",
+    )
 
 
 def listed(present: Sequence[str]) -> str:

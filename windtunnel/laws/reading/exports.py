@@ -6,6 +6,7 @@ training steps, is for the reader of the table to say (--columns).
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from windtunnel.errors import InputError
 from windtunnel.laws.reading.folders import EVENTS, read_event_file, read_folder
 from windtunnel.laws.reading.records import read_json, unfolded
-from windtunnel.laws.reading.tables import Table, read_csv, read_parquet, text_of
+from windtunnel.laws.reading.tables import Table, of_columns, read_csv, read_parquet, text_of
 
 FINISHED = ("finished", "complete", "completed", "success", "succeeded", "done", "")
 _STATES = (*FINISHED, "running", "crashed", "failed", "killed", "preempted", "preempting", "pending", "queued",
@@ -23,9 +24,16 @@ _CHART = re.compile(r"(?P<run>.+) - (?P<metric>.+?)(?P<edge>__(MIN|MAX))?$")  # 
 CURVE = "Rows of {} are points of training curves, not separate runs: their noise is shared along a curve."
 
 
-def load(file: Path, delimiter: str | None = None) -> Table:
-    """The table at a path, of whatever kind. Raises InputError where there is none."""
-    return recognised(_read(file, delimiter))
+def load(source: Any, delimiter: str | None = None) -> Table:
+    """The table at a path, of whatever kind, or one in memory. Raises InputError where there is none."""
+    if isinstance(source, str | os.PathLike):
+        return recognised(_read(Path(source), delimiter))
+    if hasattr(source, "keys") and hasattr(source, "__getitem__"):
+        return recognised(of_columns(source))
+    raise InputError(
+        f"What was given is of type {type(source).__name__}; give the path of a table, a DataFrame, or a mapping of "
+        f"names to columns."
+    )
 
 
 def _read(file: Path, delimiter: str | None) -> Table:

@@ -1,4 +1,4 @@
-"""read_runs and read_targets: from a path to Observations, with everything doubtful either refused or said.
+"""read_runs and read_targets: from a table to Observations, with everything doubtful either refused or said.
 
 The order matters: unfinished runs go first (their cells may be empty), then cells are checked, then duplicates are
 counted once, then tokens and FLOPs that nobody stated are filled from what was stated, with a caveat.
@@ -6,31 +6,29 @@ counted once, then tokens and FLOPs that nobody stated are filled from what was 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
-from windtunnel.laws.reading.beside import unnamed
+from windtunnel.laws.reading.beside import checkpoints, unnamed
 from windtunnel.laws.reading.cells import columns_of, finished
-from windtunnel.laws.reading.choosing import as_mapping, choose
+from windtunnel.laws.reading.choosing import as_mapping, choose, doubts_of_loss
 from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
 from windtunnel.laws.reading.tables import Table
-from windtunnel.laws.reading.units import check_units
+from windtunnel.laws.reading.units import check_units, odd_units
 
 STEPS_TIMES_BATCH = "Tokens were not stated; they are taken as steps x batch_tokens."
 
 
 def read_runs(
-    path: str | os.PathLike[str], columns: Mapping[str, str] | str | None = None, *, delimiter: str | None = None
+    source: Any, columns: Mapping[str, str] | str | None = None, *, delimiter: str | None = None
 ) -> Observations:
-    """Observations from a table with one row a run, or from a tracker's export.
+    """Observations from a table with one row a run: a path (a tracker's export too), a DataFrame, a dict of columns.
 
     Columns: loss, and at least one size (params, tokens, flops, active_params, width, steps); optional unique_tokens,
     lr, batch_tokens, seed, series, idea, split (fit or predict), key, outcome. `columns` maps our names to the file's,
@@ -40,7 +38,7 @@ def read_runs(
     "loss=summary.val/loss". Raises InputError for anything that cannot be used.
     """
     mapping = as_mapping(columns)
-    table = load(Path(path), delimiter)
+    table = load(source, delimiter)
     chosen = choose(table, mapping)
     table, dropped = finished(table, chosen)
     if not len(table.rows):
@@ -51,18 +49,19 @@ def read_runs(
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
     runs = with_tokens_of_steps(runs)
-    doubts = (*check_units(runs, table), *unnamed(runs, table, chosen))
+    mixed, unread = check_units(runs, table), unnamed(runs, table, chosen)
+    doubts = (*mixed, *(() if mixed else odd_units(runs)), *doubts_of_loss(chosen), *checkpoints(runs), *unread)
     return _usable(table, with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
 
 
 def read_targets(
-    path: str | os.PathLike[str], columns: Mapping[str, str] | str | None = None, *, delimiter: str | None = None
+    source: Any, columns: Mapping[str, str] | str | None = None, *, delimiter: str | None = None
 ) -> Observations:
     """A table of targets: sizes (any may be empty, NaN then), optional series and idea, and losses, used for scoring.
 
     Columns of the mapping that this table lacks are taken to have our names. Raises InputError.
     """
-    table = load(Path(path), delimiter)
+    table = load(source, delimiter)
     mapping = {ours: theirs for ours, theirs in as_mapping(columns).items() if theirs in ("", *table.columns)}
     chosen = {ours: theirs for ours, theirs in choose(table, mapping, targets=True).items() if ours != "split"}
     arrays: dict[str, Any] = dict(

@@ -135,5 +135,23 @@ def read_parquet(file: Path) -> Table:
     return Table(file, named, range(1, len(frame) + 1))
 
 
+def of_columns(source: Any) -> Table:
+    """A table in memory: a DataFrame, or a mapping of names to equally long columns. Rows are called by their index."""
+    name, named = type(source).__name__, {}
+    for key in list(source):
+        values = np.asarray(source[key])
+        if values.ndim == 2:
+            raise InputError(f"The {name} has more than one column called {str(key)!r}; rename or remove one.")
+        if values.ndim != 1:
+            raise InputError(f"{str(key)!r} of the {name} is no column but {source[key]!r}; give a list or an array.")
+        if values.dtype.kind == "O" and hasattr(source[key], "to_numpy"):
+            values = source[key].to_numpy(dtype=object, na_value=None)
+        named[str(key)] = _plain(values)
+    lengths = {key: len(values) for key, values in named.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"The columns of the {name} are not equally long: {lengths}.")
+    return Table(Path(name), named, list(getattr(source, "index", range(max(lengths.values(), default=0)))))
+
+
 def _plain(values: np.ndarray) -> np.ndarray | list[Any]:
     return values if values.dtype.kind in "iuf" else values.tolist()

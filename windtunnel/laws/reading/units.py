@@ -23,6 +23,8 @@ _WORD = {3.0: "thousands", 6.0: "millions", 9.0: "billions"}
 NEAR = 1.0  # corrected sizes may lie this far (10 times) outside the others' range: a top rung is its own neighbour
 BETTER = 0.5  # a correction that halves the losses' distance from the others' trend is sure (guess)
 MAYBE = 0.7  # and one that leaves less than this of it is worth a caveat (guess)
+PART = 1e-3  # of the smallest: a part of a number that is no rounding
+PER_PARAM, PRICE = (1e-3, 1e8), (1e-2, 1e5)  # tokens to a parameter, FLOPs over 6 N D: beyond, it is a unit (guesses)
 REACH = {"params": 1e5, "active_params": 1e5, "tokens": 1e5, "flops": 1e9}  # no honest target lies further (guess)
 
 
@@ -38,6 +40,38 @@ def check_units(runs: Observations, table: Table) -> tuple[str, ...]:
         stated = {name: values[known] for name, values in logs.items()}
         caveats += _check_gaps(table, places[known], stated, runs.loss[places][known])
     return tuple(caveats)
+
+
+def odd_units(runs: Observations) -> tuple[str, ...]:
+    """A caveat where the columns of a series as a whole look written in another unit: laws may hold, prices do not."""
+    sizes = _sizes(runs)
+    for places in _series(runs):
+        found = list(_oddities({name: values[places] for name, values in sizes.items()}))
+        if found:
+            return (f"Sizes may be in other units than parameters, tokens and FLOPs: {'; '.join(found)}. Prices, "
+                    f"budgets and what is believed of laws need plain numbers, as 7e9.",)  # fmt: skip
+    return ()
+
+
+def _oddities(sizes: dict[str, np.ndarray]) -> Iterator[str]:
+    for name, values in sizes.items():
+        known = values[np.isfinite(values)]
+        if name != "flops" and len(known) and np.max(np.abs(known - np.round(known))) > PART * np.min(known):
+            yield f"{name}, {np.min(known):.4g} to {np.max(known):.4g}, are no whole numbers"
+    if {"params", "tokens"} <= set(sizes):
+        n_times_d = 6 * sizes["params"] * sizes["tokens"]
+        each = _middle(sizes["tokens"] / sizes["params"])
+        if not PER_PARAM[0] < each < PER_PARAM[1]:
+            yield f"there are {each:.2g} tokens to a parameter"
+        times = _middle(sizes["flops"] / n_times_d) if "flops" in sizes else 1.0
+        if not PRICE[0] < times < PRICE[1]:
+            yield f"flops are {times:.2g} of 6 x params x tokens"
+
+
+def _middle(values: np.ndarray) -> float:
+    """The median of what is known, 1 if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else 1.0
 
 
 def check_target(runs: Observations, target: Target) -> None:
