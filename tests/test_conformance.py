@@ -21,6 +21,7 @@ import windtunnel.ideas as gallery
 from windtunnel.cli import main
 from windtunnel.cli.shared import load_anew, load_module
 from windtunnel.conformance import SUITE, Finding, Mark, Report, Subject, ideas_of, report
+from windtunnel.conformance.cost import _counted
 from windtunnel.conformance.reading import runs_spent
 from windtunnel.conformance.subject import bench
 from windtunnel.errors import InputError
@@ -230,6 +231,21 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
               "    def __call__(self, outputs, targets):\n"
               "        return 0.1 * torch.nn.functional.cross_entropy(outputs.mT, targets, reduction='none')\n"),
     ),
+    "attention that nobody declared": (
+        "costs", "1.00 declared", "size(size, rung, data)",
+        (BUT, "    return base.but(transforms=(Again(),))\n\n"
+              "class Attends(torch.nn.Module):\n"
+              "    def __init__(self, inner): super().__init__(); self.inner = inner\n"
+              "    def forward(self, x):\n"
+              "        y = self.inner(x)[:, None]\n"
+              "        for _ in range(3):\n"
+              "            y = torch.nn.functional.scaled_dot_product_attention(y, y, y, is_causal=True)\n"
+              "        return y[:, 0]\n\n"
+              "@dataclass(frozen=True)\nclass Again:  # here\n"
+              "    def __call__(self, model):\n"
+              "        model.embedding = Attends(model.embedding)\n"
+              "        return model\n"),
+    ),
     "sees the next token": (
         "causal", "those before it change", "causal mask",
         (BUT, "    return base.but(transforms=(Future(),))\n\n"
@@ -437,6 +453,14 @@ def test_a_state_may_name_one_tensor_twice_and_is_still_saved(tmp_path):
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert all(torch.equal(found[1][name], t) for name, t in {"a": twice, "b": twice, "turned": twice.mT}.items())
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_what_is_counted_of_the_base_is_what_it_declares(width):
+    """Attention too, which torch counts on a GPU and not on a CPU."""
+    subject = Subject(lambda base: base, Path(__file__), bench())
+    counted, declared = _counted(subject, subject.base, width)
+    assert counted == pytest.approx(declared, rel=1e-12)
 
 
 @pytest.mark.slow
