@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from windtunnel.recipe import Judge
 from windtunnel.train.data import judge_chunk
@@ -66,10 +67,12 @@ class Known:
             return float(np.mean([_bytes(*each) in held for each in zip(xs, ys, strict=True)]))
         length = min(WINDOW, -(-3 * min(xs.shape[1], inputs.shape[1]) // 4))  # a mark before each row hides little
         known = self._windows(length)
+        if not len(known):
+            return 0.0
         starts = {0, (xs.shape[1] - length) // 2, xs.shape[1] - length}
         dull = np.median(_distinct(inputs[:, :length])) / 2
-        windows = [np.ascontiguousarray(xs[:, at : at + length]) for at in starts]
-        found = [np.isin(_hashes(w.ravel(), length)[::length], known) & (_distinct(w) > dull) for w in windows]
+        windows = [xs[:, at : at + length] for at in starts]
+        found = [_among(_hashed(window), known) & (_distinct(window) > dull) for window in windows]
         return float(np.mean(np.any(found, axis=0)))
 
     @cached_property
@@ -87,18 +90,18 @@ class Known:
         yield from self.judge.data.held_out(size=judge_chunk(self.judge), tokens=tokens)
 
     def _windows(self, length: int) -> np.ndarray:
-        """Hashes of all windows that are not common, of rows that go on where the last one ends and of rows alone."""
+        """Sorted hashes of all windows that are not common, of rows that go on where the last ends and of rows alone."""
         inputs, targets = self.held_out
-        if length not in self._hashed:
+        if length not in self._known:
             found = []
             for rows in (inputs, np.column_stack([inputs, targets[:, -1]])):
-                hashes, count = np.unique(_hashes(rows.ravel(), length), return_counts=True)
+                hashes, count = np.unique(_hashed(sliding_window_view(rows.ravel(), length)), return_counts=True)
                 found.append(hashes[count <= COMMON])
-            self._hashed[length] = np.concatenate(found)
-        return self._hashed[length]
+            self._known[length] = np.unique(np.concatenate(found))
+        return self._known[length]
 
     @cached_property
-    def _hashed(self) -> dict[int, np.ndarray]:
+    def _known(self) -> dict[int, np.ndarray]:
         return {}
 
 
@@ -129,13 +132,17 @@ def _distinct(rows: np.ndarray) -> np.ndarray:
     return 1 + np.count_nonzero(np.diff(np.sort(rows, axis=1), axis=1), axis=1)
 
 
-def _hashes(tokens: np.ndarray, length: int) -> np.ndarray:
-    """A number for every window of so many tokens, equal for equal windows, wherever they begin."""
-    count, tokens = len(tokens) - length + 1, tokens.astype(np.uint64)
-    found = np.zeros(count, np.uint64)
-    for i in range(length):
-        found = found * np.uint64(0x9E3779B97F4A7C15) + tokens[i : i + count]  # modulo 2^64
+def _hashed(windows: np.ndarray) -> np.ndarray:
+    """A number for each window (windows, tokens), equal for equal ones."""
+    found = np.zeros(len(windows), np.uint64)
+    for column in windows.T:
+        found = found * np.uint64(0x9E3779B97F4A7C15) + column.astype(np.uint64)  # modulo 2^64
     return found
+
+
+def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which are among the known, which are sorted and not none."""
+    return known[np.minimum(np.searchsorted(known, hashes), len(known) - 1)] == hashes
 
 
 def _bytes(x: np.ndarray, y: np.ndarray) -> bytes:
