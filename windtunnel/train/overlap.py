@@ -90,7 +90,7 @@ class Known:
         yield from self.judge.data.held_out(size=judge_chunk(self.judge), tokens=tokens)
 
     def _windows(self, length: int) -> np.ndarray:
-        """Sorted hashes of all windows that are not common, of rows that go on where the last ends and of rows alone."""
+        """Sorted hashes of windows that are not common, of rows that go on where the last ends and of rows alone."""
         inputs, targets = self.held_out
         if length not in self._known:
             found = []
