@@ -1,6 +1,6 @@
 """Do the intervals hold, and does P(better) mean what it says, in worlds whose truth is known?
 
-    python -m benchmarks.coverage [--draws 60] [--ideas 1200] [--seed 0] [--only "path"] [--out coverage]
+    python -m benchmarks.coverage [--draws 60] [--ideas 4800] [--seed 0] [--only "path"] [--out coverage]
 
 For each kind of world and ladders of 5, 8 and 20 runs: the share of new runs at the target inside each interval,
 errors, widths and seconds a fit; then verdicts on ideas of known worth. A newcomer would pool everything: a method that
@@ -173,7 +173,7 @@ def main() -> None:
     """Measure, print and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=60, help="worlds of each kind and ladder")
-    parser.add_argument("--ideas", type=int, default=1200)
+    parser.add_argument("--ideas", type=int, default=4800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--out", default="coverage")
