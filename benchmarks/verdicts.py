@@ -122,7 +122,8 @@ def scored() -> list[dict[str, Any]]:
                 "pair_inside_90": verdict.one_pair.holds(truth),
             })  # fmt: skip
             print(
-                f"{name:<7} {multiple}x: {verdict.delta} true {truth:.4f}, last gap {last:.4f}: {verdict}", flush=True
+                f"{name:<7} {multiple}x: {verdict.delta} true {truth:.4f}, last gap {last:.4f}: {verdict.summary}",
+                flush=True,
             )
     return found
 

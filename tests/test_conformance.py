@@ -421,6 +421,21 @@ def test_a_number_drawn_in_a_neighbour_file_is_found_and_what_was_loaded_stays(l
     assert sys.modules[name].drawn_beside is beside
 
 
+def test_an_idea_that_a_function_made_is_run_anew_under_the_name_it_is_called_by(load):
+    """Two closures of one name; the one of the other number trained something else."""
+    made = (
+        'def with_beta(beta: float):\n    def made(base):\n        """A claim."""\n'
+        "        return base.but(optimizer=Mine(beta=beta))\n    return made\n\n"
+        "made = with_beta(0.9)\nother = with_beta(0.5)\n"
+    )
+    text = SOUND[: SOUND.index("def idea(base)")] + made
+    subjects = ideas_of(*load(text))
+    assert [each.called for each in subjects] == ["made", "other"]
+    for subject in subjects:
+        found = until(subject, "repeatable")
+        assert found.passed, complaints(found)
+
+
 def test_data_that_ignore_the_seed_are_noted(load):
     text = SOUND.replace(BUT, WITH_DATA.format("self.inner.batch(seed=0, step=step, size=size)"))
     found = until(*ideas_of(*load(text)), "repeatable")

@@ -306,6 +306,39 @@ def test_a_ladders_log_is_read_by_its_own_names_where_it_lacks_those_named(tmp_p
     assert main(["score", forecast, "--follow", str(log), "--columns", "tokens=seen,loss=val_loss", *ladder]) == 2
 
 
+def test_a_ladders_log_that_has_the_named_columns_and_is_wrong_is_refused(tmp_path, forecast, capsys):
+    log = csv_of(tmp_path / "big.csv", rows())
+    log.write_text(log.read_text().replace("tokens,loss", "tokens,val_loss"))
+    small = tmp_path / "small.csv"
+    small.write_text("tokens,loss,val_loss\n" + "\n".join(f"{t!r},{v},{v if s > 3 else 0}" for s, t, v in rows(1e7)))
+    asked = ["score", forecast, "--follow", str(log), "--columns", "loss=val_loss", "--ladder", str(small)]
+    assert main(asked) == 2 and "val_loss is zero or negative" in capsys.readouterr().err
+
+
+def test_what_is_asked_of_a_log_in_the_making_is_asked_once(tmp_path, forecast, ladder, monkeypatch, capsys):
+    made = [(s, float(round(t / 1e6)), v) for s, t, v in rows()]
+    log, upto = csv_of(tmp_path / "big.csv", made[:20]), iter((40, 60, 80))
+
+    def sleep(_: float) -> None:
+        count = next(upto, 0)
+        if not count:
+            raise KeyboardInterrupt
+        csv_of(log, made[:count])
+
+    monkeypatch.setattr("time.sleep", sleep)
+    main(["score", forecast, "--follow", str(log), *ladder])
+    assert capsys.readouterr().err.count("give --horizon in millions too") == 1
+
+
+@pytest.mark.parametrize("name", ["loss1", "loss.1", "mtp_loss/0", "aux_loss 2", "val_loss (1B)"])
+def test_a_column_with_loss_and_a_number_in_its_name_is_no_printed_line(tmp_path, name):
+    log = tmp_path / "train.csv"
+    log.write_text(f"step,loss,{name}\n" + "".join(f"{i},{5 - i / 100},{i}\n" for i in range(1, 9)))
+    assert len(read_log(log)) == 8
+    log.write_text(f"step,{name}\n" + "".join(f"{i},{5 - i / 100}\n" for i in range(1, 9)))
+    assert len(read_log(log, {"loss": name})) == 8
+
+
 @pytest.mark.parametrize("text", ["step 1 | loss 5.2\nstep 2 | loss 5.1\n", "iter 1: loss=5.2, lr 1e-3\n"])
 def test_printed_lines_are_no_table(tmp_path, forecast, capsys, text):
     (tmp_path / "train.log").write_text(text)

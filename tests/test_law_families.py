@@ -293,8 +293,41 @@ def test_scores_that_cannot_be_fitted_say_why(loss, score, chance, words):
 
 
 @pytest.mark.parametrize(
+    "scores", [(0.25, 0.25, 0.267, 0.505, 0.808), (0.25, 0.252, 0.299, 0.511), (0.25, 0.26, 0.30, 0.45)]
+)
+def test_scores_that_leave_chance_at_the_last_rungs_rise(scores):
+    """A straight line explains little of them."""
+    assert fit_task(np.linspace(3.4, 2.6, len(scores)), scores, 0.25).predict(2.5).median > scores[-1]
+
+
+def test_guesses_are_seldom_taken_for_a_rise():
+    """1,000 questions each; the level of the test is 5 %, and the noise it believes in is a little less."""
+    refused = 0
+    for seed in range(30):
+        scores = np.random.default_rng(seed).binomial(1000, 0.25, 8) / 1000
+        try:
+            fit_task(np.linspace(3.4, 2.6, 8), scores, 0.2, draws=10)
+        except InputError:
+            refused += 1
+    assert refused >= 25
+
+
+def test_clean_scores_under_a_low_ceiling_are_fitted():
+    """One belief is so much the likelier that the other's likelihoods vanish."""
+    loss = np.linspace(3.8, 2.0, 40)
+    fit = fit_task(loss, np.round(0.25 + 0.05 / (1 + np.exp(8 * (loss - 3))), 4), 0.25)
+    assert np.isfinite(fit.weights).all() and fit.predict(1.8).low < 0.3 < fit.predict(1.8).high
+
+
+@pytest.mark.parametrize(
     ("loss", "level", "words"),
-    [(0.8, 90, "probability"), (-1.0, 0.9, "positive"), ([], 0.9, "positive"), ("low", 0.9, "or a Forecast")],
+    [
+        (0.8, 90, "probability"),
+        (-1.0, 0.9, "positive"),
+        ([], 0.9, "positive"),
+        ("low", 0.9, "or a Forecast"),
+        ([[0.8, 0.9]], 0.9, "or a Forecast"),
+    ],
 )
 def test_what_is_no_loss_has_no_score(loss, level, words):
     fit = fit_task([1.0, 0.9, 0.8, 0.7], [0.3, 0.4, 0.5, 0.6])

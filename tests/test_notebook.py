@@ -85,7 +85,7 @@ def test_fit_forecast_and_verdict_show_numbers_with_intervals_and_their_caveats_
     failing = Reader(told.but(reliable=False)._repr_html_()).text
     assert failing.index("This forecast is not reliable: the caveats say why") < failing.index(f"loss {told.loss}")
     verdict = wt.compare(runs, table("idea", 0.9), target, name=HOSTILE)
-    assert str(verdict) in Reader(verdict._repr_html_()).text
+    assert verdict.summary in Reader(verdict._repr_html_()).text
 
 
 def test_study_plan_and_answer_show_what_is_asked_what_it_takes_and_what_is_known(corpus: Path, tmp_path: Path):

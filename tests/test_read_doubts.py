@@ -8,9 +8,9 @@ import pytest
 
 import windtunnel as wt
 from windtunnel.errors import InputError
+from windtunnel.forecasts.place import located
 from windtunnel.ladder import Target
 from windtunnel.laws.reading import read_runs, read_targets
-from windtunnel.laws.reading.units import check_target
 
 SIZES = np.geomspace(1e6, 1e9, 7)
 
@@ -170,12 +170,12 @@ def test_public_tables_raise_no_doubt_about_units(shared_data):
 def test_a_target_in_another_unit_than_the_runs_is_refused(tmp_path):
     millions = read_runs(_table(tmp_path, [[n / 1e6, loss] for n, _, loss in _ladder()], "params,loss"))
     with pytest.raises(InputError, match="same unit"):
-        check_target(millions, Target(params=7e9))
-    check_target(millions, Target(params=7e3))
+        located(millions, Target(params=7e9))
+    located(millions, Target(params=7e3))
     plain = read_runs(_table(tmp_path, _ladder()))
     with pytest.raises(InputError, match="same unit"):
-        check_target(plain, Target(params=7.0, tokens=1.4e11))
-    check_target(plain, Target(params=1e12, tokens=2e13))
+        located(plain, Target(params=7.0, tokens=1.4e11))
+    located(plain, Target(params=1e12, tokens=2e13))
 
 
 def test_targets_may_lack_losses_and_some_sizes_but_not_all(tmp_path):
@@ -272,6 +272,8 @@ def test_perplexity_is_said_to_be_no_loss_of_laws(tmp_path, name):
     rows = [[n, d, np.exp(loss)] for n, d, loss in _ladder()]
     path = _table(tmp_path, rows, f"params,tokens,{name}")
     assert any("Give its logarithm" in caveat for caveat in read_runs(path, {"loss": name}).caveats)
+    path = _table(tmp_path, _ladder(), f"params,tokens,log_{name.replace('/', '_')}")
+    assert not any("logarithm" in each for each in read_runs(path, {"loss": f"log_{name.replace('/', '_')}"}).caveats)
 
 
 def test_a_column_that_matters_and_bears_a_usual_name_is_told_how_to_be_named(tmp_path):
@@ -286,6 +288,8 @@ def test_rows_that_are_checkpoints_are_said_and_horizons_are_not(tmp_path):
     even = [[n, 20 * n * k / 12, _loss(n, 20 * n * k / 12)] for n in SIZES for k in range(1, 13)]
     (said,) = _doubts(tmp_path, even)
     assert "checkpoints of 7 runs (up to 12 evenly spaced" in said
+    (said,) = _doubts(tmp_path, [[n, d, loss + 1e-3 * seed] for n, d, loss in even for seed in range(2)])
+    assert "checkpoints of 7 runs" in said
     horizons = [[n, d, _loss(n, d)] for n in SIZES for d in np.geomspace(2 * n, 200 * n, 12)]
     assert _doubts(tmp_path, horizons) == []
 
@@ -309,11 +313,16 @@ def test_what_is_wrong_in_a_dataframe_is_named_by_its_index(tmp_path):
     frame.loc["run 3", "loss"] = np.nan
     with pytest.raises(InputError, match=r"run 3"):
         read_runs(frame)
-    with pytest.raises(InputError, match="more than one column called 'loss'"):
+    with pytest.raises(InputError, match="of the DataFrame is no single column"):
         read_runs(pd.concat([frame, frame[["loss"]]], axis=1))
+    for wrong in (pd.Series([1.0]), [1.0], None):
+        with pytest.raises(InputError, match="give the path of a table, a DataFrame"):
+            read_runs(wrong)
+    with pytest.raises(InputError, match="no single column"):
+        read_runs({"params": [[1e6], [2e6, 3e6]], "loss": [3.0, 2.9]})
     with pytest.raises(InputError, match="not equally long"):
         read_runs({"params": [1e6, 2e6], "loss": [3.0]})
-    with pytest.raises(InputError, match="is no column"):
+    with pytest.raises(InputError, match="no single column"):
         read_runs({"params": [1e6, 2e6], "loss": 3.0})
     with pytest.raises(InputError, match="of type int; give the path"):
         read_runs(3)

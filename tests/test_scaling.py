@@ -13,6 +13,7 @@ from torch import nn
 import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.parts.models import CNN, GELU, MLP, Transformer
+from windtunnel.parts.models.own import Own
 from windtunnel.parts.optimizers import SGD, AdamW, Lion, Muon
 from windtunnel.recipe import DataShape, Site
 from windtunnel.scaling.rules import MuP, Standard
@@ -253,6 +254,42 @@ def test_steps_that_vanish_with_width_are_seen_in_moves_where_sizes_stay_flat(co
     assert all(m.drifts and not m.ok for m in hidden if m.name != "embedding")
     assert f"not flat in {sum(m.drifts for m in wrong.modules)} of {len(wrong.modules)} modules" in str(wrong)
     assert all(m["move"]["value"] < -0.5 for m in wrong.to_json()["modules"] if not m["ok"])
+
+
+class Exits(nn.Module):
+    """Blocks that grow with width behind an early head; a capped readout; and a number for a norm."""
+
+    def __init__(self, rung, data):
+        super().__init__()
+        self.embed, self.exit = nn.Embedding(data.classes, rung.width), nn.Linear(rung.width, data.classes)
+        self.a, self.head, self.cap = nn.Linear(rung.width, rung.width), nn.Linear(rung.width, data.classes), Capped()
+        self.size = Size()
+
+    def forward(self, x):
+        h = self.embed(x)
+        early, wider = self.exit(h), h.shape[-1] / 16
+        h = h + wider * torch.relu(self.a(h))
+        size = self.size(h)
+        return self.cap(self.head(h / wider)) + 0.1 * early + 0 * size
+
+
+class Capped(nn.Module):
+    def forward(self, x):
+        return 30 * torch.tanh(x / 30)
+
+
+class Size(nn.Module):
+    def forward(self, x):
+        return x.square().mean()
+
+
+def test_only_what_ends_after_the_last_readout_is_read_as_it(corpus):
+    """Behind an early head all blocks passed for readouts, whose sizes and moves may shrink."""
+    roles = {"exit.weight": "readout", "head.weight": "readout"}
+    recipe = tiny.recipe(corpus, optimizer=AdamW(lr=0.02)).but(model=Own(Exits, roles=roles))
+    found = {m.name: m for m in coordinate_check(recipe, base=tiny.RUNG.but(width=16, heads=2), seeds=2).modules}
+    assert {name for name, m in found.items() if m.readout} == {"exit", "head", "cap"}
+    assert found["a"].slope < 0.3 < found["size"].slope  # a number a batch is measured too
 
 
 def test_a_coordinate_check_repeats_itself(corpus):

@@ -68,7 +68,9 @@ def test_no_difference_cannot_be_told():
 
 
 def test_verdict_reads_as_a_person_says_it():
-    text = str(compare(*_pair(-0.01), TARGET))
+    verdict = compare(*_pair(-0.01), TARGET)
+    assert str(verdict).splitlines() == [*(f"caveat: {each}" for each in verdict.caveats), verdict.summary]
+    text = verdict.summary
     assert text.startswith("helps: 1.")
     assert "x compute [" in text and "P(better) = " in text
 
@@ -451,3 +453,12 @@ def test_what_an_idea_costs_more_is_taken_off_its_compute_multiplier_and_said():
     assert twice.compute_multiplier.median == pytest.approx(same.compute_multiplier.median / 2)
     assert any("takes 2.00 times the base's FLOPs" in caveat for caveat in twice.caveats)
     assert not any("FLOPs at one size" in caveat for caveat in same.caveats)
+
+
+def test_a_target_far_beyond_the_pairs_is_said_though_the_base_was_trained_near_it():
+    base, idea = _pair(-0.01)
+    few = idea.where(idea.params <= np.sort(np.unique(idea.params))[1])
+    said = compare(base, few, TARGET).caveats
+    times = TARGET.params * TARGET.tokens / np.max(few.params * few.tokens)
+    assert any(f"The target is {times:.3g}x the flops of the largest pair" in each for each in said)
+    assert not any("of the largest pair" in each for each in compare(base, idea, TARGET).caveats)

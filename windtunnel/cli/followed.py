@@ -21,6 +21,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.band import Past, final_loss, pasts_of, shape_of, typical_shapes
 from windtunnel.forecasts.heading import Shapes
 from windtunnel.forecasts.watch import Foretold
+from windtunnel.laws.reading.choosing import NoColumn
 from windtunnel.laws.reading.flight import flying, in_flight
 from windtunnel.laws.reading.logs import Log, read_log
 from windtunnel.laws.reading.tail import Tail
@@ -153,7 +154,7 @@ def _unit_doubt(log: Log, share: float) -> str:
     if log.unit == "tokens" and np.any(np.abs(log.at - np.round(log.at)) > np.maximum(1e-3, 1e-9 * log.at)):
         return f"tokens of the log are no whole numbers (the first is {log.at[0]:g}), {horizon}"
     if len(log) >= ROWS and share * MOST_ROWS < len(log):
-        return f"{log.unit} of the log reach {log.at[-1]:.4g} after {len(log)} rows, {horizon}"
+        return f"{log.unit} of the log are few for so many rows (the first is {log.at[0]:g}), {horizon}"
     return ""
 
 
@@ -224,7 +225,7 @@ def _past(path: Path, args: argparse.Namespace, remarks: list[str]) -> Past:
     read = partial(read_log, path, tokens_per_step=args.tokens_per_step, whole=True)
     try:
         log = read(args.columns)
-    except InputError as error:
+    except NoColumn as error:
         try:
             log = read(None)
         except InputError:

@@ -89,18 +89,16 @@ def judge_untouched(subject: Subject) -> Finding:
             _chance(subject) or place_of(data.batch),
             "batch(seed=..., step=..., size=...) must be a function of its arguments: runs are paired by it.",
         )
-    known = Known(judge)
-    if (leaked := known.leaked(drawn(data))) is not None:
+    found = Known(judge).overlap(drawn(data))
+    if found.leaked:
         return failed(
-            f"{leaked[0]:.0%} of training examples are among those by which every run is judged (by chance "
-            f"{leaked[1]:.1%})",
+            f"{found.share:.0%} of training examples are among those by which every run is judged (by chance "
+            f"{found.chance:.1%})",
             place_of(data.batch),
             "Train on the training side only; the judge belongs to the study and an idea may not see it.",
         )
     own = "the base's data" if data == judge.data else "data of its own"
-    return passed(
-        f"{own}, in an order of seed and step; {known.share(drawn(data)):.1%} of its examples recur in what is held out"
-    )
+    return passed(f"{own}, in an order of seed and step; {found.share:.1%} of its examples recur in what is held out")
 
 
 def elsewhere(subject: Subject) -> Finding:

@@ -82,13 +82,15 @@ def trained(pack: Pack, packed: bool, **options: Any) -> list[Run]:
 class Subject:
     """One idea under check. What costs time is computed once, when a check first asks for it.
 
-    `run_file` runs the idea's file as another process would and gives its module; None where nobody can.
+    `run_file` runs the idea's file as another process would and gives its module (None where nobody can), in which the
+    idea is `called` so.
     """
 
     idea: Callable[[Recipe], Recipe]
     file: Path
     base: Recipe
     run_file: Callable[[], ModuleType] | None = None
+    called: str = ""
 
     @property
     def name(self) -> str:
@@ -135,7 +137,7 @@ class Subject:
         if self.run_file is None:
             return None
         with suppress(Exception):
-            found = getattr(self.run_file(), self.name)(self.base)
+            found = getattr(self.run_file(), self.called)(self.base)
             return found.shaped(at(found, 0.5))
         return None
 
@@ -199,7 +201,7 @@ def pack_of(recipe: Recipe, judge: Judge, members: Sequence[Member], steps: int,
 def ideas_of(module: ModuleType, path: str | Path, run_file: Callable[[], ModuleType] | None = None) -> list[Subject]:
     """The ideas that a file defines, `run_file` being how to run it anew; raises InputError if there is none."""
     file = Path(path).resolve()
-    found = [Subject(f, file, bench(), run_file) for f in vars(module).values() if _is_idea(f, module)]
+    found = [Subject(f, file, bench(), run_file, n) for n, f in vars(module).items() if _is_idea(f, module)]
     if not found:
         raise InputError(
             f"{path} defines no idea. An idea is a public function at the top level of the file that takes a recipe "

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OFF = (0.25, 0.5, 2.0, 4.0)  # params as multiples of the optimum whose cost is told
 WITHIN = (0.001, 0.01)  # shares of the loss within which a region of params is told
 MOST_WASTE = 64.0  # compute multiples are told up to this
+UNSETTLED = 0.5  # share of draws without an optimum from which none is told
 FAR = 30.0  # times the largest run from which a budget is called far (guess, as for forecasts)
 _NAMES = ("params", "tokens", "tokens_per_param", "loss", "exponent")
 
@@ -101,11 +102,18 @@ def allocate(
     """The params and tokens with the least expected loss for `flops`, from runs that vary both.
 
     Training costs `flops_per_param_token` x params x tokens, serving `inference_tokens` a third of that per token.
-    `unique_tokens` is how many distinct ones there are. Raises InputError where no law tells params from tokens.
+    `unique_tokens` is how many distinct ones there are. Raises InputError where no law tells params from tokens, or
+    where most draws have no optimum.
     """
     _check(flops=flops, inference_tokens=inference_tokens, unique_tokens=unique_tokens, level=level)
     curves = _curves(fit, flops_per_param_token, inference_tokens, unique_tokens)
     best, near, spread = curves.optimum(flops), curves.optimum(flops * 1.1), _Spread(curves.weights, level)
+    if curves.weights @ best.edge > UNSETTLED:
+        raise InputError(
+            f"These runs do not tell how to split {flops:.3g} FLOPs: by most of what fits them, more params, or more "
+            f"tokens, always help, and what is best lies at the end of what is searched. Are params, tokens and FLOPs "
+            f"plain numbers? Else train more sizes, and several horizons (tokens per parameter) at each."
+        )
     split = spread.of(best.params)
     return Allocation(
         flops=float(flops),

@@ -47,6 +47,11 @@ class BestHyperparameters:
     cells: int
 
     def __str__(self) -> str:
+        return "\n".join([*(f"caveat: {caveat}" for caveat in self.caveats), self.summary])
+
+    @property
+    def summary(self) -> str:
+        """The values and what using them costs, in one line."""
         stated = ", ".join(f"{name} {interval}" for name, interval in self.values.items())
         return f"{stated}; using the medians costs {100 * self.expected_regret:.2g} % of the loss (expected)"
 

@@ -18,6 +18,7 @@ from windtunnel.laws.observations import ALL_SIZES, OFF_LINE, SIZE_COLUMNS, Obse
 from windtunnel.laws.prepare import VARIES
 from windtunnel.laws.unread import usual
 
+REACH = {"params": 1e5, "active_params": 1e5, "tokens": 1e5, "flops": 1e9}  # no honest target lies further (guess)
 FAR = 30.0  # times the top rung's compute from which a forecast is called far (guess)
 OFF_PATH = 1.25  # a horizon this factor from the ladder's own earns a caveat
 EPOCHS = 4.0  # passes up to which repeated tokens are worth nearly as much as new ones (2305.16264)
@@ -74,6 +75,7 @@ def located(
             f"The target has {compact(known['active_params'])} active_params of {compact(known['params'])} params; "
             f"those that a token meets are never more than all."
         )
+    _check_reach(o, target)
     sizes = Sizes(**{n: np.array([value]) for n, value in known.items()})
     supported = all(
         [_check_path(o, known, caveats), *(_check_unread(o, reads, name, known, caveats) for name in unread)]
@@ -259,6 +261,21 @@ def _check_ratio(runs: np.ndarray, asked: float, caveats: list[str]) -> None:
             f"The target has {compact(asked)} tokens a param, the runs {compact(low)} to {compact(high)}: that far "
             f"off, how params and tokens go together is the law's own guess. Add a run there."
         )
+
+
+def _check_reach(o: Observations, target: Target) -> None:
+    """Raise InputError for a target so far from the runs that its unit must be another one."""
+    for name, asked in target.stated().items():
+        column = getattr(o, name) if name in REACH else None
+        if column is None or not np.isfinite(column).any():
+            continue
+        low, high = float(np.nanmin(column)), float(np.nanmax(column))
+        if asked > high * REACH[name] or asked < low / REACH[name]:
+            raise InputError(
+                f"The target has {asked:.4g} {name}, the runs {low:.4g} to {high:.4g}: are both in the same unit? "
+                f"No forecast reaches {compact(max(asked / high, low / asked))} times beyond the runs. Write both in "
+                f"plain numbers, as 7e9."
+            )
 
 
 def _check_repeats(o: Observations, known: dict[str, float], caveats: list[str]) -> None:

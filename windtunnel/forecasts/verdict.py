@@ -23,10 +23,12 @@ from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
+from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens_of_flops
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run
 
+SAME = 1.1  # a ladder whose top is within this of the largest pair's ends there
 _INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing", "one_pair")
 
 
@@ -40,7 +42,8 @@ class Verdict:
 
     `verdict`, with sure = 0.5 + level / 2 (0.95 at level 0.9):
     helps: P(better) >= sure. hurts: P(better) <= 1 - sure.
-    fades: neither, but surely better on the ladder, and at most half of that gain is expected at the target.
+    fades: neither, but surely better at the ladder's middle, and at most half of its worth in compute there (half the
+        logarithm: 1.5 times, of 2.25) is expected at the target. In nats every gain fades as loss nears its floor.
     cannot tell: everything else.
 
     `crossing` is the size, in units of `crossing_axis`, at which the gap of the ladder's smallest rung is expected to
@@ -65,6 +68,11 @@ class Verdict:
     one_pair: Interval | None = None
 
     def __str__(self) -> str:
+        return "\n".join([*(f"caveat: {caveat}" for caveat in self.caveats), self.summary])
+
+    @property
+    def summary(self) -> str:
+        """Label, compute multiplier and P(better) in one line."""
         m = self.compute_multiplier
         return (
             f"{self.verdict}: {_times(m.median)}x compute [{_times(m.low)}, {_times(m.high)}], "
@@ -80,7 +88,7 @@ class Verdict:
             "target": ", ".join(f"{compact(value)} {name}" for name, value in self.target.items()),
         }
         title = f"Verdict on {self.idea}" if self.idea else "Verdict"
-        return card(title, says=str(self), caveats=self.caveats, facts=facts)
+        return card(title, says=self.summary, caveats=self.caveats, facts=facts)
 
     def crossing_words(self) -> str:
         """Where the gap is expected to change sign, in words; empty where no size can be named."""
@@ -138,7 +146,7 @@ def compare(
     better, dearer = float(gap.cdf(0.0)), _dearer(base, idea)
     worth = multiplier(base_fit, place.sizes, gap, level, seed)
     return Verdict(
-        verdict=_decide(gap, ladder, level),
+        verdict=_decide(gap, ladder, level, worth, multiplier(base_fit, _middle(pairs.sizes), ladder, level, seed)),
         delta=_mapped(relative, lambda share: expected * np.expm1(share)),
         relative=_mapped(relative, np.expm1),
         compute_multiplier=worth if dearer is None else _mapped(worth, lambda times: times / dearer),
@@ -213,15 +221,31 @@ def _bill(dearer: float | None) -> tuple[str, ...]:
     )
 
 
-def _decide(gap: Mixture, ladder: Mixture, level: float) -> str:
+def _decide(gap: Mixture, ladder: Mixture, level: float, worth: Interval, worth_on_ladder: Interval) -> str:
     """The label, as `Verdict` defines it."""
     sure, better = 0.5 + level / 2, float(gap.cdf(0.0))
     if better >= sure:
         return "helps"
     if better <= 1 - sure:
         return "hurts"
-    left, was = (float(each.quantile(0.5)) for each in (gap, ladder))
-    return "fades" if float(ladder.cdf(0.0)) >= sure and left > 0.5 * was else "cannot tell"
+    left, was = (np.log(each.median) for each in (worth, worth_on_ladder))
+    return "fades" if float(ladder.cdf(0.0)) >= sure and left <= 0.5 * was else "cannot tell"
+
+
+def _middle(sizes: Sizes) -> Sizes:
+    """The geometric mean of sizes, one entry."""
+    columns = {each.name: getattr(sizes, each.name) for each in fields(sizes)}
+    known = {name: column for name, column in columns.items() if column is not None}
+    return Sizes(**{name: np.exp([np.mean(np.log(column))]) for name, column in known.items()})
+
+
+def _beyond_pairs(pairs: Pairs, fitted: Fit, place: Place) -> float:
+    """Times the target lies beyond the largest pair, where the base alone was trained beyond it; else 0."""
+    axis = fitted.observations.axis
+    largest = getattr(pairs.sizes, axis)
+    if largest is None or np.max(fitted.observations.size) <= SAME * np.max(largest):
+        return 0.0
+    return place.stated()[axis] / float(np.max(largest))
 
 
 def _times(multiple: float) -> str:
@@ -254,6 +278,11 @@ def _caveats(pairs: Pairs, base: Observations, idea: Observations, fitted: Fit, 
         )
     if pairs.within()[1] == 0:
         found.append("One pair at each rung: the noise of a gap is guessed from its scatter about a line. Add seeds.")
+    beyond = _beyond_pairs(pairs, fitted, place)
+    if beyond:
+        found.append(
+            f"The target is {beyond:.3g}x the {fitted.observations.axis} of the largest pair; pairs tell the worth."
+        )
     if pairs.rungs < 4:
         found.append("Fewer than 4 rungs have pairs; whether the gap fades with size can hardly be told.")
     if not fitted.reliable:

@@ -107,7 +107,11 @@ def fit_mixture(weights: Any, loss: Any) -> MixtureFit:
     Source: power of a weighted sum of data, as in transfer laws (Hernandez et al. 2102.01293); Ye et al. 2403.16952 put
     an exponential in its place, which ranks held-out mixtures a little worse (regmix: 0.971 to 0.983 here).
     """
-    shares, losses = _shares(weights), np.asarray(loss, float)
+    shares = _shares(weights)
+    try:
+        losses = np.asarray(loss, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"losses are numbers ({error}); give an array (runs,).") from None
     _check(shares, losses)
     logs = np.log(losses)
     count = shares.shape[1] + 3

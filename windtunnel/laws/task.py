@@ -106,14 +106,23 @@ def fit_task(loss: Any, score: Any, chance: float | None = None, *, draws: int =
     than 4 runs, for scores outside [0, 1] or all below chance, and where scores do not rise as loss falls.
     Source: Bhagia et al. 2412.04403 and Llama 3 2407.21783, who use one sigmoid in loss and leave the ceiling free.
     """
-    x, y, floor = np.asarray(loss, float), np.asarray(score, float), 0.0 if chance is None else float(chance)
+    try:
+        x, y, floor = np.asarray(loss, float), np.asarray(score, float), 0.0 if chance is None else float(chance)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"losses, scores and chance are numbers ({error}); give an array of each.") from None
     _check(x, y, floor)
     generator = np.random.default_rng(seed)
     kinds = [(power, belief) for belief in CEILINGS for power in LINKS]
     thetas = np.array([_solve(x, y, floor, TYPICAL_NOISE, belief[1:], power, _starts(x)) for power, belief in kinds])
     squares = np.array([np.sum((y - curve(floor, theta, x)) ** 2) for theta in thetas])
     noise = float(np.sqrt((squares.min() + TYPICAL_NOISE**2) / (max(len(x) - 3, 0) + 1)))
-    fits = np.exp(-(squares - squares.min()) / (2 * noise**2)).reshape(len(CEILINGS), len(LINKS))
+    if not _rises(y, float(squares.min())):
+        raise InputError(
+            "scores do not rise as loss falls beyond their scatter, so loss cannot foretell them; use the task's own "
+            "loss, or larger runs."
+        )
+    by_belief = squares.reshape(len(CEILINGS), len(LINKS))
+    fits = np.exp(-(by_belief - by_belief.min(axis=1, keepdims=True)) / (2 * noise**2))
     believed = np.array([[probability] for probability, _, _ in CEILINGS])
     weights = (believed * fits / fits.sum(axis=1, keepdims=True)).ravel()
     drawn = []
@@ -141,7 +150,9 @@ def _likely(loss: Any) -> np.ndarray:
         try:
             losses = np.atleast_1d(np.asarray(loss, float))
         except (TypeError, ValueError):
-            raise InputError(f"predict({loss!r}): give a loss, several equally likely ones, or a Forecast.") from None
+            losses = np.zeros((0, 0))
+        if losses.ndim != 1:
+            raise InputError(f"predict({loss!r}): give a loss, several equally likely ones, or a Forecast.")
     if not len(losses) or not np.all(np.isfinite(losses) & (losses > 0)):
         raise InputError(f"predict({loss!r}): a loss is a positive number.")
     return losses
@@ -191,16 +202,16 @@ def _check(x: np.ndarray, y: np.ndarray, floor: float) -> None:
             f"and chance are shares of right answers between 0 and 1, losses are positive. Divide percentages by 100 "
             f"and leave out runs without a score."
         )
-    if np.ptp(x) == 0 or np.ptp(y) == 0 or _no_rise(x, y) > NO_RISE:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise InputError(
-            "scores do not rise as loss falls beyond their scatter, so loss cannot foretell them; use the task's own "
-            "loss, or larger runs."
+            f"all {len(x)} {'losses' if np.ptp(x) == 0 else 'scores'} are equal; runs must differ in both."
         )
     if np.max(y) <= floor:
         raise InputError(f"no score, of {y.min():g} to {y.max():g}, is above chance ({floor:g}); is chance mistaken?")
 
 
-def _no_rise(x: np.ndarray, y: np.ndarray) -> float:
-    """Probability that scores without a trend fall as much with the loss."""
-    r, df = float(np.corrcoef(x, y)[0, 1]), len(x) - 2
-    return float(special.stdtr(df, r * np.sqrt(df / max(1 - r**2, 1e-12))))
+def _rises(y: np.ndarray, left: float) -> bool:
+    """An F test of a rising curve that leaves such squares, beside no trend; a run's usual noise is in its scatter."""
+    df = max(len(y) - 3, 0) + 1
+    scatter = (left + TYPICAL_NOISE**2) / df
+    return bool(special.fdtrc(3, df, (float(np.sum((y - y.mean()) ** 2)) - left) / 3 / scatter) < NO_RISE)

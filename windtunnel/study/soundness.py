@@ -79,25 +79,25 @@ def _seen(recipes: Mapping[str, Recipe], judge: Judge) -> dict[str, list[str]]:
     if not others:
         return {}
     known = Known(judge)
-    leaked = {name: known.leaked(drawn(recipe.data)) for name, recipe in others.items()}
+    seen = {name: known.overlap(drawn(recipe.data)) for name, recipe in others.items()}
     return {
         name: [
-            f"{both[0]:.0%} of the training examples of {name} are among those that judge all runs (by chance "
-            f"{both[1]:.1%}): its loss there says little of examples that it has not seen."
+            f"{found.share:.0%} of the training examples of {name} are among those that judge all runs (by chance "
+            f"{found.chance:.1%}): its loss there says little of examples that it has not seen."
         ]
-        for name, both in leaked.items()
-        if both is not None
+        for name, found in seen.items()
+        if found.leaked
     }
 
 
 def _check_tuned_on(judge: Judge, tuning_judge: Judge) -> None:
     known = Known(judge)
     for examples in (drawn(tuning_judge.data), [Known(tuning_judge).held_out]):
-        if (leaked := known.leaked(examples)) is not None:
+        if (found := known.overlap(examples)).leaked:
             raise InputError(
-                f"{leaked[0]:.0%} of the examples of tuned_on are among those by which the study is judged (by chance "
-                f"{leaked[1]:.1%}): values would be chosen on what they are judged by. Give other data, or leave "
-                f"tuned_on out and have the verdict say so."
+                f"{found.share:.0%} of the examples of tuned_on are among those by which the study is judged (by "
+                f"chance {found.chance:.1%}): values would be chosen on what they are judged by. Give other data, or "
+                f"leave tuned_on out and have the verdict say so."
             )
 
 

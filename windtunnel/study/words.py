@@ -105,7 +105,7 @@ def _verdict_lines(result: Result) -> list[str]:
     lines = []
     for name, verdict in result.verdicts.items():
         truth = truth_delta(result, name)
-        line = f"Verdict on {name}: {verdict}; loss at the target {verdict.delta.signed()} against the base"
+        line = f"Verdict on {name}: {verdict.summary}; loss at the target {verdict.delta.signed()} against the base"
         lines.append(line + (f", in truth {four_decimals(truth, '+')}." if truth is not None else "."))
     return lines
 

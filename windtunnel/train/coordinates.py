@@ -134,12 +134,12 @@ def coordinate_check(
 def _readouts(recipe: Recipe, base: Rung, names: Sequence[str]) -> set[str]:
     """Names of the modules that choose experts, that read the network out, and of all that end after these.
 
-    `names` are in the order in which modules end: what ends later wraps the readout, or changes its output.
+    `names` are in the order in which modules end: what ends after the last readout wraps it, or changes its output.
     """
     model, sites = on_meta(lambda: build_model(recipe, base)), table_of(recipe, base, base).sites
     logits = reading_modules(model, sites, ("readout",))
-    first = next((place for place, name in enumerate(names) if name in logits), len(names))
-    return reading_modules(model, sites) | set(names[first:])
+    last = max((place for place, name in enumerate(names) if name in logits), default=len(names))
+    return reading_modules(model, sites) | set(names[last:])
 
 
 def activations(
@@ -156,7 +156,8 @@ def activations(
     for _ in range(steps):
         engine.advance(state)
     after = _outputs(engine, state, inputs)
-    return {n: (mean_absolute([out]), mean_change([out], [before.get(n, out[:0])])) for n, out in after.items()}
+    moved = {n: mean_change([out], [before[n]]) if n in before else math.nan for n, out in after.items()}
+    return {n: (mean_absolute([out]), moved[n]) for n, out in after.items()}
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from windtunnel.recipe import Judge
+from windtunnel.recipe import DataShape, Judge
 from windtunnel.train.data import judge_chunk
 
 Batch = tuple[np.ndarray, np.ndarray]
 BEYOND_CHANCE = 0.04  # a share of examples that is more than this over chance, and than 4 standard errors, is no chance
 WINDOW = 64  # tokens by which a longer text is known (guess)
-COMMON = 3  # a window that is held out more often is a row of dashes or a licence, and tells nothing (guess); nor does
-# one of fewer different tokens than half of what is usual: rows of blanks are everywhere
-MOST_TOKENS, MOST_BYTES = 1 << 18, 1 << 26  # held out that are looked at: half a second, and bounded memory
+MARK = 1  # tokens that may stand before each shorter row; with two, examples of `wt.data.tasks` were taken for others
+MOST_TOKENS, MOST_BYTES = 1 << 20, 1 << 26  # held out that are looked at: about a second, and bounded memory
 DRAWN = [(seed, step) for step in (0, 1, 2, 20, 60, 250, 1000, 5000) for seed in (0, 1)]
 A_STEP = 32  # examples of each
 REFERENCE = 256  # of each, for what recurs by chance: 4096 examples
+CHUNK = 256  # examples that are read at once
 
 
 def drawn(data: Any, size: int = A_STEP) -> Iterator[Batch]:
@@ -35,74 +35,100 @@ def drawn(data: Any, size: int = A_STEP) -> Iterator[Batch]:
             yield data.batch(seed=seed, step=step, size=size)
 
 
+class Overlap(NamedTuple):
+    """The share of examples that are held out, and the share by chance."""
+
+    share: float
+    chance: float
+    examples: int
+    reference: int
+
+    @property
+    def leaked(self) -> bool:
+        """Whether the share is clearly more than chance."""
+        if not self.examples or not self.reference:
+            return False
+        error = np.sqrt(self.chance * (1 - self.chance) * (1 / self.examples + 1 / self.reference))
+        return bool(self.share > self.chance + max(BEYOND_CHANCE, 4 * error))
+
+
 class Known:
-    """What a judge's data hold out, and how much of it recurs in other examples."""
+    """What a judge's data hold out, and how much of it recurs in other examples.
+
+    Of text up to a million tokens are known, the judge's own first: where more are held out, data that train on all of
+    it show that part of it alone.
+    """
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
+        self._hashes: dict[int, np.ndarray] = {}
+        self._by_chance: dict[int, tuple[float, int]] = {}
 
-    def share(self, examples: Iterable[Batch]) -> float:
-        """The share of examples that are held out, in whole or with a window at their start, middle or end."""
-        return self._found(_joined(examples))
+    def overlap(self, examples: Iterable[Batch]) -> Overlap:
+        """How many of the examples are held out, in whole or with a window at their start, middle or end."""
+        both = _joined(examples)
+        chance, reference = self._chance(both[0].shape[1] if both[0].ndim == 2 else 0)
+        return Overlap(self._found(both), chance, len(both[0]), reference)
 
-    def leaked(self, examples: Iterable[Batch]) -> tuple[float, float] | None:
-        """That share and the one by chance, where it is clearly more; None where it is not."""
-        both, text = _joined(examples), _is_text(*self.held_out)
-        xs, ys = _joined(drawn(self.judge.data, REFERENCE if text else A_STEP))
-        if not len(both[0]) or not len(xs):
-            return None
-        if text and both[0].ndim == 2:  # cut alike: a shorter window recurs more often
-            xs = xs[:, : both[0].shape[1]]
-        share, chance = self._found(both), self._found((xs, ys))
-        error = np.sqrt(chance * (1 - chance) * (1 / len(both[0]) + 1 / len(xs)))
-        return (share, chance) if share > chance + max(BEYOND_CHANCE, 4 * error) else None
+    def _chance(self, width: int) -> tuple[float, int]:
+        """The share of the judge's own training examples, cut to a width (0: whole), and of how many."""
+        if width not in self._by_chance:
+            size = _rows(self.judge.data.shape(), REFERENCE) if self._text else A_STEP
+            xs, ys = _joined(drawn(self.judge.data, size))
+            if self._text and width and xs.ndim == 2:  # a shorter window recurs more often
+                xs = xs[:, :width]
+            self._by_chance[width] = self._found((xs, ys)), len(xs)
+        return self._by_chance[width]
 
     def _found(self, both: Batch) -> float:
         xs, ys = both
         inputs, targets = self.held_out
         if not len(xs) or not len(inputs):
             return 0.0
-        if not (_is_text(inputs, targets) and xs.ndim == 2 and xs.dtype.kind in "iu"):
+        if not (self._text and xs.ndim == 2 and xs.dtype.kind in "iu"):
             held = {_bytes(*each) for each in zip(inputs, targets, strict=True)}
             return float(np.mean([_bytes(*each) in held for each in zip(xs, ys, strict=True)]))
-        length = min(WINDOW, -(-3 * min(xs.shape[1], inputs.shape[1]) // 4))  # a mark before each row hides little
-        known = self._windows(length)
-        if not len(known):
-            return 0.0
+        width = min(xs.shape[1], inputs.shape[1])
+        length = min(WINDOW, max(width - MARK, 1))
         starts = {0, (xs.shape[1] - length) // 2, xs.shape[1] - length}
-        dull = np.median(_distinct(inputs[:, :length])) / 2
+        dull = np.median(_distinct(inputs[:, :length])) / 2  # rows of blanks are everywhere
         windows = [xs[:, at : at + length] for at in starts]
+        known = self._windows(length)
         found = [_among(_hashed(window), known) & (_distinct(window) > dull) for window in windows]
         return float(np.mean(np.any(found, axis=0)))
 
     @cached_property
     def held_out(self) -> Batch:
         """What is known; of text more than the judge looks at, for it may be cut elsewhere in the same files."""
-        shape, wanted = self.judge.data.shape(), self.judge.tokens
-        if len(shape.example_shape) == 1 and shape.tokens_per_example > 1:
-            wanted = max(wanted, MOST_TOKENS)
-        found: list[Batch] = []
-        with suppress(Exception):  # a plan may refuse more than it holds
-            found = list(_bounded(self._read(wanted)))
-        return _joined(found or _bounded(self._read(self.judge.tokens)))
-
-    def _read(self, tokens: int) -> Iterator[Batch]:
-        yield from self.judge.data.held_out(size=judge_chunk(self.judge), tokens=tokens)
-
-    def _windows(self, length: int) -> np.ndarray:
-        """Sorted hashes of windows that are not common, of rows that go on where the last ends and of rows alone."""
-        inputs, targets = self.held_out
-        if length not in self._known:
-            found = []
-            for rows in (inputs, np.column_stack([inputs, targets[:, -1]])):
-                hashes, count = np.unique(_hashed(sliding_window_view(rows.ravel(), length)), return_counts=True)
-                found.append(hashes[count <= COMMON])
-            self._known[length] = np.unique(np.concatenate(found))
-        return self._known[length]
+        found = list(_bounded(self._read(self.judge.tokens)))
+        shape = self.judge.data.shape()
+        if len(shape.example_shape) == 1 and shape.tokens_per_example > 1 and self.judge.tokens < MOST_TOKENS:
+            with suppress(Exception):  # a plan may refuse more than it holds
+                found += _bounded(self._read(MOST_TOKENS))
+        return _joined(found)
 
     @cached_property
-    def _known(self) -> dict[int, np.ndarray]:
-        return {}
+    def _text(self) -> bool:
+        """Whether an example is a row of tokens, each of which is foretold."""
+        inputs, targets = self.held_out
+        return inputs.ndim == 2 and inputs.dtype.kind in "iu" and inputs.shape == targets.shape
+
+    def _read(self, tokens: int) -> Iterator[Batch]:
+        yield from self.judge.data.held_out(size=min(judge_chunk(self.judge), CHUNK), tokens=tokens)
+
+    def _windows(self, length: int) -> np.ndarray:
+        """Sorted hashes of all windows, of rows that go on where the last one ends and of rows alone."""
+        inputs, targets = self.held_out
+        if length not in self._hashes:
+            both = (inputs, np.column_stack([inputs, targets[:, -1]]))
+            found = [np.unique(_hashed(sliding_window_view(rows.ravel(), length))) for rows in both]
+            self._hashes[length] = np.unique(np.concatenate(found))
+        return self._hashes[length]
+
+
+def _rows(shape: DataShape, most: int) -> int:
+    """Examples of each draw, fewer of long ones."""
+    return max(1, min(most, MOST_TOKENS // (len(DRAWN) * shape.tokens_per_example)))
 
 
 def _bounded(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -120,11 +146,6 @@ def _joined(batches: Iterable[Batch]) -> Batch:
         return np.zeros(0), np.zeros(0)
     inputs, targets = zip(*found, strict=True)
     return np.concatenate(inputs), np.concatenate(targets)
-
-
-def _is_text(inputs: np.ndarray, targets: np.ndarray) -> bool:
-    """Whether an example is a row of tokens, each of which is foretold."""
-    return inputs.ndim == 2 and inputs.dtype.kind in "iu" and inputs.shape == targets.shape
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:

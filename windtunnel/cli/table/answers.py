@@ -25,7 +25,6 @@ from windtunnel.forecasts.caveats import looked_at_closely
 from windtunnel.forecasts.hyperparameters import BestHyperparameters
 from windtunnel.ladder import Target
 from windtunnel.laws.observations import ALL_SIZES, Observations
-from windtunnel.laws.reading.units import check_target
 
 MANY = 20  # beyond this many series or targets, one line a forecast; beyond this many series none is looked at closely
 UNUSED = "The target's {} is not used: where rates were searched, what is foretold is a run tuned as well as these."
@@ -159,7 +158,6 @@ def _part(group: Group, fitted: Fit | InputError, wish: Wish) -> Part:
 
 def _foretold(group: Group, fitted: Fit, target: Target, levels: Sequence[float]) -> Forecast | Refusal:
     try:
-        check_target(fitted.observations, target)
         forecast = fitted.forecast(target, levels[0], levels=levels[1:])
         inside = _inside(fitted.observations, forecast.target)
         return forecast.but(caveats=(*forecast.caveats, INSIDE)) if inside else forecast

@@ -56,7 +56,7 @@ def _answer(fitted: Fit, answers: Sequence[Answer], levels: Sequence[float]) -> 
     lines += [f"    {interval}" for interval in forecast.intervals if interval.level in levels[1:]]
     best = answers[0].best
     lines += [f"    caveat: {caveat}" for caveat in best.caveats] if best else []
-    lines += [f"    best {best}"] if best else []
+    lines += [f"    best {best.summary}"] if best else []
     return lines + [f"    {answer.score}{_of_search(answer)}" for answer in answers if answer.score]
 
 
@@ -168,7 +168,7 @@ def _verdicts(whole: Whole) -> list[str]:
 def _verdict(judged: Judged) -> list[str]:
     verdict, of = judged.verdict, f" ({judged.series})" if judged.series else ""
     place = ", ".join(f"{compact(value)} {name}" for name, value in verdict.target.items())
-    lines = [f"verdict on {judged.idea}{of} at {place}: {verdict}; loss {verdict.delta.signed()}"]
+    lines = [f"verdict on {judged.idea}{of} at {place}: {verdict.summary}; loss {verdict.delta.signed()}"]
     if judged.truth == judged.truth:
         right = "better" if judged.truth < 0 else "worse"
         lines.append(f"    truth: {four_decimals(judged.truth, '+')} ({right}){_of_one_pair(judged)}")

@@ -19,6 +19,7 @@ from windtunnel.laws.reading.tables import Table
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
 CHECKPOINTS = 8  # rows of one size, evenly spaced in tokens, from which they are one run's (guess)
+MOST_SIZES = 200  # that are looked at
 EVENLY = 0.2  # relative scatter of the spacing up to which it is even; horizons are spaced by factors (guess)
 
 
@@ -28,8 +29,8 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
     if not found:
         return ()
     listed = ", ".join(map(repr, found[:NAMED])) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-    ours = ((usual_for(name), name) for name in found)
-    pairs = ",".join(f"{our}={name}" for our, name in ours if our and our not in (*chosen, "loss"))
+    ours = {usual_for(name): name for name in reversed(found)}
+    pairs = ",".join(f"{our}={name}" for our, name in ours.items() if our and our not in (*chosen, "loss"))
     if pairs:
         pairs = f' Here: --columns "{pairs}", if it is that.'
     return (
@@ -45,9 +46,10 @@ def checkpoints(runs: Observations) -> tuple[str, ...]:
     if o.params is None or o.tokens is None:
         return ()
     label = joint(np.unique(o.params, return_inverse=True)[1], np.unique(o.labels(), return_inverse=True)[1])
-    sizes = [np.sort(o.tokens[label == each]) for each in np.unique(label)]
-    curves = [tokens for tokens in sizes if len(tokens) >= CHECKPOINTS and _evenly(tokens)]
-    if len(curves) < 2 or 2 * sum(map(len, curves)) < len(o):
+    rows = np.bincount(label)
+    many = [np.unique(o.tokens[label == each]) for each in np.flatnonzero(rows >= CHECKPOINTS)[:MOST_SIZES]]
+    curves = [tokens for tokens in many if len(tokens) >= CHECKPOINTS and _evenly(tokens)]
+    if len(curves) < 2 or 2 * len(curves) < min(np.count_nonzero(rows), MOST_SIZES):
         return ()
     return (
         f"Rows look like checkpoints of {len(curves)} runs (up to {max(map(len, curves))} evenly spaced tokens at one "

@@ -28,6 +28,10 @@ _USUAL = {  # what other people call our columns; only suggested, never assumed
 }  # fmt: skip
 
 
+class NoColumn(InputError):
+    """A column that was named is not in the table."""
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """'params=n_params,loss=val_loss' as a mapping from our names to the file's."""
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
@@ -92,7 +96,7 @@ def _mapped(table: Table, ours: str, theirs: str) -> str | None:
         return found
     close = _close(theirs, list(table.columns))
     suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise InputError(f"{table.file} has no column {theirs!r} for {ours};{suggestion} {listed(list(table.columns))}.")
+    raise NoColumn(f"{table.file} has no column {theirs!r} for {ours};{suggestion} {listed(list(table.columns))}.")
 
 
 def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
@@ -102,13 +106,15 @@ def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
 
 def usual_for(theirs: str) -> str:
     """Which of our columns other people call so, or nothing."""
+    if len(_plain(theirs)) == 1:  # `d` may be data or depth
+        return ""
     return next((ours for ours, names in _USUAL.items() if _plain(theirs) in names), "")
 
 
 def doubts_of_loss(chosen: Mapping[str, str]) -> tuple[str, ...]:
     """A caveat for a loss that by its name is none that laws are about."""
     words = set(_plain(chosen.get("loss", "")).split("_"))
-    if not words & {"perplexity", "ppl"}:
+    if not words & {"perplexity", "ppl"} or words & {"log", "logarithm", "ln", "nll", "bits"}:
         return ()
     return (
         f"The loss is {chosen['loss']!r}: laws and their beliefs are about nats (or bits), of which perplexity is the "

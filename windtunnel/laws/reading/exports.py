@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def load(source: Any, delimiter: str | None = None) -> Table:
     """The table at a path, of whatever kind, or one in memory. Raises InputError where there is none."""
     if isinstance(source, str | os.PathLike):
         return recognised(_read(Path(source), delimiter))
-    if hasattr(source, "keys") and hasattr(source, "__getitem__"):
+    if hasattr(source, "columns") or isinstance(source, Mapping):
         return recognised(of_columns(source))
     raise InputError(
         f"What was given is of type {type(source).__name__}; give the path of a table, a DataFrame, or a mapping of "

@@ -29,7 +29,7 @@ from windtunnel.laws.reading.tables import Table, read_csv, read_parquet, text_o
 LARGEST = 512 * 2**20  # bytes of a log that is read (guess: a million steps with twenty metrics is 200 MB)
 WANTED = ("tokens", "steps", "loss", "lr", "batch_tokens")
 NO_VALUE = {"none", "null", "na", "n/a", "-"}  # what programs write where there is no loss
-PRINTED = re.compile(r"loss\W{0,3}\d", re.IGNORECASE)  # in the name of a column
+PRINTED = re.compile(r"loss\W{0,3}\d", re.IGNORECASE)  # in the first line
 # In a log of one run these can mean nothing else; W&B's own `_step` can, and must be named with --columns.
 _ALSO = {"steps": ("step", "global_step", "train/global_step"), "lr": ("learning_rate", "train/learning_rate")}
 
@@ -70,12 +70,8 @@ def read_log(
     """
     mapping = as_mapping(columns)
     table, torn = _table(path, whole)
-    if any(PRINTED.search(name) for name in table.columns):
-        raise InputError(
-            f"{path} holds lines that a program printed, not a table: the first is {', '.join(table.columns)!r}. Write "
-            f'the loss as CSV (a first line step,loss) or as JSON lines ({{"step": 1, "loss": 5.2}}), or give the '
-            f"folder of TensorBoard events, MLflow or W&B."
-        )
+    if not mapping and not {*WANTED, *_ALSO["steps"]} & {*table.columns, *table.known}:
+        _check_printed(table)
     if not len(table.rows):
         return Log(np.zeros(0), np.zeros(0), "tokens" if tokens_per_step else "steps", source=str(path))
     also = {ours: next((name for name in names if name in table.columns), "") for ours, names in _ALSO.items()}
@@ -225,6 +221,17 @@ def _series_table(path: Path, series: Mapping[str, Sequence[tuple[int, float]]])
     steps = [step for step, _ in rows]
     columns = {tag: [row.get(tag, "") for _, row in rows] for tag in series}
     return Table(path, {"step": steps, **columns} if steps else {}, steps, {"steps": "step"}, noun="step")
+
+
+def _check_printed(table: Table) -> None:
+    """Raise InputError where the first line, which should name columns, tells a loss."""
+    first = ", ".join(table.columns)
+    if PRINTED.search(first):
+        raise InputError(
+            f"{table.file} holds lines that a program printed, not a table: the first is {first!r}. Write the loss as "
+            f'CSV (a first line step,loss) or as JSON lines ({{"step": 1, "loss": 5.2}}), or give a folder of '
+            f"TensorBoard events or of an MLflow run, or an export of W&B."
+        )
 
 
 def _check(table: Table, chosen: Mapping[str, str]) -> None:

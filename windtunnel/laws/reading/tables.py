@@ -138,14 +138,19 @@ def read_parquet(file: Path) -> Table:
 def of_columns(source: Any) -> Table:
     """A table in memory: a DataFrame, or a mapping of names to equally long columns. Rows are called by their index."""
     name, named = type(source).__name__, {}
-    for key in list(source):
-        values = np.asarray(source[key])
-        if values.ndim == 2:
-            raise InputError(f"The {name} has more than one column called {str(key)!r}; rename or remove one.")
+    for key in list(getattr(source, "columns", source)):
+        try:
+            values = np.asarray(source[key])
+        except ValueError:  # ragged
+            values = np.zeros(())
         if values.ndim != 1:
-            raise InputError(f"{str(key)!r} of the {name} is no column but {source[key]!r}; give a list or an array.")
+            raise InputError(
+                f"{str(key)!r} of the {name} is no single column of numbers or texts; give a list or an array."
+            )
         if values.dtype.kind == "O" and hasattr(source[key], "to_numpy"):
-            values = source[key].to_numpy(dtype=object, na_value=None)
+            values = np.array([None if str(value) == "<NA>" else value for value in values], object)
+        if str(key) in named:
+            raise InputError(f"The {name} has more than one column called {str(key)!r}; rename or remove one.")
         named[str(key)] = _plain(values)
     lengths = {key: len(values) for key, values in named.items()}
     if len(set(lengths.values())) > 1:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.ladder import Target, compact
 from windtunnel.laws.observations import Observations, at_work
 from windtunnel.laws.reading.tables import Table
 
@@ -24,8 +23,7 @@ NEAR = 1.0  # corrected sizes may lie this far (10 times) outside the others' ra
 BETTER = 0.5  # a correction that halves the losses' distance from the others' trend is sure (guess)
 MAYBE = 0.7  # and one that leaves less than this of it is worth a caveat (guess)
 PART = 1e-3  # of the smallest: a part of a number that is no rounding
-PER_PARAM, PRICE = (1e-3, 1e8), (1e-2, 1e5)  # tokens to a parameter, FLOPs over 6 N D: beyond, it is a unit (guesses)
-REACH = {"params": 1e5, "active_params": 1e5, "tokens": 1e5, "flops": 1e9}  # no honest target lies further (guess)
+PER_PARAM, PRICE = (1e-3, 1e6), (1e-2, 1e5)  # tokens to a parameter, FLOPs over 6 N D: beyond, it is a unit (guesses)
 
 
 def check_units(runs: Observations, table: Table) -> tuple[str, ...]:
@@ -72,21 +70,6 @@ def _middle(values: np.ndarray) -> float:
     """The median of what is known, 1 if nothing is."""
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else 1.0
-
-
-def check_target(runs: Observations, target: Target) -> None:
-    """Raise InputError for a target so far from the runs that its unit must be another one."""
-    for name, reach in REACH.items():
-        column, asked = getattr(runs, name), getattr(target, name)
-        if column is None or asked is None:
-            continue
-        low, high = float(np.nanmin(column)), float(np.nanmax(column))
-        if asked > high * reach or asked < low / reach:
-            raise InputError(
-                f"The target has {asked:.4g} {name}, the runs {low:.4g} to {high:.4g}: are both in the same unit? "
-                f"No forecast reaches {compact(max(asked / high, low / asked))} times beyond the runs. Write both in "
-                f"plain numbers, as 7e9."
-            )
 
 
 def _series(runs: Observations) -> Iterator[np.ndarray]:
