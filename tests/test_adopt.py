@@ -399,7 +399,7 @@ def test_all_kinds_of_tensors_that_shapes_cannot_tell_are_asked_for_at_once():
     with pytest.raises(InputError, match=r"tensor 1\.scale .*, 1\.mix .*1\.flag \(shape \(5,\), in a Odd\)") as refused:
         adopted(build=build)
     guess = (
-        '{"*.scale": "vector", "*.mix": "hidden", "*.router": "router", "*.pads": "??", "*.kernel": "hidden", '
+        '{"*.scale": "gain", "*.mix": "hidden", "*.router": "router", "*.pads": "??", "*.kernel": "hidden", '
         '"*.gate_bias": "vector", "*.flag": "fixed", "*.experts": ("hidden", "-??")}'
     )
     assert f"roles={guess}." in str(refused.value) and 'roles={"*.few.weight": "hidden"}.' in str(refused.value)

@@ -231,6 +231,20 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, str]]] = {
               "    def __call__(self, outputs, targets):\n"
               "        return 0.1 * torch.nn.functional.cross_entropy(outputs.mT, targets, reduction='none')\n"),
     ),
+    "a tensor whose role no shape tells": (
+        "contract", 'roles={"*.attention.gamma": "gain"}', "the roles above",
+        (BUT, "    return base.but(transforms=(Gated(),))\n\n"
+              "class Scaled(torch.nn.Module):\n"
+              "    def __init__(self, inner, width):\n"
+              "        super().__init__()\n"
+              "        self.inner, self.gamma = inner, torch.nn.Parameter(torch.ones(width))\n"
+              "    def forward(self, *given): return self.gamma * self.inner(*given)\n\n"
+              "@dataclass(frozen=True)\nclass Gated:  # here\n"
+              "    def __call__(self, model):\n"
+              "        for block in model.blocks:\n"
+              "            block.attention = Scaled(block.attention, model.embedding.weight.shape[1])\n"
+              "        return model\n"),
+    ),
     "attention that nobody declared": (
         "costs", "1.00 declared", "size(size, rung, data)",
         (BUT, "    return base.but(transforms=(Again(),))\n\n"

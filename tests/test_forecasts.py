@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Forecast, Interval, fit, forecast, score
 from windtunnel.forecasts.interval import Mixture
 from windtunnel.ladder import Rung, Size, Target
-from windtunnel.laws import Observations, PlainPowerLaw, PowerLaw, read_runs
+from windtunnel.laws import Observations, PlainPowerLaw, PowerLaw, Sizes, read_runs
 from windtunnel.runs import Cost, Outcome, Run, RunSpec
 from windtunnel.store import Store
 
@@ -321,3 +323,18 @@ def test_laws_can_be_given():
     assert given.shares() == pytest.approx({"power law without floor in params": 1.0})
     assert given.laws[0].theta == pytest.approx([20, 0.1], rel=0.1)
     assert fit(runs, [PowerLaw("params"), PlainPowerLaw("params")]).weights[1] > 0.3
+
+
+def test_what_is_no_fit_and_no_runs_is_told_what_to_give_first():
+    frame = pd.DataFrame({"params": [1e6], "loss": [3.0]})
+    target = wt.Target(params=1e9)
+    for asked in (
+        lambda: wt.forecast(frame, target), lambda: wt.next_runs(frame, target, 1e20), lambda: wt.allocate(frame, 1e20),
+        lambda: wt.odd_rungs(frame), lambda: wt.unidentified(frame), lambda: wt.smaller_ladders(frame, target),
+        lambda: wt.fit(frame), lambda: wt.compare(frame, frame, target), lambda: wt.backtest(frame),
+        lambda: wt.best_hyperparameters(frame, Sizes(params=np.array([1e9]))),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"a DataFrame.*read_runs"):
+            asked()
+    with pytest.raises(InputError, match="OURS=THEIRS"):
+        wt.read_runs(frame, ["loss"])

@@ -469,7 +469,7 @@ def test_an_interval_that_rules_out_nothing_is_said():
         (lambda o: fit(o, laws=[PowerLaw]), "give laws themselves"),
         (lambda o: fit(o, laws=[PowerLaw("width")]), "does not state width of every run"),
         (lambda o: fit(o).forecast({"params": 1e9}), "give a Target"),
-        (lambda o: fit([1.0, 2.0]), "holds float, no runs of a store"),
+        (lambda o: fit([1.0, 2.0]), "is a list and no runs of a store"),
         (lambda o: Observations(loss=o.loss[:, None], params=o.params), "has the shape"),
         (lambda o: Observations(loss=1.0, params=1e6), "has the shape"),
         (lambda o: Observations(loss=["a"], params=[1e6]), "cannot be read as numbers"),

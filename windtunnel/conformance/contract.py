@@ -20,6 +20,7 @@ from windtunnel.conformance.shapes import drawn_trouble, network_trouble
 from windtunnel.conformance.subject import CPU, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.recipe import Site
+from windtunnel.scaling.sites import RoleUntold
 from windtunnel.train.extras import OF_OPTIMIZERS, followed, needs_of, told_to
 from windtunnel.train.pack import groups_of, stacked_hyperparameters, table_of
 
@@ -44,6 +45,12 @@ class Broken(Exception):
         self.finding = failed(found, place, remedy)
 
 
+ROLES_REMEDY = (
+    "On the class of the model part or the transform, without an annotation: the roles above; where it adds tensors "
+    "or FLOPs, size(size, rung, data) -> Size, with their number in non_embedding and their cost in flops_per_token."
+)
+
+
 def contract(subject: Subject) -> Finding:
     """The parts give what they promise, init and update on a tensor of every kind in the model."""
     optimizer, objective = subject.recipe.optimizer, subject.recipe.objective
@@ -60,6 +67,8 @@ def contract(subject: Subject) -> Finding:
         return failed(*trouble)
     try:
         table = table_of(subject.recipe, rung_of(subject.recipe, 1), rung_of(subject.recipe, 1))
+    except RoleUntold as error:
+        return failed(str(error), subject.network, ROLES_REMEDY)
     except InputError as error:
         return failed(str(error), place_of(optimizer), _geometry_remedy(optimizer))
     groups = groups_of(table)

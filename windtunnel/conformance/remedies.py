@@ -43,9 +43,9 @@ KNOWN = (
      "Return new tensors: x = x * y in place of x.mul_(y)."),
     ("must have the same dtype", "mixes float32 and float64 tensors", CAST),
     ("expected scalar type", "mixes float32 and float64 tensors", CAST),
-    ("'Tuned'", "computes with a range that was not filled: tuned() in a slot that the engine does not fill",
-     "What is tuned reaches update through hp alone; elsewhere give the field a number (only fields of the optimizer "
-     "and the schedule can be tuned)."),
+    ("'Tuned'", "computes with a range that was not filled",
+     'In an optimizer what is tuned is read from hp, as hp["beta"] for self.beta. In a slot that is built before its '
+     "fields are filled give a number in place of tuned()."),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.forecasts.budgets import READS, Best, Curves, frontier_laws, near_frontier, ties
 from windtunnel.forecasts.interval import Interval, digits
+from windtunnel.forecasts.place import runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.repeated import repeating
 
@@ -153,7 +155,8 @@ def flops_for(
 
 def _curves(fit: Fit, cost: float, inference_tokens: float, unique_tokens: float | None) -> Curves:
     _check(flops_per_param_token=cost)
-    laws, o = frontier_laws(fit), near_frontier(fit.observations)
+    o = near_frontier(runs_of(fit))
+    laws = frontier_laws(fit)
     assert o.params is not None and o.tokens is not None
     middle = float(np.mean(np.log(cost * o.params * o.tokens)))
     return Curves(laws, cost, inference_tokens, unique_tokens, middle)
@@ -242,5 +245,5 @@ def _check(**given: float | None) -> None:
     }
     for name, value in given.items():
         good, meaning = meanings[name]
-        if value is not None and not (np.isfinite(value) and good(value)):
+        if value is not None and not (isinstance(value, Real) and np.isfinite(value) and good(value)):
             raise InputError(f"{name} is {value!r}; give {meaning}.")

@@ -18,7 +18,7 @@ from windtunnel.errors import InputError
 from windtunnel.files import misfit, shape_of
 from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
-from windtunnel.forecasts.place import Place, located
+from windtunnel.forecasts.place import Place, located, runs_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.notebook import card, plain
 from windtunnel.runs import Run, canonical
@@ -170,7 +170,7 @@ def make_forecast(
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")
-    place = located(fit.observations, target, size, fit.reads, fit.unread)
+    place = located(runs_of(fit), target, size, fit.reads, fit.unread)
     mixture = fit.predict(place.sizes)
     intervals = tuple(mixture.interval(each, exponential=True) for each in sorted({*LEVELS, level, *levels}))
     loss = next(interval for interval in intervals if interval.level == level)

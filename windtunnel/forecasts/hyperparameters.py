@@ -87,6 +87,11 @@ def best_hyperparameters(
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}; it is the probability that the interval holds the truth, as in 0.9.")
+    if not isinstance(evidence, Observations | Surface):
+        raise InputError(
+            f"Observations are needed, or a Surface; a {type(evidence).__name__} was given. `wt.read_runs` reads a "
+            f"table or DataFrame."
+        )
     surface = evidence if isinstance(evidence, Surface) else fit_surface(evidence)
     place = surface.place(sizes)
     if len(place) != 1:

@@ -13,6 +13,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts.design import beyond, by_law, design, places, priced, row
+from windtunnel.forecasts.place import runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.fitting import LawFit, fit_law
 from windtunnel.laws.law import Sizes
@@ -60,8 +61,9 @@ def unsettled(fit: Fit, budget_flops: float | None = None) -> tuple[Unsettled, .
 
     `budget_flops` is what a run may cost; None takes the ladder's own price.
     """
+    runs = runs_of(fit)
     likeliest = by_law(fit)[0][0]
-    law = fit_law(likeliest, fit.observations, draws=DRAWS, seed=0)
+    law = fit_law(likeliest, runs, draws=DRAWS, seed=0)
     shares = {name: share for name, share in _shares(fit, law).items() if share > UNSETTLED}
     found: list[Unsettled] = []
     for name in sorted(shares, key=lambda name: -shares[name]):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts.design import Design, design, places, priced, row
-from windtunnel.forecasts.place import located
+from windtunnel.forecasts.place import located, runs_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import at_work
@@ -76,9 +77,10 @@ def next_runs(
     budget buys, never above half the target's price. Raises InputError where runs have no price or the budget none,
     and for a budget without candidates that is a million times the dearest run.
     """
-    if not (np.isfinite(budget_flops) and budget_flops > 0):
+    runs = runs_of(fit)
+    if not isinstance(budget_flops, Real) or not (np.isfinite(budget_flops) and budget_flops > 0):
         raise InputError(f"budget_flops is {budget_flops!r}; give the FLOPs you can spend as a positive number.")
-    o = priced(fit.observations)
+    o = priced(runs)
     goal = located(o, target, size).sizes
     dearest = max(float(np.nanmax(each.flops)) for each in (o, goal) if each.flops is not None)
     if candidates is None and budget_flops > ABSURD * dearest:
@@ -88,8 +90,7 @@ def next_runs(
         )
     at = places(o, goal, budget_flops) if candidates is None else _affordable(candidates, budget_flops)
     found = design(fit, at, goal)
-    runs = bought(found, budget_flops)
-    return _advice(fit, found, at, goal, runs, budget_flops)
+    return _advice(fit, found, at, goal, bought(found, budget_flops), budget_flops)
 
 
 def bought(found: Design, budget: float) -> np.ndarray:

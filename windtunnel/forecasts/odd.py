@@ -15,7 +15,7 @@ import numpy as np
 
 from windtunnel.forecasts.design import by_law, law_error
 from windtunnel.forecasts.interval import Mixture
-from windtunnel.forecasts.place import located
+from windtunnel.forecasts.place import located, runs_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.fitting import Selected, gradient
 from windtunnel.laws.law import Sizes
@@ -66,7 +66,7 @@ def odd_rungs(fit: Fit, target: Target | None = None, *, size: Size | None = Non
 
     With a `target`, each also says what the forecast becomes without it.
     """
-    o = fit.observations
+    o = runs_of(fit)
     label = rungs(o)
     count = int(label.max()) + 1
     if count < FEWEST:

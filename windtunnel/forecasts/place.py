@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,17 @@ class Place:
         """The sizes that are known, by name."""
         found = {name: getattr(self.sizes, name) for name in ALL_SIZES}
         return {name: float(value[0]) for name, value in found.items() if value is not None}
+
+
+def runs_of(fit: Any) -> Observations:
+    """The runs behind a Fit. Raises InputError for anything else."""
+    found = getattr(fit, "observations", None)
+    if not isinstance(found, Observations):
+        raise InputError(
+            f"A Fit is needed first, as wt.fit(runs) gives; a {type(fit).__name__} was given. A table or a "
+            f"DataFrame is read by wt.read_runs."
+        )
+    return found
 
 
 def located(

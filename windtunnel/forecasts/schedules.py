@@ -53,7 +53,8 @@ def choose_schedule(
     `peak` is the learning rate that the multipliers multiply; laws of curves hold near the peak they were fitted at.
     Raises InputError for no candidates, a budget below one step, or a schedule that is no callable.
     """
-    if not schedules or not all(callable(schedule) for schedule in schedules.values()):
+    candidates = list(schedules.values()) if isinstance(schedules, Mapping) else []
+    if not candidates or not all(map(callable, candidates)):
         raise InputError("choose_schedule needs candidates: a mapping from a name to a schedule (tokens, horizon).")
     if not (tokens_per_step > 0 and budget >= tokens_per_step):
         raise InputError(f"A budget of {budget} tokens is below one step of {tokens_per_step}; both are in tokens.")

@@ -15,7 +15,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.forecasts.design import by_law, priced
 from windtunnel.forecasts.interval import Interval
-from windtunnel.forecasts.place import located
+from windtunnel.forecasts.place import located, runs_of
 from windtunnel.ladder import Size, Target
 from windtunnel.laws.noise import repeats, rungs
 from windtunnel.laws.observations import Observations
@@ -64,7 +64,7 @@ def smaller_ladders(
     """The whole ladder's forecast, then those of smaller ones from its own runs, dearest first."""
     from windtunnel.forecasts.fit import fit as fitted
 
-    o = priced(fit.observations, "How small a ladder suffices")
+    o = priced(runs_of(fit), "How small a ladder suffices")
     goal = located(o, target, size).sizes
     whole = fit.predict(goal).interval(level, exponential=True)
     rows = [_row("", o, o, whole, whole, fit.reliable)]

@@ -7,7 +7,7 @@ would expect a DataFrame; plain arrays keep pandas out of the import and the col
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -77,11 +77,11 @@ class Observations:
 
         `metric` names one of the runs' metrics that takes the place of the loss, such as a probe's `loss_on_english`.
         """
-        runs = list(runs)
+        given, runs = runs, list(runs) if isinstance(runs, Iterable) else [runs]
         if any(not isinstance(run, Run) for run in runs):
             raise InputError(
-                f"What was given holds {type(runs[0]).__name__}, no runs of a store; give store.runs(), or columns of "
-                f"numbers: wt.Observations(loss=..., params=..., tokens=...). `wt.read_runs` reads a table."
+                f"What was given is a {type(given).__name__} and no runs of a store; give store.runs(), or columns of "
+                f"numbers: wt.Observations(loss=..., params=..., tokens=...). `wt.read_runs` reads tables, DataFrames."
             )
         finished = [run for run in runs if _usable(run)]
         lacking = [run.key[:8] for run in finished if metric is not None and metric not in run.metrics]

@@ -67,12 +67,16 @@ def compared(
         found[name] = replace(pair[0], layers=many), replace(pair[1], layers=few)
     guessed = {name: role for name, role in told.items() if _stated(name, stated) is None}
     if asked := ([_asked(untold, list(at_base))] if untold else []) + _several_readouts(guessed, told, list(at_base)):
-        raise InputError(" ".join(asked))
+        raise RoleUntold(" ".join(asked))
     gone = sorted(set(at_base) - set(found))
     if gone:
         raise InputError(f"Tensor {gone[0]} at {called[1]} has no counterpart at {called[0]}; build the same model.")
     _check_read_out(guessed, told)
     return found
+
+
+class RoleUntold(InputError):
+    """Tensors whose roles must be stated."""
 
 
 def _check_patterns(stated: Roles, names: Mapping[str, Any]) -> None:
@@ -132,7 +136,7 @@ def _guess(name: str, base: tuple[int, ...], wider: tuple[int, ...]) -> str:
     if len(grows) > 1 and all(grows[:2]) and not any(grows[2:]):  # a matrix, or a kernel of matrices
         return '"hidden"'
     if len(grows) == 1 or base[0] == 1 or name.endswith("bias"):
-        return '"vector"'
+        return '"gain"' if any(word in name.rpartition(".")[2] for word in ("gamma", "gain", "scale")) else '"vector"'
     return '"router"' if grows == [False, True] and _likely(name) == "router" else '"??"'
 
 

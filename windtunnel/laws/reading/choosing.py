@@ -42,6 +42,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def as_mapping(columns: Mapping[str, str] | str | None) -> dict[str, str]:
     """The mapping, checked: only our own names may be mapped."""
+    if not isinstance(columns, str | Mapping | None):
+        raise InputError(f'columns is {columns!r}; give OURS=THEIRS, as "params=n_params,loss=val_loss", or a mapping.')
     mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns or {})
     unknown = [name for name in mapping if name not in KNOWN]
     if unknown:
