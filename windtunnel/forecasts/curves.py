@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import stats
 
 from windtunnel.errors import InputError
@@ -28,6 +31,11 @@ LAWS = (MultiPower(), AnnealingArea())
 PRIOR_SCHEDULE, PRIOR_REACH, PRIOR_WEIGHT = 0.004, 0.004, 2.0
 DEGREES = 3.0  # of freedom before any replay
 KEPT = 0.5  # share of the longest curve's progress that a tail replay keeps
+# Guesses: a row leaps that is 3 %, and 12 median distances, off the median of 9 rows; curves of one model are within
+# 3 % over 5 rows and more at which rates are within a twentieth of the peak (the MultiPowerLaw table: 0.24 %).
+LEAP, LEAPS, AROUND = 0.03, 12.0, 9
+ONE_MODEL, ALIKE, ENOUGH = 0.03, 0.05, 5
+FEW = 3  # rows or curves that a caveat names
 RECENT = 0.1  # share of a run's measured rows that say where it lies beside the law
 
 
@@ -56,6 +64,10 @@ class CurveForecast:
     def final(self) -> Interval:
         """Loss at the last step."""
         return Interval(float(self.median[-1]), float(self.low[-1]), float(self.high[-1]), self.level)
+
+    def __str__(self) -> str:
+        lines = [f"caveat: {caveat}" for caveat in self.caveats]
+        return "\n".join([*lines, f"loss of {self.name} at step {self.steps[-1]:g}: {self.final}"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +126,30 @@ class CurveFit:
         early = early * 10 * (first.start / np.maximum(progress, first.start)) ** 2  # runs agree better as they go on
         return other + _pooled(PRIOR_REACH, tails) * beyond**2 + early
 
-    def _caveats(self, curve: Curve) -> tuple[str, ...]:
+    def __str__(self) -> str:
+        lines = [f"caveat: {doubt}" for doubt in self.doubts]
+        pairs = sorted(zip(self.fits, self.weights, strict=True), key=lambda pair: -pair[1])
+        laws = ", ".join(f"{fit.law.name} (weight {weight:.2f})" for fit, weight in pairs)
+        return "\n".join([*lines, f"{len(self.curves)} curves: {laws}; {len(self.replays)} replays"])
+
+    @cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """What is odd about the curves themselves: rows that leap out, and curves that no one law holds."""
+        leaps = [(each.name, step) for each in self.curves for step in _leaps(each)]
         said = []
+        if leaps:
+            named = ", ".join(f"{name} at step {step:g}" for name, step in leaps[:FEW])
+            more = f" and {len(leaps) - FEW} more" if len(leaps) > FEW else ""
+            said.append(f"rows leap out of their curve and widen all intervals: {named}{more}; write nan for them")
+        pairs = ((a, b, _apart(a, b)) for a, b in combinations(self.curves, 2))
+        apart = [f"{b.name} {100 * off:+.1f} % from {a.name}" for a, b, off in pairs if abs(off) > ONE_MODEL]
+        if apart:
+            named = ", ".join(apart[:FEW]) + (f" and {len(apart) - FEW} more" if len(apart) > FEW else "")
+            said.append(f"curves lie apart at equal rates ({named}): are they of one model, data and batch size?")
+        return tuple(said)
+
+    def _caveats(self, curve: Curve) -> tuple[str, ...]:
+        said = list(self.doubts)
         if not any(_falls(each) for each in self.curves) and _falls(curve):
             said.append(
                 "no fitted curve's learning rate falls: the gain of annealing is a belief; add a run that decays"
@@ -134,6 +168,31 @@ class CurveFit:
         if far > 4:
             said.append(f"the schedule reaches {far:.1f}x the progress of the longest curve fitted")
         return tuple(said)
+
+
+def _leaps(curve: Curve) -> np.ndarray:
+    """Steps of the rows that leap out of the running median of their neighbours."""
+    seen = curve.measured
+    logs, steps = np.log(curve.losses[seen]), curve.steps[seen]
+    if len(logs) < AROUND:
+        return steps[:0]
+    windows = sliding_window_view(np.pad(logs, AROUND // 2, mode="edge"), AROUND)
+    away = np.abs(logs - np.median(windows, axis=1))
+    away[: AROUND // 2] = away[len(away) - AROUND // 2 :] = 0.0  # ends have neighbours on one side
+    return steps[away > max(LEAP, LEAPS * float(np.median(away)))]
+
+
+def _apart(one: Curve, other: Curve) -> float:
+    """How far another curve lies off one, as a share of the loss, while their learning rates are alike; 0 if never."""
+    rates = np.interp(one.steps, other.steps, other.lr)
+    alike = np.cumsum(np.abs(rates - one.lr) > ALIKE * one.peak) == 0
+    known = alike & one.measured & (one.steps >= other.steps[other.measured].min(initial=np.inf))
+    known &= one.steps <= other.steps[-1]
+    if known.sum() < ENOUGH:
+        return 0.0
+    late = np.flatnonzero(known)[known.sum() // 2 :]
+    logs = np.interp(one.steps[late], other.steps[other.measured], np.log(other.losses[other.measured]))
+    return float(np.expm1(np.median(logs - np.log(one.losses[late]))))
 
 
 def fit_curves(curves: Sequence[Curve] | Curve, *, laws: Sequence[Any] = LAWS) -> CurveFit:

@@ -109,5 +109,7 @@ def digits(value: float) -> str:
     """Four significant digits, without an exponent where a person would not write one."""
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
+    if abs(value) >= 1e7:
+        return f"{value:.4g}"
     decimals = max(0, 3 - int(np.floor(np.log10(abs(value)))))
     return f"{value:.{decimals}f}" if decimals <= 7 else f"{value:.3e}"
