@@ -556,3 +556,11 @@ def test_tuning_is_charged_as_a_study_would_spend_it():
     tuning = Tuning()
     fine_new = 5 * tuning.seeds - 3  # three of the five fine values were already tried with the first seed
     assert runs_spent(tuned(1e-3, 1e0)) == tuning.points + fine_new + 2 * tuning.recheck * tuning.seeds
+
+
+@pytest.mark.parametrize("high,said", [("1e1", False), ("0.1", True)])
+def test_a_width_that_is_read_at_the_end_of_the_range_says_so(load, high, said):
+    text = SOUND.replace("tuned(1e-3, 1e1)", f"tuned(1e-3, {high})")
+    report = until(*ideas_of(*load(text)), "width-stable")
+    (found,) = (finding.found for finding in report.findings if finding.check == "width-stable")
+    assert ", at lr=" in found and ("the end of its range" in found) == said

@@ -99,6 +99,7 @@ def width_stable(subject: Subject) -> Finding:
         return noted("no module has an activation to measure")
     worst, what, slope = max(judged, key=lambda each: abs(each[2]))
     told = f"steepest {what} that of {worst.name}, slope {slope:+.2f} in width {found.widths[0]} to {found.widths[-1]}"
+    told += _where(subject)
     return passed(f"{told} (bar {SLOPE})") if abs(slope) <= SLOPE else _unstable(subject, what, slope, told)
 
 
@@ -108,7 +109,7 @@ def _unstable(subject: Subject, quantity: str, slope: float, told: str) -> Findi
     what = f"{moving} {grow} with width, so hyperparameters will not transfer: {told} (bar {SLOPE})"
     optimizer = subject.recipe.optimizer
     if optimizer == subject.base.optimizer:
-        return failed(what, place_of(subject.idea), "Look at the parametrization, the model and the transforms.")
+        return failed(what, subject.network, "Look at the parametrization, the model and the transforms.")
     declared = getattr(type(optimizer), "geometry", None)
     says = f'geometry = "{declared}"' if isinstance(declared, str) else "the method geometry"
     return failed(
@@ -118,6 +119,16 @@ def _unstable(subject: Subject, quantity: str, slope: float, told: str) -> Findi
         f'(Adam, sign), "gradient" if the step is proportional to the gradient (SGD), "spectral" if its singular '
         f"values are about lr x sqrt(fan_out / fan_in) (Muon); windtunnel.scaling.rules.reach lists all.",
     )
+
+
+def _where(subject: Subject) -> str:
+    """At which of the values swept that is, and whether it is the last one tried."""
+    values, best = swept(subject.recipe), _best(subject)
+    name = next((name for name in values[0] if values[0][name] != values[-1][name]), None)
+    if name is None:
+        return ""
+    ends = best in (values[0], values[-1])
+    return f", at {name}={best[name]:g}" + (", the end of its range" if ends else "")
 
 
 def _best(subject: Subject) -> dict[str, float]:
