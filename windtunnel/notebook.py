@@ -1,7 +1,7 @@
-"""How a thing shows itself in a notebook: a title, caveats before numbers, facts, and a table. Text is always text.
+"""How a thing shows itself in a notebook, and its caveats in print: a title, caveats before numbers, facts, a table.
 
-Each class says what is shown (`_repr_html_`), this file how. Colours are the notebook's own, so that light and dark
-both read well; a notebook that is shared runs no script of ours.
+Text is always text. Each class says what is shown (`_repr_html_`), this file how. Colours are the notebook's own, so
+that light and dark both read well; a notebook that is shared runs no script of ours.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def card(
     if head:
         parts.append(_table(*_rows(head, list(rows))))
     return f'<div class="windtunnel" style="max-width:60em;overflow-x:auto">{"".join(parts)}</div>'
+
+
+def marked(caveats: Iterable[str]) -> list[str]:
+    """Each caveat as a line of its own, as `print` shows them before the numbers."""
+    return [f"caveat: {caveat}" for caveat in caveats]
 
 
 def plain(thing: Any, printer: Any, cycle: bool) -> None:

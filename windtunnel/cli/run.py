@@ -10,6 +10,7 @@ from typing import Any
 from windtunnel.cli.live import Live, Plain
 from windtunnel.cli.meta import executed, is_meta
 from windtunnel.cli.shared import add_study, add_where, launcher_of, load_study, open_store, print_json, write_page
+from windtunnel.notebook import marked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ def _executed(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result.to_json() | {"report": str(page)})
     else:
-        print("\n".join(["", *(f"caveat: {c}" for c in caveat_lines(result)), "", *result.lines(), ""]))
+        print("\n".join(["", *marked(caveat_lines(result)), "", *result.lines(), ""]))
         print(f"report: {page}\nrepeat: {command}")
     return 0 if result.reliable or launched_by_torchrun(args) else 3
 

@@ -63,11 +63,16 @@ def at(recipe: Recipe, share: float) -> dict[str, float]:
 
 def swept(recipe: Recipe) -> list[dict[str, float]]:
     """What a study's default tuning tries first: the leading field over its range, the others in the middle."""
-    ranges = recipe.tuned_fields()
-    if not ranges:
+    field = leading(recipe)
+    if field is None:
         return [{}]
-    leading = next(filter(is_rate, ranges), next(iter(ranges)))
-    return [at(recipe, 0.5) | {leading: v} for v in coarse_values(ranges[leading], Tuning().points)]
+    return [at(recipe, 0.5) | {field: v} for v in coarse_values(recipe.tuned_fields()[field], Tuning().points)]
+
+
+def leading(recipe: Recipe) -> str | None:
+    """The tuned field that is swept: the first rate, else the first; None where nothing is tuned."""
+    ranges = recipe.tuned_fields()
+    return next(filter(is_rate, ranges), next(iter(ranges), None))
 
 
 def trained(pack: Pack, packed: bool, **options: Any) -> list[Run]:

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from windtunnel.conformance.finding import Finding, failed, noted, passed
 from windtunnel.conformance.packing import EQUAL
 from windtunnel.conformance.places import place_of
-from windtunnel.conformance.subject import CPU, Subject, at, rung_of, swept
+from windtunnel.conformance.subject import CPU, Subject, at, leading, rung_of, swept
 from windtunnel.recipe import Judge, is_rate
 from windtunnel.runs import Run
 from windtunnel.train.coordinates import STEPS, Module, coordinate_check
@@ -123,8 +123,7 @@ def _unstable(subject: Subject, quantity: str, slope: float, told: str) -> Findi
 
 def _where(subject: Subject) -> str:
     """At which of the values swept that is, and whether it is the last one tried."""
-    values, best = swept(subject.recipe), _best(subject)
-    name = next((name for name in values[0] if values[0][name] != values[-1][name]), None)
+    values, best, name = swept(subject.recipe), _best(subject), leading(subject.recipe)
     if name is None:
         return ""
     ends = best in (values[0], values[-1])
@@ -163,7 +162,7 @@ def _idle(subject: Subject) -> str | None:
         for curve in curves
     ):
         return None
-    return next(name for name in values[0] if values[0][name] != values[1][name])
+    return leading(subject.recipe)
 
 
 def _outputs(subject: Subject, inputs: np.ndarray) -> Tensor:

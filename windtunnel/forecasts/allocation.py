@@ -20,6 +20,7 @@ from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.repeated import repeating
+from windtunnel.notebook import marked
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -76,7 +77,7 @@ class Allocation:
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"caveat: {caveat}" for caveat in self.caveats]
+        lines = marked(self.caveats)
         for name in _NAMES[:3]:
             median, *ends = (compact(getattr(getattr(self, name), end)) for end in ("median", "low", "high"))
             lines.append(f"best {name.replace('_', ' ')}: {median} [{', '.join(ends)}] at {100 * self.params.level:g}%")

@@ -23,6 +23,7 @@ from windtunnel.laws.annealing import AnnealingArea
 from windtunnel.laws.curve_fit import CurveLawFit, fit_curve_law
 from windtunnel.laws.curves import Curve, check_curves, rows, schedule, unshared
 from windtunnel.laws.multipower import MultiPower
+from windtunnel.notebook import marked
 
 LAWS = (MultiPower(), AnnealingArea())
 # Error (log loss) expected before any replay, worth PRIOR_WEIGHT replays: of another schedule, and per factor e of
@@ -66,8 +67,7 @@ class CurveForecast:
         return Interval(float(self.median[-1]), float(self.low[-1]), float(self.high[-1]), self.level)
 
     def __str__(self) -> str:
-        lines = [f"caveat: {caveat}" for caveat in self.caveats]
-        return "\n".join([*lines, f"loss of {self.name} at step {self.steps[-1]:g}: {self.final}"])
+        return "\n".join([*marked(self.caveats), f"loss of {self.name} at step {self.steps[-1]:g}: {self.final}"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +127,9 @@ class CurveFit:
         return other + _pooled(PRIOR_REACH, tails) * beyond**2 + early
 
     def __str__(self) -> str:
-        lines = [f"caveat: {doubt}" for doubt in self.doubts]
         pairs = sorted(zip(self.fits, self.weights, strict=True), key=lambda pair: -pair[1])
         laws = ", ".join(f"{fit.law.name} (weight {weight:.2f})" for fit, weight in pairs)
-        return "\n".join([*lines, f"{len(self.curves)} curves: {laws}; {len(self.replays)} replays"])
+        return "\n".join([*marked(self.doubts), f"{len(self.curves)} curves: {laws}; {len(self.replays)} replays"])
 
     @cached_property
     def doubts(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
 from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops, with_tokens_of_flops
 from windtunnel.laws.prepare import prepared
 from windtunnel.laws.unread import unread
-from windtunnel.notebook import card, plain
+from windtunnel.notebook import card, marked, plain
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Fit:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        lines = [f"caveat: {caveat}" for caveat in self.caveats]
+        lines = marked(self.caveats)
         shares = self.shares()
         for law in sorted((law for law in self.laws if law.keep == 1.0), key=lambda law: -shares[law.law.name]):
             stated = ", ".join(f"{name} = {value:.4g}" for name, value in law.parameters().items())

@@ -20,7 +20,7 @@ from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import Place, located, runs_of
 from windtunnel.ladder import Size, Target, compact
-from windtunnel.notebook import card, plain
+from windtunnel.notebook import card, marked, plain
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Forecast:
     idea: str = ""
 
     def __str__(self) -> str:
-        lines = [f"caveat: {caveat}" for caveat in self.caveats]
+        lines = marked(self.caveats)
         lines.append(f"loss at {self.place}: {self.loss}")
         lines += [f"best {name}: {interval}" for name, interval in self.hyperparameters.items()]
         lines.append("laws: " + ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items()))

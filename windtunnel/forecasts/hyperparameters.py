@@ -23,6 +23,7 @@ from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.surface import Exponent, Surface
 from windtunnel.laws.surface_fit import fit_surface
+from windtunnel.notebook import marked
 
 _DRAWS = 1000
 UNSETTLED = 0.5  # an exponent of which the runs removed less than half of the doubt rests on belief (guess)
@@ -47,7 +48,7 @@ class BestHyperparameters:
     cells: int
 
     def __str__(self) -> str:
-        return "\n".join([*(f"caveat: {caveat}" for caveat in self.caveats), self.summary])
+        return "\n".join([*marked(self.caveats), self.summary])
 
     @property
     def summary(self) -> str:

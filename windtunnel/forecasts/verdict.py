@@ -25,7 +25,7 @@ from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens_of_flops
-from windtunnel.notebook import card, plain
+from windtunnel.notebook import card, marked, plain
 from windtunnel.runs import Run
 
 SAME = 1.1  # a ladder whose top is within this of the largest pair's ends there
@@ -68,7 +68,7 @@ class Verdict:
     one_pair: Interval | None = None
 
     def __str__(self) -> str:
-        return "\n".join([*(f"caveat: {caveat}" for caveat in self.caveats), self.summary])
+        return "\n".join([*marked(self.caveats), self.summary])
 
     @property
     def summary(self) -> str:
@@ -145,8 +145,13 @@ def compare(
     relative = gap.interval(level)
     better, dearer = float(gap.cdf(0.0)), _dearer(base, idea)
     worth = multiplier(base_fit, place.sizes, gap, level, seed)
+
+    def halved() -> bool:
+        on_ladder = multiplier(base_fit, _middle(pairs.sizes), ladder, level, seed)
+        return np.log(worth.median) <= 0.5 * np.log(on_ladder.median)
+
     return Verdict(
-        verdict=_decide(gap, ladder, level, worth, multiplier(base_fit, _middle(pairs.sizes), ladder, level, seed)),
+        verdict=_decide(gap, ladder, level, halved),
         delta=_mapped(relative, lambda share: expected * np.expm1(share)),
         relative=_mapped(relative, np.expm1),
         compute_multiplier=worth if dearer is None else _mapped(worth, lambda times: times / dearer),
@@ -221,15 +226,14 @@ def _bill(dearer: float | None) -> tuple[str, ...]:
     )
 
 
-def _decide(gap: Mixture, ladder: Mixture, level: float, worth: Interval, worth_on_ladder: Interval) -> str:
-    """The label, as `Verdict` defines it."""
+def _decide(gap: Mixture, ladder: Mixture, level: float, halved: Callable[[], bool]) -> str:
+    """The label, as `Verdict` defines it; whether the worth has halved is asked only where it decides."""
     sure, better = 0.5 + level / 2, float(gap.cdf(0.0))
     if better >= sure:
         return "helps"
     if better <= 1 - sure:
         return "hurts"
-    left, was = (np.log(each.median) for each in (worth, worth_on_ladder))
-    return "fades" if float(ladder.cdf(0.0)) >= sure and left <= 0.5 * was else "cannot tell"
+    return "fades" if float(ladder.cdf(0.0)) >= sure and halved() else "cannot tell"
 
 
 def _middle(sizes: Sizes) -> Sizes:

@@ -20,7 +20,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, score
 from windtunnel.forecasts.forecast import moment
 from windtunnel.ladder import Rung, four_decimals
-from windtunnel.notebook import card
+from windtunnel.notebook import card, marked
 from windtunnel.places import Local
 from windtunnel.recipe import Recipe
 from windtunnel.runs import Run, canonical
@@ -80,7 +80,7 @@ class Result:
     def __repr__(self) -> str:
         from windtunnel.study.words import caveat_lines
 
-        return "\n".join([*(f"caveat: {caveat}" for caveat in caveat_lines(self)), *self.lines()])
+        return "\n".join([*marked(caveat_lines(self)), *self.lines()])
 
     def _repr_html_(self) -> str:
         from windtunnel.study.words import caveat_lines

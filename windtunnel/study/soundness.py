@@ -35,7 +35,7 @@ def check(stages: Stages) -> None:
         check_held_out(study.tuning_judged_by())
         for recipe in study.tuned_recipes().values():
             _check_data(recipe)
-        _check_tuned_on(stages.judge, study.tuning_judged_by())
+        _check_tuned_on(stages.known, study.tuning_judged_by())
     target = [study.target.rung] if study.target.rung is not None else []
     rungs = [*study.ladder.rungs, *target]
     trained = rungs if study.train_target else study.ladder.rungs
@@ -57,9 +57,9 @@ def check(stages: Stages) -> None:
     _ = stages.doubts  # reads data that would else be read first when all is trained
 
 
-def doubts(recipes: Mapping[str, Recipe], judge: Judge) -> dict[str, tuple[str, ...]]:
+def doubts(recipes: Mapping[str, Recipe], known: Known) -> dict[str, tuple[str, ...]]:
     """By recipe, sentences on the data: fewer held out than the judge was told to use, or trained on as well."""
-    few, seen = _lacking(judge), _seen(recipes, judge)
+    few, seen = _lacking(known.judge), _seen(recipes, known)
     return {name: (*few, *seen.get(name, ())) for name in recipes}
 
 
@@ -73,12 +73,9 @@ def _lacking(judge: Judge) -> list[str]:
     return [f"The judge asks for {judge.tokens:,} tokens, and {name} holds out {there:,}; those judge all runs."]
 
 
-def _seen(recipes: Mapping[str, Recipe], judge: Judge) -> dict[str, list[str]]:
-    held = judge.data.fingerprint()
+def _seen(recipes: Mapping[str, Recipe], known: Known) -> dict[str, list[str]]:
+    held = known.judge.data.fingerprint()
     others = {name: recipe for name, recipe in recipes.items() if recipe.data.fingerprint() != held}
-    if not others:
-        return {}
-    known = Known(judge)
     seen = {name: known.overlap(drawn(recipe.data)) for name, recipe in others.items()}
     return {
         name: [
@@ -90,8 +87,7 @@ def _seen(recipes: Mapping[str, Recipe], judge: Judge) -> dict[str, list[str]]:
     }
 
 
-def _check_tuned_on(judge: Judge, tuning_judge: Judge) -> None:
-    known = Known(judge)
+def _check_tuned_on(known: Known, tuning_judge: Judge) -> None:
     for examples in (drawn(tuning_judge.data), [Known(tuning_judge).held_out]):
         if (found := known.overlap(examples)).leaked:
             raise InputError(

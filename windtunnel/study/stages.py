@@ -24,6 +24,7 @@ from windtunnel.study.buying import Bought, bought
 from windtunnel.study.question import Study
 from windtunnel.study.soundness import doubts
 from windtunnel.train.checkpoint import interrupted
+from windtunnel.train.overlap import Known
 from windtunnel.train.pack import Pack
 from windtunnel.train.rows import apart_tokens
 from windtunnel.tune import (
@@ -267,9 +268,14 @@ class Stages:
         return found
 
     @cached_property
+    def known(self) -> Known:
+        """What the judge's data hold out, to be looked for in other data; read when first asked."""
+        return Known(self.judge)
+
+    @cached_property
     def doubts(self) -> Mapping[str, tuple[str, ...]]:
         """By recipe what must be said of the data that train and judge it; read once."""
-        return doubts(self.recipes, self.judge)
+        return doubts(self.recipes, self.known)
 
     # packs
 

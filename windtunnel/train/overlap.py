@@ -82,12 +82,11 @@ class Known:
 
     def _found(self, both: Batch) -> float:
         xs, ys = both
-        inputs, targets = self.held_out
+        inputs, _ = self.held_out
         if not len(xs) or not len(inputs):
             return 0.0
         if not (self._text and xs.ndim == 2 and xs.dtype.kind in "iu"):
-            held = {_bytes(*each) for each in zip(inputs, targets, strict=True)}
-            return float(np.mean([_bytes(*each) in held for each in zip(xs, ys, strict=True)]))
+            return float(np.mean([_bytes(*each) in self._whole for each in zip(xs, ys, strict=True)]))
         width = min(xs.shape[1], inputs.shape[1])
         length = min(WINDOW, max(width - MARK, 1))
         starts = {0, (xs.shape[1] - length) // 2, xs.shape[1] - length}
@@ -106,6 +105,11 @@ class Known:
             with suppress(Exception):  # a plan may refuse more than it holds
                 found += _bounded(self._read(MOST_TOKENS))
         return _joined(found)
+
+    @cached_property
+    def _whole(self) -> set[bytes]:
+        """The examples themselves, where they are no text."""
+        return {_bytes(*each) for each in zip(*self.held_out, strict=True)}
 
     @cached_property
     def _text(self) -> bool:

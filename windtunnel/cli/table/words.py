@@ -14,6 +14,7 @@ from windtunnel.cli.table.verdicts import Judged
 from windtunnel.forecasts import Fit
 from windtunnel.forecasts.interval import digits
 from windtunnel.ladder import compact, four_decimals
+from windtunnel.notebook import marked
 
 FEW = 3
 KINDS = 8  # of caveats that are printed where they are counted
@@ -39,7 +40,7 @@ def _pages(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[flo
     lines: list[str] = []
     for group, fitted in whole.fits:
         lines += [f"== {group.name}"] if group.name else []
-        lines += [f"caveat: {caveat}" for caveat in fitted.caveats]
+        lines += marked(fitted.caveats)
         for answers in asked:
             lines += _answer(fitted, answers, levels) if answers[0].group is group else []
         lines += str(fitted).splitlines()[len(fitted.caveats) :]
@@ -51,7 +52,7 @@ def _pages(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[flo
 def _answer(fitted: Fit, answers: Sequence[Answer], levels: Sequence[float]) -> list[str]:
     """The target's own caveats, the number, further levels, the scores; the fit's caveats are printed once above."""
     forecast = answers[0].forecast
-    lines = [f"caveat: {caveat}" for caveat in forecast.caveats if caveat not in fitted.caveats]
+    lines = marked(caveat for caveat in forecast.caveats if caveat not in fitted.caveats)
     lines += [f"loss at {forecast.place}: {forecast.loss}"]
     lines += [f"    {interval}" for interval in forecast.intervals if interval.level in levels[1:]]
     best = answers[0].best
