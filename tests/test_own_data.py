@@ -12,6 +12,7 @@ import windtunnel as wt
 from windtunnel.recipe import DataShape
 from windtunnel.study.soundness import doubts
 from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
+from windtunnel.train.overlap import Known
 
 CLASSES = 256
 
@@ -121,7 +122,7 @@ def test_a_judge_of_more_tokens_than_are_held_out_is_said_unless_that_is_the_def
     assert there == 359
 
     def said_of(judge):
-        return doubts({"base": wt.recipes.mlp_mup_sgd(data=judge.data)}, judge)["base"]
+        return doubts({"base": wt.recipes.mlp_mup_sgd(data=judge.data)}, Known(judge))["base"]
 
     (said,) = said_of(wt.Judge(data=data, tokens=5000))
     assert "asks for 5,000 tokens, and Digits holds out 359" in said
