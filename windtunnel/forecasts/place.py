@@ -80,7 +80,8 @@ def located(
     if missing:
         raise InputError(
             f"The target states {stated}, but the laws of these runs read {', '.join(missing)} "
-            f"too; add {' and '.join(f'{name}=' for name in missing)} to the target."
+            f"too; add {' and '.join(f'{name}=' for name in missing)} to the target"
+            + (f', or read more of the table: --columns "{o.unread}".' if o.unread else ".")
         )
     if known.get("active_params", 0.0) > 1.02 * known.get("params", np.inf):
         raise InputError(

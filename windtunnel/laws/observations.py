@@ -36,6 +36,7 @@ class Observations:
     `active_params` are those a token meets in a mixture of experts; `unique_tokens` are distinct.
     `rung` names the rung a run was trained at, so that an idea which adds parameters still pairs with its base.
     `dropped` lists runs left out, with the reason. `caveats` are remarks on the data that every forecast repeats.
+    `unread` is what --columns would have to say for sizes of the table that nobody named, as "params=n_params".
     """
 
     loss: np.ndarray
@@ -57,11 +58,12 @@ class Observations:
     source: str = "runs"
     dropped: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    unread: str = ""
 
     def __post_init__(self) -> None:
         for f in fields(self):
             column = getattr(self, f.name)
-            if column is not None and f.name not in ("source", "dropped", "caveats"):
+            if column is not None and f.name not in ("source", "dropped", "caveats", "unread"):
                 object.__setattr__(self, f.name, _column(f.name, column))
         lengths = {f.name: len(column) for f in fields(self) if isinstance(column := getattr(self, f.name), np.ndarray)}
         if len(set(lengths.values())) > 1:

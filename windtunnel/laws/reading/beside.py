@@ -6,14 +6,14 @@ that is left out; most are names, dates and results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from windtunnel.laws.noise import explains, repeats
 from windtunnel.laws.observations import Observations, joint
-from windtunnel.laws.reading.choosing import usual_for
+from windtunnel.laws.reading.naming import usual_for
 from windtunnel.laws.reading.tables import Table
 
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
@@ -40,6 +40,13 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
     )
 
 
+def sizes_unread(runs: Observations) -> tuple[str, ...]:
+    """A caveat where the table seems to have sizes that nobody named: laws then read the others alone."""
+    if not runs.unread:
+        return ()
+    return (f'The table seems to have sizes that are not read: --columns "{runs.unread}" reads them.',)
+
+
 def checkpoints(runs: Observations) -> tuple[str, ...]:
     """A caveat where most rows look like checkpoints of few runs: rows of one size, evenly spaced in tokens."""
     o = runs.where(runs.fitted)
@@ -64,7 +71,7 @@ def _evenly(tokens: np.ndarray) -> bool:
 
 
 def _matters(runs: Observations, cells: Any) -> bool:
-    """An F test of the column's values beside those of what is read."""
+    """F tests of the column's values, and where they are numbers of their order, beside those of what is read."""
     codes: dict[str, int] = {}
     value = np.zeros(len(runs), int)
     for i, cell in enumerate(cells):
@@ -78,9 +85,23 @@ def _matters(runs: Observations, cells: Any) -> bool:
     series = np.unique(np.array(o.labels()), return_inverse=True)[1]
     alike = joint(repeats(o), series)
     y = _within(np.argsort(np.argsort(_within(np.log(o.loss), alike))).astype(float), alike)  # one run is no evidence
-    x = np.stack([_within((value == each).astype(float), alike) for each in range(len(codes))], axis=1)
+    levels = np.stack([(value == each).astype(float) for each in range(len(codes))], axis=1)
+    return any(_explained(y, x, alike) for x in (levels, *_order(list(codes), value)))
+
+
+def _order(cells: list[str], value: np.ndarray) -> Iterator[np.ndarray]:
+    """The place of each row's value among the sorted ones, where all are numbers."""
+    try:
+        numbers = np.array(cells, float)
+    except ValueError:
+        return
+    yield np.argsort(np.argsort(numbers))[value].astype(float)[:, None]
+
+
+def _explained(y: np.ndarray, columns: np.ndarray, alike: np.ndarray) -> bool:
+    x = np.stack([_within(column, alike) for column in columns.T], axis=1)
     rank = int(np.linalg.matrix_rank(x))
-    df = len(o) - len(np.unique(alike)) - rank
+    df = len(y) - len(np.unique(alike)) - rank
     if rank == 0 or df < 2:
         return False
     left = float(np.sum((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2))

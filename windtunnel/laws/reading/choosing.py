@@ -1,6 +1,6 @@
 """Which column of a table is which of ours: by --columns, by our own name, by a tracker's prefix; never by a guess.
 
-`val_loss` is only suggested for `loss`: train and validation losses differ, and only the reader of the table knows.
+What others call our columns is only suggested (`naming.py`).
 """
 
 from __future__ import annotations
@@ -10,22 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import NUMBER_COLUMNS, TEXT_COLUMNS
+from windtunnel.laws.reading.naming import ASKED, RESULTS, hint, plain
 from windtunnel.laws.reading.tables import Table
 
 KNOWN = (*NUMBER_COLUMNS, *TEXT_COLUMNS, "outcome")
 ALONE = ("params", "tokens", "flops", "active_params", "width", "steps")  # sizes that can carry a law by themselves
-_RESULTS = ("summary.", "metrics.", "data.metrics.", "summaryMetrics.", "summary_metrics.")
-_ASKED = ("config.", "params.", "hparams.", "data.params.", "config.params.", "config.model.", "config.optimizer.")
-_USUAL = {  # what other people call our columns; only suggested, never assumed
-    "loss": ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "train_loss", "final_loss",
-             "loss_opt", "value"),
-    "params": ("n_params", "parameters", "num_params", "n", "model_size", "n_opt", "n_params_nonembed"),
-    "tokens": ("n_tokens", "num_tokens", "train_tokens", "d", "tokens_opt"),
-    "flops": ("compute", "c", "training_flops"),
-    "steps": ("step", "global_step", "trainer_global_step", "iteration", "iter", "_step"),
-    "lr": ("learning_rate", "peak_lr", "max_lr", "base_lr", "peak_learning_rate", "max_learning_rate"),
-    "batch_tokens": ("batch_size_tokens", "tokens_per_batch", "tokens_per_step", "global_batch_tokens"),
-}  # fmt: skip
 
 
 class NoColumn(InputError):
@@ -65,11 +54,13 @@ def choose(table: Table, mapping: Mapping[str, str], *, targets: bool = False) -
     if not len(table.rows):
         raise InputError(f"{table.file} has column names but no rows; add one row a run.")
     if "loss" not in chosen and not targets:
-        raise InputError(f"{table.file} has no column `loss`; {listed(present)}. {hint('loss', present)}")
+        raise InputError(
+            f"{table.file} has no column `loss`; {listed(present)}. {hint('loss', table, chosen, mapping)}"
+        )
     if not set(chosen) & set(ALONE) and not {"steps", "batch_tokens"} <= set(chosen):
         raise InputError(
             f"{table.file} has none of the columns {', '.join(ALONE)}, so no law can be fitted; "
-            f"{listed(present)}. {hint('params', present)}"
+            f"{listed(present)}. {hint('params', table, chosen, mapping)}"
         )
     return chosen
 
@@ -102,20 +93,13 @@ def _mapped(table: Table, ours: str, theirs: str) -> str | None:
 
 
 def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
-    order = (*_RESULTS, *_ASKED) if ours == "loss" else (*_ASKED, *_RESULTS)
+    order = (*RESULTS, *ASKED) if ours == "loss" else (*ASKED, *RESULTS)
     return next((prefix + theirs for prefix in order if prefix + theirs in present), None)
-
-
-def usual_for(theirs: str) -> str:
-    """Which of our columns other people call so, or nothing."""
-    if len(_plain(theirs)) == 1:  # `d` may be data or depth
-        return ""
-    return next((ours for ours, names in _USUAL.items() if _plain(theirs) in names), "")
 
 
 def doubts_of_loss(chosen: Mapping[str, str]) -> tuple[str, ...]:
     """A caveat for a loss that by its name is none that laws are about."""
-    words = set(_plain(chosen.get("loss", "")).split("_"))
+    words = set(plain(chosen.get("loss", "")).split("_"))
     if not words & {"perplexity", "ppl"} or words & {"log", "logarithm", "ln", "nll", "bits"}:
         return ()
     return (
@@ -130,21 +114,6 @@ def listed(present: Sequence[str]) -> str:
     return f"its columns are {shown}" + (f" and {len(present) - 40} more" if len(present) > 40 else "")
 
 
-def _plain(name: str) -> str:
-    """A column's name without a tracker's prefix, in one spelling."""
-    for prefix in (*_RESULTS, *_ASKED):
-        name = name.removeprefix(prefix)
-    return name.lower().replace("/", "_").replace("-", "_").replace(" ", "_").replace(".", "_")
-
-
 def _close(theirs: str, present: Sequence[str]) -> list[str]:
-    names = {_plain(name): name for name in present}
-    return [names[name] for name in difflib.get_close_matches(_plain(theirs), list(names), 3, 0.6)]
-
-
-def hint(ours: str, present: Sequence[str]) -> str:
-    """How to name one of our columns, with the likeliest of the table's."""
-    usual = [name for name in present if _plain(name) in _USUAL[ours]]
-    usual += [name for name in present if ours in _plain(name) and name != ours and name not in usual]
-    others = f" (or {', '.join(usual[1:4])})" if len(usual) > 1 else ""
-    return f'Name it with --columns "{ours}={usual[0] if usual else "THEIR_NAME"}"{others}.'
+    names = {plain(name): name for name in present}
+    return [names[name] for name in difflib.get_close_matches(plain(theirs), list(names), 3, 0.6)]

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.laws.reading.choosing import as_mapping, find, hint, listed
+from windtunnel.laws.reading.choosing import as_mapping, find, listed
 from windtunnel.laws.reading.events import read_series
 from windtunnel.laws.reading.exports import is_json, recognised
 from windtunnel.laws.reading.folders import EVENTS
+from windtunnel.laws.reading.naming import hint
 from windtunnel.laws.reading.records import read_json
 from windtunnel.laws.reading.tables import Table, read_csv, read_parquet, text_of
 
@@ -237,11 +238,12 @@ def _check_printed(table: Table) -> None:
 def _check(table: Table, chosen: Mapping[str, str]) -> None:
     present = list(table.columns)
     if "loss" not in chosen:
-        raise InputError(f"{table.file} has no column `loss`; {listed(present)}. {hint('loss', present)}")
+        named = hint("loss", table, chosen, also=("steps", "tokens"))
+        raise InputError(f"{table.file} has no column `loss`; {listed(present)}. {named}")
     if not {"tokens", "steps"} & set(chosen):
         raise InputError(
             f"{table.file} has neither tokens nor steps, so nothing says how far the run is; {listed(present)}. "
-            f"{hint('steps', present)}"
+            f"{hint('steps', table, chosen, also=('tokens',))}"
         )
 
 

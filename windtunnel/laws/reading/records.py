@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
+from windtunnel.laws.reading.naming import USUAL, usual_for
 from windtunnel.laws.reading.tables import Table
 
 NESTED = ("config", "summary", "summarymetrics", "summary_metrics", "params", "metrics", "tags", "hparams", "data")
@@ -90,18 +91,26 @@ def _check(file: Path, number: int, record: Any) -> dict[str, Any]:
 
 
 def _records_of(whole: dict[str, Any]) -> list[Any]:
-    """One object as records: pandas' layouts, {"runs": []} (MLflow), {"log_history": []} (Trainer), or a single run."""
+    """One object as records: pandas' layouts, {"runs": []} (MLflow), {"log_history": []} (Trainer), one run by name
+    ({"small": {"n_params": ...}, ...}), or a single run."""
     if isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):
         return [dict(zip(whole["columns"], row, strict=False)) for row in whole["data"]]
     for name in ("data", "runs", "log_history"):
         if isinstance(whole.get(name), list) and all(isinstance(each, dict) for each in whole[name]):
             return whole[name]
     columns = list(whole.values())
+    if len(columns) > 1 and all(isinstance(c, dict) and _ours(c) for c in columns) and not _ours(whole):
+        return [{"run": name, **record} for name, record in whole.items()]
     if columns and all(isinstance(c, dict) and c.keys() == columns[0].keys() and c for c in columns):
         return [{name: column[key] for name, column in whole.items()} for key in columns[0]]
     if columns and all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
         return [dict(zip(whole, row, strict=True)) for row in zip(*columns, strict=True)]
     return [whole]
+
+
+def _ours(names: Iterable[str]) -> bool:
+    """Whether some of these are names of our columns, or what others call them."""
+    return any(str(name) in USUAL or usual_for(str(name)) for name in names)
 
 
 def _table(file: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Table:

@@ -14,11 +14,12 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
-from windtunnel.laws.reading.beside import checkpoints, unnamed
+from windtunnel.laws.reading.beside import checkpoints, sizes_unread, unnamed
 from windtunnel.laws.reading.cells import columns_of, finished
 from windtunnel.laws.reading.choosing import as_mapping, choose, doubts_of_loss
 from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
+from windtunnel.laws.reading.naming import unread_sizes, written
 from windtunnel.laws.reading.tables import Table
 from windtunnel.laws.reading.units import check_units, odd_units
 
@@ -42,14 +43,19 @@ def read_runs(
     chosen = choose(table, mapping)
     table, dropped = finished(table, chosen)
     if not len(table.rows):
-        raise InputError(f"{table.file}: none of {len(dropped)} runs finished ({dropped[0]}); there is nothing to fit.")
+        raise InputError(
+            f"{table.file}: none of {len(dropped)} runs finished ({dropped[0]}, in column {chosen['outcome']}); there "
+            f"is nothing to fit. To read them all the same, ignore that column: --columns "
+            f'"{written(mapping | {"outcome": ""})}".'
+        )
     arrays, table, repeated = once(table, columns_of(table, chosen))
     unfinished = (f"{len(dropped)} {table.noun}s of {table.file.name} did not finish and are left out.",)
     caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated)
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
     runs = with_tokens_of_steps(runs)
-    mixed, unread = check_units(runs, table), unnamed(runs, table, chosen)
+    runs = replace(runs, unread=unread_sizes(table, chosen, mapping))
+    mixed, unread = check_units(runs, table), (*sizes_unread(runs), *unnamed(runs, table, chosen))
     doubts = (*mixed, *(() if mixed else odd_units(runs)), *doubts_of_loss(chosen), *checkpoints(runs), *unread)
     return _usable(table, with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
 
