@@ -104,19 +104,24 @@ def decide(kind: str, runs: int, generator: np.random.Generator) -> dict[str, fl
 def reliability(draws: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What was said against what was so, in bins of P(better) folded to the side that was said to win."""
     said, true = (np.array([draw[name] for draw in draws]) for name in ("said", "true"))
-    right = np.where(said >= 0.5, true, 1 - true)
-    said_right = np.maximum(said, 1 - said)
-    edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0 + 1e-9]
-    bins = [(said_right >= low) & (said_right < high) for low, high in pairwise(edges)]
-    means = [(said_right[b].mean().item(), right[b].mean().item(), int(b.sum())) for b in bins if b.any()]
     return {
         "draws": len(draws),
         "brier": round(float(np.mean((said - true) ** 2)), 4),
         "delta_covered_at_0.9": share(np.array([draw["held"] for draw in draws]) > 0),
         "sure": share(np.array([draw["sure"] for draw in draws]) > 0),
         "sure_and_wrong": share(np.array([draw["wrong"] for draw in draws]) > 0),
-        "bins": [{"said": round(s, 3), "right": round(r, 3), "n": n} for s, r, n in means],
+        "bins": said_and_right(said, true),
     }
+
+
+def said_and_right(said: np.ndarray, true: np.ndarray) -> list[dict[str, float]]:
+    """Bins of a probability, folded to the side that was said to win: its mean, how often that side won, how many."""
+    right = np.where(said >= 0.5, true, 1 - true)
+    said_right = np.maximum(said, 1 - said)
+    edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0 + 1e-9]
+    bins = [(said_right >= low) & (said_right < high) for low, high in pairwise(edges)]
+    means = [(said_right[b].mean().item(), right[b].mean().item(), int(b.sum())) for b in bins if b.any()]
+    return [{"said": round(s, 3), "right": round(r, 3), "n": n} for s, r, n in means]
 
 
 def forecasts(draws: int, seed: int, only: str) -> dict[str, Any]:

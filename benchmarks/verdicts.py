@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import write
+from benchmarks.coverage import said_and_right
 from benchmarks.paired import SCORED, chosen_series, cuts, marin
 from windtunnel.forecasts.fit import fit
 from windtunnel.forecasts.frame import Pace
@@ -73,18 +74,23 @@ def cases() -> list[Case]:
     return found
 
 
-def held_out(chosen: list[Case], beliefs: Beliefs) -> pd.DataFrame:
-    """Per table, over cuts: log score, error over the shown gaps' size, coverage, Brier; `last` shows no law at all."""
+def hidden_gaps(chosen: list[Case], beliefs: Beliefs) -> pd.DataFrame:
+    """Every hidden gap, judged, with its table and cut."""
     rows = []
-    for case in chosen:
+    for cut, case in enumerate(chosen):
         law = fit_gap(case.pairs, case.pace, beliefs)
-        cells = [
-            judged(law.at(sizes, noise=True), law.at(sizes), truth, case.last, case.scale)
+        rows += [
+            {"table": case.table, "cut": cut}
+            | judged(law.at(sizes, noise=True), law.at(sizes), truth, case.last, case.scale)
             for sizes, truth in case.hidden
         ]
-        rows.append({"table": case.table, "cuts": 1} | pd.DataFrame(cells).mean().to_dict())
-    found = pd.DataFrame(rows).groupby("table")
-    return found.mean().assign(cuts=found["cuts"].sum())
+    return pd.DataFrame(rows)
+
+
+def by_table(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Per table, over cuts: log score, error over the shown gaps' size, coverage, Brier; `last` shows no law at all."""
+    cuts = gaps.drop(columns=["said", "true"]).groupby(["table", "cut"]).mean().groupby("table")
+    return cuts.mean().assign(cuts=cuts.size())
 
 
 def judged(run: Any, expected: Any, truth: float, last: float, scale: float) -> dict[str, float]:
@@ -94,7 +100,8 @@ def judged(run: Any, expected: Any, truth: float, last: float, scale: float) -> 
         "log_score": max(run.log_density(truth) + np.log(scale), LEAST),
         "error": abs(float(run.quantile(0.5)) - truth) / scale, "error_of_last_gap": abs(last - truth) / scale,
         **{f"inside_{level}": abs(below - 0.5) < level / 200 for level in (80, 90, 95)},
-        "brier": (float(expected.cdf(0.0)) - (truth < 0)) ** 2,
+        "brier": (float(expected.cdf(0.0)) - (truth < 0)) ** 2, "said": float(expected.cdf(0.0)),
+        "true": float(truth < 0),
     }  # fmt: skip
 
 
@@ -153,7 +160,7 @@ def learn(chosen: list[Case]) -> dict[str, Any]:
     """Log score of each variant by table, and the variant that the other tables would choose for each table."""
     scores = {}
     for name, changes in VARIANTS.items():
-        scores[name] = held_out(chosen, replace(USUAL, **changes))["log_score"]
+        scores[name] = by_table(hidden_gaps(chosen, replace(USUAL, **changes)))["log_score"]
         print(f"{name:<12} {scores[name].mean():+.3f}  {scores[name].round(2).to_dict()}", flush=True)
     table = pd.DataFrame(scores)
     others = {name: str(table.drop(index=name).mean().idxmax()) for name in table.index}
@@ -166,10 +173,12 @@ def main() -> None:
     parser.add_argument("--learn", action="store_true", help="compare other beliefs too (several minutes)")
     args = parser.parse_args()
     chosen, rows = cases(), scored()
-    held = held_out(chosen, USUAL)
-    print(held.round(3), held.drop(columns="cuts").mean().round(3), by_idea(rows), sep="\n")
+    gaps = hidden_gaps(chosen, USUAL)
+    held, said = by_table(gaps), said_and_right(gaps["said"].to_numpy(), gaps["true"].to_numpy())
+    print(pd.DataFrame(said), held.round(3), held.drop(columns="cuts").mean().round(3), by_idea(rows), sep="\n")
     result = {"beliefs": asdict(USUAL), "marin": by_idea(rows), "rows": rows, "held_out": held.T.to_dict(),
-              "held_out_mean": held.drop(columns="cuts").mean().to_dict(), "cases": len(chosen)}  # fmt: skip
+              "held_out_mean": held.drop(columns="cuts").mean().to_dict(), "cases": len(chosen),
+              "probability_better": said}  # fmt: skip
     print(write("verdicts", result | ({"learning": learn(chosen)} if args.learn else {})))
 
 
