@@ -10,6 +10,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.fit import fit
 from windtunnel.ladder import Target
 from windtunnel.laws import read_runs
+from windtunnel.laws.reading.logs import read_log
 
 GRID = [(n, d, 1.7 + 400 / n**0.34 + 410 / d**0.28) for n, d in itertools.product((1e7, 4e7, 1.6e8), (1e9, 4e9, 2e10))]
 
@@ -105,3 +106,16 @@ def test_json_with_a_run_under_each_name_is_read_and_pandas_columns_still_are(tm
     turned = {name: {run: each[name] for run, each in runs.items()} for name in ("n_params", "tokens", "final_loss")}
     path.write_text(json.dumps(turned))
     assert read_runs(path, named).loss.tolist() == read.loss.tolist()
+
+
+def test_a_log_is_told_all_its_columns_at_once(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,train/loss,val/loss,tokens_seen\n1,3,3.1,10\n")
+    with pytest.raises(InputError, match=r'--columns "loss=val/loss,tokens=tokens_seen" \(or train/loss\)'):
+        read_log(path)
+    path.write_text("tokens_seen,loss\n1,3\n")
+    with pytest.raises(InputError, match=r'--columns "tokens=tokens_seen"\.$'):
+        read_log(path)
+    path.write_text("when,val/loss\n1,3\n")
+    with pytest.raises(InputError, match=r'--columns "loss=val/loss,tokens=THEIR_NAME"\.$'):
+        read_log(path, "loss=val/loss")

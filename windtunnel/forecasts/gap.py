@@ -65,8 +65,8 @@ class Beliefs:
 # (`benchmarks/verdicts.py` draws other pairs: -1.04 before, -0.82 now; no drift costs 0.13, nothing else above 0.03.)
 # Of 368 hidden gaps those said with 0.85 and 0.93 go so 0.78 and 0.89 (n = 45, 36), of 3,600 worlds' 0.92 and 0.97:
 # sharper beliefs would suit the worlds and not the runs. A joint search of the others gains 0.04 more, none of it
-# settled: which one wins depends on the table left out. With `still` at 0.3 tables gain 0.01 and crossing ideas are right
-# 0.82, but P(better) of all worlds is 7 to 9 % too low.
+# settled: which one wins depends on the table left out. With `still` at 0.3 tables gain 0.01 and crossing ideas are
+# right 0.82, but P(better) of all worlds is 7 to 9 % too low.
 USUAL = Beliefs()
 
 

@@ -55,12 +55,12 @@ def choose(table: Table, mapping: Mapping[str, str], *, targets: bool = False) -
         raise InputError(f"{table.file} has column names but no rows; add one row a run.")
     if "loss" not in chosen and not targets:
         raise InputError(
-            f"{table.file} has no column `loss`; {listed(present)}. {hint('loss', table, chosen, mapping)}"
+            f"{table.file} has no column `loss`; {listed(present)}. {hint(['loss'], table, chosen, mapping)}"
         )
     if not set(chosen) & set(ALONE) and not {"steps", "batch_tokens"} <= set(chosen):
         raise InputError(
             f"{table.file} has none of the columns {', '.join(ALONE)}, so no law can be fitted; "
-            f"{listed(present)}. {hint('params', table, chosen, mapping)}"
+            f"{listed(present)}. {hint(ALONE, table, chosen, mapping)}"
         )
     return chosen
 

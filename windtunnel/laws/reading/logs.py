@@ -78,7 +78,7 @@ def read_log(
     also = {ours: next((name for name in names if name in table.columns), "") for ours, names in _ALSO.items()}
     chosen = {ours: theirs for ours, theirs in also.items() if theirs and ours not in mapping}
     chosen |= find(table, mapping, WANTED)
-    _check(table, chosen)
+    _check(table, chosen, mapping)
     _one_run(table, mapping)
     place, unit = _place(table, chosen, tokens_per_step)
     loss, missing, strange = _losses(table, chosen["loss"])
@@ -235,15 +235,15 @@ def _check_printed(table: Table) -> None:
         )
 
 
-def _check(table: Table, chosen: Mapping[str, str]) -> None:
+def _check(table: Table, chosen: Mapping[str, str], mapping: Mapping[str, str]) -> None:
     present = list(table.columns)
     if "loss" not in chosen:
-        named = hint("loss", table, chosen, also=("steps", "tokens"))
+        named = hint(["loss"], table, chosen, mapping, WANTED)
         raise InputError(f"{table.file} has no column `loss`; {listed(present)}. {named}")
     if not {"tokens", "steps"} & set(chosen):
         raise InputError(
             f"{table.file} has neither tokens nor steps, so nothing says how far the run is; {listed(present)}. "
-            f"{hint('steps', table, chosen, also=('tokens',))}"
+            f"{hint(['tokens', 'steps'], table, chosen, mapping, WANTED)}"
         )
 
 

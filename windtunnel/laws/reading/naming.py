@@ -31,28 +31,21 @@ USUAL = {  # the likeliest first
 }  # fmt: skip
 _OTHERWISE = {"per", "ratio", "second", "sec", "std", "stderr", "aux", "scale"}  # tokens_per_second is no tokens
 _LESS = {"train", "training", "max", "min", "best", "ema"}  # train losses are suggested last
-_RUN = ("loss", "params", "tokens", "flops", "lr", "batch_tokens")  # what a table of runs is read by, if it has it
+RUN = ("loss", "params", "tokens", "flops", "lr", "batch_tokens")  # what a table of runs is read by, if it has it
 
 
 def hint(
-    ours: str,
-    table: Table,
-    chosen: Collection[str] = (),
-    given: Mapping[str, str] | None = None,
-    also: Sequence[str] = _RUN,
+    needed: Sequence[str], table: Table, chosen: Collection[str], given: Mapping[str, str], also: Sequence[str] = RUN
 ) -> str:
-    """How to name one of our columns, and with it what was `given` and every other of `also` that nothing names yet."""
-    given = given or {}
-    found = {name: likely(name, table) for name in (ours, *also) if name == ours or name not in {*chosen, *given}}
-    if ours == "params" and not found[ours]:  # any size will do
-        found["width"] = likely("width", table)
-        ours = next((name for name in ("tokens", "flops", "width") if found.get(name)), ours)
-    pairs, others = dict(given), ""
+    """How to name one of the columns that are `needed`, with what was `given` and those of `also` nothing names yet."""
+    pairs, others = {name: theirs for name, theirs in given.items() if theirs or name not in needed}, ""
+    found = {name: likely(name, table) for name in (*needed, *also) if name not in {*chosen, *pairs}}
+    one = next((name for name in needed if found.get(name)), needed[0])
     for name, names in found.items():
         free = [each for each in names if each not in pairs.values()]
-        if free or name == ours:
+        if name == one or (free and name in also):
             pairs[name] = free[0] if free else "THEIR_NAME"
-        if name == ours and len(free) > 1:
+        if name == one and len(free) > 1:
             others = f" (or {', '.join(free[1:4])})"
     return f'Name it with --columns "{written(pairs)}"{others}.'
 
@@ -92,14 +85,15 @@ def plain(name: str) -> str:
 
 
 def _ranked(ours: str, columns: Sequence[str]) -> Iterator[tuple[tuple[int, int, int], str]]:
+    usual = USUAL.get(ours, ())
     for name in columns:
         words = plain(name).split("_")
-        if set(words) & _OTHERWISE and plain(name) not in USUAL[ours]:
+        if set(words) & _OTHERWISE and plain(name) not in usual:
             continue
         less = len(set(words) & _LESS)
-        if plain(name) in USUAL[ours]:
-            yield (0, USUAL[ours].index(plain(name)), 0), name
-        elif any(plain(name).endswith(f"_{usual}") for usual in (ours, *USUAL[ours]) if len(usual) > 1):
+        if plain(name) in usual:
+            yield (0, usual.index(plain(name)), 0), name
+        elif any(plain(name).endswith(f"_{each}") for each in (ours, *usual) if len(each) > 1):
             yield (1, less, 0), name
         elif ours in plain(name) and len(ours) > 2:
             yield (2, less, 0), name
