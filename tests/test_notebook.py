@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from html.parser import HTMLParser
@@ -86,6 +87,64 @@ def test_fit_forecast_and_verdict_show_numbers_with_intervals_and_their_caveats_
     assert failing.index("This forecast is not reliable: the caveats say why") < failing.index(f"loss {told.loss}")
     verdict = wt.compare(runs, table("idea", 0.9), target, name=HOSTILE)
     assert verdict.summary in Reader(verdict._repr_html_()).text
+
+
+VALUES = {
+    "Rung",
+    "Target",
+    "Address",
+    "LeftOut",
+    "Refusal",
+    "Machine",
+    "Place",
+    "Files",
+    "StandardLibrary",
+    "HuggingFace",
+    "Filled",
+}  # what goes in, whose fields are what one types, and what only the command prints
+
+
+def test_whatever_prints_itself_is_printed_in_a_notebook_too():
+    package = Path(wt.__file__).parent
+    bare, printed = set(), set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and any(getattr(each, "name", "") == "__str__" for each in node.body):
+                found = printed if any(getattr(base, "id", "") == "Printed" for base in node.bases) else bare
+                found.add(node.name)
+    assert bare == VALUES and len(printed) > 40
+
+
+class Printer:
+    """IPython's pretty printer, as far as it is used."""
+
+    def __init__(self, thing: Any) -> None:
+        self.told = ""
+        thing._repr_pretty_(self, False)
+
+    def text(self, told: str) -> None:
+        self.told += told
+
+
+def test_what_has_no_card_is_told_in_a_few_lines_with_its_caveats_first():
+    loss = np.linspace(3.4, 2.2, 12)
+    half = wt.fit_task(loss, 0.25 + 0.6 / (1 + np.exp(4 * (loss - 2.2))), 0.25)
+    told = Printer(half).told.splitlines()
+    assert told[0] == f"caveat: {half.caveats[0]}" and told[1].startswith("score rises from 0.25 to ")
+    shares = np.random.default_rng(0).dirichlet(np.ones(25), 60)
+    mixed = Printer(wt.fit_mixture(shares, 3 - shares[:, 0])).told
+    assert "25 domains" in mixed and "and 5 more" in mixed and "60 runs" in mixed
+    runs = table()
+    assert Printer(runs).told.splitlines()[:2] == [
+        "12 runs", f"loss: {runs.loss.min():.4g} to {runs.loss.max():.4g}, 12 different",
+    ]  # fmt: skip
+    assert Printer(wt.Curve(np.arange(1, 9), np.full(8, 1e-3))).told.endswith("peak rate 0.001, no losses")
+    rates = np.tile(np.geomspace(1e-3, 1e-2, 5), 12)
+    swept = wt.Observations(
+        params=np.repeat(runs.params, 5), tokens=np.repeat(runs.tokens, 5), lr=rates,
+        loss=np.repeat(runs.loss, 5) * (1 + 0.02 * np.log(rates / 3e-3) ** 2),
+    )  # fmt: skip
+    assert "the best lr goes as params ** " in Printer(wt.fit_surface(swept)).told
 
 
 def test_study_plan_and_answer_show_what_is_asked_what_it_takes_and_what_is_known(corpus: Path, tmp_path: Path):

@@ -44,9 +44,11 @@ def marked(caveats: Iterable[str]) -> list[str]:
     return [f"caveat: {caveat}" for caveat in caveats]
 
 
-def plain(thing: Any, printer: Any, cycle: bool) -> None:
-    """What IPython prints where it shows no HTML: the text that `print` gives, not every field."""
-    printer.text(str(thing))
+class Printed:
+    """Shown in a notebook by what `print` says, not by every field; tuples of such things too."""
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
 
 def _rows(head: Sequence[str], rows: list[Sequence[Any]]) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from scipy import stats
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
+from windtunnel.notebook import Printed
 from windtunnel.recipe import Tuned, is_rate
 
 LEVEL = 0.9
@@ -159,7 +160,7 @@ class Basin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
+class Transfer(Printed):
     """How far an optimum moved between two rungs (log2, positive is up), and what the transferred value costs there.
 
     `carried` is its cost at `at_width`, the target's, if the optimum goes on moving as a power of width: a small drift

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from windtunnel.notebook import Printed
+
 
 class Mark(StrEnum):
     """How a check ended. Only `failed` counts against the idea; `skipped`: an earlier failure is in the way."""
@@ -47,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Printed):
     """All findings about one idea, in the order of the suite."""
 
     idea: str

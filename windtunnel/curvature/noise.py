@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from windtunnel.curvature.products import Loss, gradient
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.scaling.slopes import LEVEL
 
 
 @dataclass(frozen=True)
-class NoiseScale:
+class NoiseScale(Printed):
     """`signal` |G|^2 of the true gradient, `noise` tr(covariance) of one example's, `scale` their ratio in examples.
 
     `low` and `high` bound the scale at LEVEL, by leaving batches out one at a time. Where the signal cannot be told
@@ -85,7 +86,7 @@ def _signal_and_noise(count: int, own: Any, total: Any, examples: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class StepsToTarget:
+class StepsToTarget(Printed):
     """steps(B) = fewest_steps (1 + critical / B), B in examples, with the interval of `critical` at LEVEL.
 
     `fewest_examples` = fewest_steps x critical is what an infinitely small batch would need; a batch of `critical`

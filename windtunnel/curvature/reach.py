@@ -14,6 +14,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.meaning import name_of
+from windtunnel.notebook import Printed
 from windtunnel.scaling.rules.carry import Carry
 from windtunnel.scaling.slopes import Slope, slope_of
 
@@ -22,7 +23,7 @@ FACTOR = 2**0.5  # half of an octave either way: about one step of the usual gri
 
 
 @dataclass(frozen=True)
-class RuleReach:
+class RuleReach(Printed):
     """`off` is carried over measured rate at each batch, `until` the last batch before they part by `factor`.
 
     `until` equal to the largest batch means that no end was seen.

@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 from windtunnel.curvature.products import Operator
 from windtunnel.curvature.spectrum import top_eigenvalue
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.scaling.slopes import LEVEL, Slope, slope_of
 
 RESAMPLES = 400
@@ -40,7 +41,7 @@ def largest_stable_rate(eigenvalue: float, *, momentum: float = 0.0, averaged: b
 
 
 @dataclass(frozen=True)
-class Inflation:
+class Inflation(Printed):
     """lambda(B) = full + noise / B^power, B in examples, with intervals of `level` by resampling draws.
 
     `plateau` is the batch at which both terms are equal: below it the stable rate grows as B^power, above it no more.
@@ -147,7 +148,7 @@ def inflation(batches: Sequence[int], values: Any, *, power: float = 1.0, seed: 
 
 
 @dataclass(frozen=True)
-class Bend:
+class Bend(Printed):
     """rate = top x min(B / plateau, 1)^slope: a straight line in logarithms that stops at `plateau`, B in examples.
 
     Each with an interval of `level` by resampling seeds. `plateau` equal to the largest batch means that no end was

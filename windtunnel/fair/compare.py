@@ -18,12 +18,13 @@ from windtunnel.errors import InputError, meant
 from windtunnel.fair.profiles import MOST, ratios, scores, steps
 from windtunnel.fair.timed import EXTERNAL, UNITS, Goal, Rules, Timed
 from windtunnel.forecasts.interval import Interval
+from windtunnel.notebook import Printed
 
 SMALL = 3  # studies below which a bootstrap over them says next to nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Printed):
     """Methods ranked under one set of rules, best first; `times`, `tuning` and `reached` are (methods, workloads).
 
     `times` is the median over studies of the result's amount of `unit`, infinite where that never came; `tuning` the

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from windtunnel.errors import InputError, meant
+from windtunnel.notebook import Printed
 from windtunnel.runs import Run
 
 UNITS = ("seconds", "steps", "tokens", "flops")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
+class Timed(Printed):
     """One run of a method on a workload, in a study of a few runs with different hyperparameters.
 
     `used` is what the run had used up to each evaluation, by unit; `measured` what was found there, by metric, NaN

@@ -20,7 +20,7 @@ from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.repeated import repeating
-from windtunnel.notebook import marked
+from windtunnel.notebook import Printed, marked
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -34,7 +34,7 @@ _NAMES = ("params", "tokens", "tokens_per_param", "loss", "exponent")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Off:
+class Off(Printed):
     """Params at `params_factor` times the optimum for the same budget (tokens give way).
 
     `excess` is the loss above the optimum's as a share of it; `compute_multiple` how many times too much was spent.
@@ -56,7 +56,7 @@ class Off:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allocation:
+class Allocation(Printed):
     """How to spend `flops` (training, and serving where `inference_tokens` are asked for).
 
     `loss` is the expected loss at the median split. `exponent` is the power of the budget with which the best params

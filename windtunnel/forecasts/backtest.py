@@ -21,6 +21,7 @@ from windtunnel.forecasts.stack import fall, weights_at
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import rungs
 from windtunnel.laws.observations import Observations
+from windtunnel.notebook import Printed
 
 FEWEST_RUNGS = 3  # below this no law with a floor can be fitted
 # Root mean square of standardised errors from which a backtest has failed, and the same for the last hidden rung alone:
@@ -61,7 +62,7 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class Backtest:
+class Backtest(Printed):
     """All hidden rungs of all cuts. No rung was hidden when the ladder is too short."""
 
     hidden: tuple[Hidden, ...] = ()

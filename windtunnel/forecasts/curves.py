@@ -23,7 +23,7 @@ from windtunnel.laws.annealing import AnnealingArea
 from windtunnel.laws.curve_fit import CurveLawFit, fit_curve_law
 from windtunnel.laws.curves import Curve, check_curves, rows, schedule, unshared
 from windtunnel.laws.multipower import MultiPower
-from windtunnel.notebook import marked
+from windtunnel.notebook import Printed, marked
 
 LAWS = (MultiPower(), AnnealingArea())
 # Error (log loss) expected before any replay, worth PRIOR_WEIGHT replays: of another schedule, and per factor e of
@@ -50,7 +50,7 @@ class Replay:
 
 
 @dataclass(frozen=True, eq=False)
-class CurveForecast:
+class CurveForecast(Printed):
     """Loss at `steps` as median and bounds (n,), each row's bounds meant to hold with probability `level`."""
 
     name: str
@@ -71,7 +71,7 @@ class CurveForecast:
 
 
 @dataclass(frozen=True, eq=False)
-class CurveFit:
+class CurveFit(Printed):
     """Laws fitted to one model's curves, their weights, and the replays that weights and widths rest on."""
 
     curves: tuple[Curve, ...]

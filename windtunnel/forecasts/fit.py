@@ -28,7 +28,7 @@ from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
 from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops, with_tokens_of_flops
 from windtunnel.laws.prepare import prepared
 from windtunnel.laws.unread import unread
-from windtunnel.notebook import card, marked, plain
+from windtunnel.notebook import Printed, card, marked
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ FEWEST_DRAWS = 8  # of a member whose weight is next to nothing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fit:
+class Fit(Printed):
     """Laws given runs: members (`laws`, each with its share of runs and `draws`), their stacking `weights`, `backtest`.
 
     `scatter` is that of runs about the closest law and goes as size ** -`shrink`; `noise` is what seeds say.
@@ -104,8 +104,6 @@ class Fit:
     def forecast(self, target: Target, level: float = 0.9, **labels: Any) -> Forecast:
         """The loss at a target; see `windtunnel.forecast`."""
         return make_forecast(self, target, level, **labels)
-
-    _repr_pretty_ = plain
 
     def _repr_html_(self) -> str:
         shares, failed = self.shares(), [] if self.reliable else ["No forecast of this fit is reliable."]

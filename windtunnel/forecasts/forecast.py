@@ -20,7 +20,7 @@ from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import Place, located, runs_of
 from windtunnel.ladder import Size, Target, compact
-from windtunnel.notebook import card, marked, plain
+from windtunnel.notebook import Printed, card, marked
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ WIDE = 3.0  # highest over lowest loss of an interval from which it is said that
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class Forecast(Printed):
     """Loss (the runs' unit, usually nats per token) of one new run at the target, foretold from smaller runs.
 
     `target` holds the params, tokens, flops used. `loss` is at the asked level, `intervals` at several. `reliable` is
@@ -67,8 +67,6 @@ class Forecast:
         lines += [f"best {name}: {interval}" for name, interval in self.hyperparameters.items()]
         lines.append("laws: " + ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items()))
         return "\n".join([*lines, str(self.backtest)])
-
-    _repr_pretty_ = plain
 
     def _repr_html_(self) -> str:
         failed = [] if self.reliable else [self._unreliable()]
@@ -213,7 +211,7 @@ def _key(fit: Fit, place: Place, level: float, study: str, idea: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Printed):
     """A forecast beside the truth that came later. `error` is forecast minus truth; `relative` is its share of truth.
 
     `inside` says for each level whether the interval held the truth. `made_before` is None where the truth carries no

@@ -23,7 +23,7 @@ from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.surface import Exponent, Surface
 from windtunnel.laws.surface_fit import fit_surface
-from windtunnel.notebook import marked
+from windtunnel.notebook import Printed, marked
 
 _DRAWS = 1000
 UNSETTLED = 0.5  # an exponent of which the runs removed less than half of the doubt rests on belief (guess)
@@ -32,7 +32,7 @@ COSTLY = 0.01  # a regret that may pass 1 % of the loss is worth a caveat (guess
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestHyperparameters:
+class BestHyperparameters(Printed):
     """`values` by name, in the runs' own units; `regret` is the relative loss above the best from using the medians.
 
     `regret` is an interval of the draws and `expected_regret` their mean; `exponents` say how each best value moves

@@ -17,6 +17,7 @@ from windtunnel.forecasts.place import runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.fitting import LawFit, fit_law
 from windtunnel.laws.law import Sizes
+from windtunnel.notebook import Printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -28,7 +29,7 @@ HELPS = 0.05  # a run must narrow the parameter's spread by this share to be nam
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unsettled:
+class Unsettled(Printed):
     """A parameter that the runs do not settle: `share` is the draws' spread over the belief's.
 
     `partner` is the parameter it cannot be told apart from, with their `correlation`. `run` is the place whose one run

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from windtunnel.notebook import Printed
+
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Printed):
     """Median and bounds that are meant to hold the truth with probability `level`; units are the caller's."""
 
     median: float

@@ -20,6 +20,7 @@ from windtunnel.forecasts.place import located, runs_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import at_work
+from windtunnel.notebook import Printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -33,7 +34,7 @@ ABSURD = 1e6  # times the dearest run or target: no budget is so large, so its u
 
 
 @dataclass(frozen=True, kw_only=True)
-class Advice:
+class Advice(Printed):
     """Train `seeds` runs at `sizes`, for `flops` in all; the target's 90 % interval should narrow as said.
 
     Widths are high minus low in the loss's unit: before this purchase (earlier ones made) and after it.

@@ -22,6 +22,7 @@ from windtunnel.laws.law import Sizes
 from windtunnel.laws.noise import TYPICAL_DF, rungs
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.together import fit_selections
+from windtunnel.notebook import Printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -31,7 +32,7 @@ FEWEST = 5  # with fewer rungs the others do not settle a law that could accuse 
 
 
 @dataclass(frozen=True, kw_only=True)
-class OddRung:
+class OddRung(Printed):
     """A rung out of line: number `rung` of `count` (0 the smallest), at `size` (of the ladder's `axis`).
 
     `excess` is its mean loss over what the others foretell, minus 1; `probability` that a sound rung is so far off.

@@ -25,7 +25,7 @@ from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens_of_flops
-from windtunnel.notebook import card, marked, plain
+from windtunnel.notebook import Printed, card, marked
 from windtunnel.runs import Run
 
 SAME = 1.1  # a ladder whose top is within this of the largest pair's ends there
@@ -33,7 +33,7 @@ _INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(Printed):
     """An idea against its base at the target.
 
     `delta` is the expected loss of the idea minus the base's, in the runs' unit (negative is better); `relative` the
@@ -78,8 +78,6 @@ class Verdict:
             f"{self.verdict}: {_times(m.median)}x compute [{_times(m.low)}, {_times(m.high)}], "
             f"P(better) = {self.probability_better:.2f}"
         ) + (f", {self.crossing_words()}" if self.crossing else "")
-
-    _repr_pretty_ = plain
 
     def _repr_html_(self) -> str:
         facts = {

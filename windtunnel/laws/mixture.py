@@ -16,6 +16,7 @@ from scipy import optimize, special
 
 from windtunnel.errors import InputError
 from windtunnel.laws.noise import explains
+from windtunnel.notebook import Printed, marked
 
 # Beliefs, as (mean, standard deviation) of logarithms: gamma as other data exponents; the worth of a token of any
 # domain within a factor of 20 or so of 1 (guess; it also settles the unit of a_j).
@@ -24,6 +25,7 @@ LEAST = 1e-9  # worth of a mixture of worthless domains
 # Share of the spread of log losses that the squares of shares may explain beyond the law: the judged domains of regmix,
 # one at a time, have 0.1 to 2.4 % (n = 13), their mean 25 %.
 BENT = 0.05
+SHOWN = 20  # domains whose worth is printed
 FEW = 3  # degrees of freedom below which worths rest on beliefs (guess)
 
 
@@ -37,7 +39,7 @@ class Losses(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureFit:
+class MixtureFit(Printed):
     """`theta` holds the logarithms of E, A, gamma and a_1.. of the domains, `covariance` their doubt.
 
     `noise` is the standard deviation of one run's log loss on `df` degrees of freedom; `covered` (2, domains) the least
@@ -71,6 +73,15 @@ class MixtureFit:
     def worth(self) -> np.ndarray:
         """What a token of each domain is worth for the judged loss, the best being 1."""
         return np.exp(self.theta[3:] - self.theta[3:].max())
+
+    def __str__(self) -> str:
+        worth = ", ".join(f"{each:.2g}" for each in self.worth[:SHOWN])
+        more = f" and {len(self.worth) - SHOWN} more" if len(self.worth) > SHOWN else ""
+        return "\n".join([
+            *marked(self.caveats),
+            f"a token of each of {len(self.worth)} domains is worth {worth}{more} (the best is 1)",
+            f"fitted to {self.runs} runs; one run scatters by {100 * self.noise:.2f} %",
+        ])  # fmt: skip
 
     def __call__(self, weights: Any) -> np.ndarray:
         """Expected loss of mixtures (mixtures, domains), or of one (domains,)."""

@@ -15,6 +15,7 @@ from scipy import special
 
 from windtunnel.laws.observations import ALL_SIZES, Observations
 from windtunnel.laws.repeated import repeating
+from windtunnel.notebook import Printed
 
 # Relative run-to-run noise believed before any is seen, worth one degree of freedom. Guess: repeated runs differ by
 # 0.02-0.1 % at 190M-1B (OLMo ladder) and about 1 % at 14-96k parameters (measured, 3 seeds).
@@ -28,7 +29,7 @@ LEVELS = 8
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Printed):
     """Relative standard deviation of one run, its degrees of freedom, and whether seeds (repeats, where none are
     stated), residuals or both told it."""
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, compact
+from windtunnel.notebook import Printed, marked
 from windtunnel.runs import Run, canonical
 
 SIZE_COLUMNS = ("params", "tokens", "flops")
@@ -29,7 +30,7 @@ OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a se
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Observations:
+class Observations(Printed):
     """Losses (nats per token, or any positive loss) beside sizes; None for a column that was not stated.
 
     `split` says "fit" or "predict" for each run; losses of "predict" rows may be NaN and are never fitted.
@@ -72,6 +73,13 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def __str__(self) -> str:
+        spans = [_span(name, getattr(self, name)) for name in NUMBER_COLUMNS if getattr(self, name) is not None]
+        origin = "" if self.source == "runs" else f" of {self.source}"
+        series, foretold = len(set(self.labels())), int(np.sum(~self.fitted))
+        what = (f", {series} series or ideas" if series > 1 else "") + (f", {foretold} to foretell" if foretold else "")
+        return "\n".join([*marked(self.caveats), f"{len(self)} runs{origin}{what}", *spans])
 
     @classmethod
     def from_runs(cls, runs: Sequence[Run], metric: str | None = None) -> Observations:
@@ -177,6 +185,16 @@ class Observations:
         names = [name for name in (*NUMBER_COLUMNS, "seed") if getattr(self, name) is not None]
         records = [{name: getattr(self, name)[i].item() for name in names} for i in range(len(self))]
         return [{name: value for name, value in record.items() if value == value} for record in records]
+
+
+def _span(name: str, values: np.ndarray) -> str:
+    """One column in words."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return f"{name}: none"
+    low, high = (compact(float(v)) if v >= 1e4 else f"{v:.4g}" for v in (known.min(), known.max()))
+    different = len(np.unique(known))
+    return f"{name}: {low}" if different == 1 else f"{name}: {low} to {high}, {different} different"
 
 
 def _column(name: str, values: Any) -> np.ndarray:

@@ -17,11 +17,12 @@ from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.surface import Surface
 from windtunnel.laws.surface_fit import fit_surface
+from windtunnel.notebook import Printed
 from windtunnel.runs import Run
 
 
 @dataclass(frozen=True, eq=False)
-class PowerScheduleFit:
+class PowerScheduleFit(Printed):
     """rate = batch_tokens x `a` x tokens^`b`; `b_error` is b's standard error, `shortest` the least horizon swept."""
 
     a: float

@@ -17,6 +17,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws import basin
 from windtunnel.laws.observations import Observations
+from windtunnel.notebook import Printed, marked
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Exponent:
 
 
 @dataclass(frozen=True, eq=False)
-class Surface:
+class Surface(Printed):
     """The fitted surface: `names` are the hyperparameters, `sizes` the size columns, in the order of the arrays."""
 
     names: tuple[str, ...]
@@ -66,6 +67,16 @@ class Surface:
     covariance: np.ndarray
     middle: np.ndarray
     runs: Observations
+
+    def __str__(self) -> str:
+        powers = [
+            f"the best {e.hyperparameter} goes as {e.size} ** {e.value:.2f} +- {e.error:.2f}" for e in self.exponents()
+        ]
+        return "\n".join([
+            *marked(self.caveats),
+            *(powers or [f"one size: the best {' and '.join(self.names)} there, and no exponent"]),
+            f"swept at {len(self.runs)} sizes; one run scatters by {100 * self.noise:.2f} %",
+        ])  # fmt: skip
 
     @property
     def layout(self) -> basin.Layout:

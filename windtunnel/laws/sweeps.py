@@ -56,7 +56,7 @@ def sweeps(observations: Observations, extra: Mapping[str, np.ndarray]) -> Sweep
     near = order[_near(np.log(o.loss[order]), cell[order])]
     kept = near[_best_known(cell)[cell[near]]]
     kept = kept[:: 1 + len(kept) // MOST_RUNS]  # sorted by size and hyperparameters: thinned evenly over both
-    dropped += (f"{len(order) - len(near)} runs lie more than {FAR:.0%} above the best of their size",) * (
+    dropped += (f"{len(order) - len(near)} run(s) lie more than {FAR:.0%} above the best of their size",) * (
         len(near) < len(order)
     )
     dropped += (f"{len(kept)} of {len(near)} runs, spread evenly, are used",) * (len(kept) < len(near))

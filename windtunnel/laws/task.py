@@ -16,6 +16,7 @@ import numpy as np
 from scipy import optimize, special
 
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed, marked
 
 # Beliefs about the log of the share of (1 - chance) that can ever be reached (probability, mean, spread): about 0.93,
 # wrong labels and all, to within a tenth or so; or anything, about 0.7 to within a factor of 1.7 (guesses). Without one
@@ -41,7 +42,7 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TaskFit:
+class TaskFit(Printed):
     """score = chance + height / (1 + exp(steepness u)), u the way of loss from middle, measured in a power of loss.
 
     `draws` (draws, 4) hold height, steepness (per unit of loss, at the middle), middle and power, mixed by `weights` of
@@ -67,6 +68,16 @@ class TaskFit:
             f"The scores reach {self.reached:.2f}; the ceiling, {ceilings[1]:.2f} [{ceilings[0]:.2f}, "
             f"{ceilings[2]:.2f}], rests on a belief about tasks at large, not on them.",
         )
+
+    def __str__(self) -> str:
+        low, high = self.covered
+        ceiling, steep, middle, _ = np.median(self.draws, axis=0)
+        return "\n".join([
+            *marked(self.caveats),
+            f"score rises from {self.chance:.2f} to {self.chance + ceiling:.2f} as the loss falls through {middle:.3g} "
+            f"(steepness {steep:.2g}), fitted to losses of {low:.4g} to {high:.4g} and scores up to {self.reached:.2f}",
+            f"one run scatters by {self.noise:.3f}",
+        ])  # fmt: skip
 
     def __call__(self, loss: Any) -> np.ndarray:
         """Expected score at these losses: the best curves, weighted."""

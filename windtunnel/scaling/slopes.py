@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from windtunnel.notebook import Printed
+
 FLAT, GROWS, SHRINKS, CANNOT_TELL = "flat", "grows", "shrinks", "cannot tell"
 LEVEL = 0.9  # as every interval of the project
 
 
 @dataclass(frozen=True)
-class Slope:
+class Slope(Printed):
     """d log(value) / d log(size) with an interval of `level`; `points` values went into it. NaN where none can be had.
 
     The interval is infinite where fewer than three points leave no doubt to be measured.

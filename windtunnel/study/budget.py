@@ -14,6 +14,7 @@ from typing import Any
 
 from windtunnel.errors import InputError, Paused
 from windtunnel.ladder import compact
+from windtunnel.notebook import Printed
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import Progress
@@ -24,7 +25,7 @@ _BUDGET = re.compile(r"\s*(\d+\.?\d*(?:[eE]\+?\d+)?)\s*([A-Za-z]*)\s*")
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Printed):
     """FLOPs, or seconds of device time where `seconds` is True: an hour of two devices at once is two hours."""
 
     amount: float

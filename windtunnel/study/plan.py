@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from windtunnel.ladder import Rung, Size, compact
-from windtunnel.notebook import card, plain
+from windtunnel.notebook import Printed, card
 from windtunnel.recipe import Recipe
 from windtunnel.store import Store
 from windtunnel.study.buying import FIRST, at_most
@@ -43,7 +43,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Printed):
     """A study's rows, what a shared trunk saves of them, and where their seconds come from.
 
     With a `half_width` they are the most that may be trained: rungs are bought only until it is reached.
@@ -102,8 +102,6 @@ class Plan:
             "minutes": self.minutes, "speed_flops_per_second": self.speed, "speed_source": self.speed_source,
             "memory_bytes": self.memory_bytes,
         }  # fmt: skip
-
-    _repr_pretty_ = plain
 
     def _repr_html_(self) -> str:
         rows = [

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from windtunnel.ladder import Rung
+from windtunnel.notebook import Printed
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.checks.listen import mean_absolute, mean_change, outputs_of
@@ -85,7 +86,7 @@ class Module:
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class Coordinates(Printed):
     """A coordinate check over widths."""
 
     widths: tuple[int, ...]

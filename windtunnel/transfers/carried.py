@@ -18,6 +18,7 @@ from scipy.interpolate import Akima1DInterpolator
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
 from windtunnel.ladder import Rung
+from windtunnel.notebook import Printed
 from windtunnel.scaling.slopes import student
 from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin, interval_of, squared
 
@@ -71,7 +72,7 @@ class Carried:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Printed):
     """Rules side by side on one ladder, best at the transferred value first."""
 
     rules: tuple[Carried, ...]

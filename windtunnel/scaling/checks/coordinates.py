@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from windtunnel.notebook import Printed
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, seeded, start, train
@@ -43,7 +44,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coordinates:
+class Coordinates(Printed):
     """A coordinate check: one line for each module, quantity ("size" or "move") and step; `ok` rests on the last step.
 
     `ok` is True where every judged slope lies within the bar, False where one lies beyond it or a run was lost, None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, Started, axis_of, runs, start, train
@@ -57,7 +58,7 @@ class Floor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsilonFloor:
+class EpsilonFloor(Printed):
     """Tensors by nearness to the floor. `ok` is False where one is on it at a size that was run, or a run was lost."""
 
     axis: str

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.coordinates import BAR
@@ -45,7 +46,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linearisation:
+class Linearisation(Printed):
     """The distance of the first, middle and last block of each stack over depth (or width).
 
     `ok` is True where no distance shrinks or grows, False where one does or a run was lost, None where intervals

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.adopt import Adopted, adopt, declared_geometry
 from windtunnel.scaling.checks.words import listed
@@ -92,7 +93,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Lost:
+class Lost(Printed):
     """A run whose loss was not finite at a step: an outcome, not an error."""
 
     size: Size

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.scaling.checks.setup import Setup
 from windtunnel.scaling.checks.words import SHOWN, listed, table, told
 from windtunnel.scaling.sizes import Size, built
@@ -46,7 +47,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecayTimescale:
+class DecayTimescale(Printed):
     """Timescales by tensor over sizes; `ok` is None where nothing decays."""
 
     sizes: tuple[Any, ...]

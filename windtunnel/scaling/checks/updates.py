@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from windtunnel.notebook import Printed
 from windtunnel.recipe import Site
 from windtunnel.scaling.branches import layers_of, stacks
 from windtunnel.scaling.checks import listen
@@ -38,7 +39,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Updates:
+class Updates(Printed):
     """The steps of an optimizer over sizes, a line for each tensor and quantity.
 
     "rms" and "norm" are the step's root mean square and spectral norm beside what the declared geometry and the table's

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import special
 
 from windtunnel.errors import InputError
+from windtunnel.notebook import Printed
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, start, train
 from windtunnel.scaling.checks.words import SHOWN, listed, loss_of, record, table, told
 from windtunnel.scaling.slopes import CANNOT_TELL, LEVEL, plain, student
@@ -63,7 +64,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WiderIsBetter:
+class WiderIsBetter(Printed):
     """Neighbouring sizes at some steps; `ok` is False where a pair is worse, True where all are better, else None."""
 
     axis: str
