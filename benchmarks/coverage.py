@@ -114,13 +114,22 @@ def reliability(draws: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def said_and_right(said: np.ndarray, true: np.ndarray) -> list[dict[str, float]]:
+def said_and_right(said: np.ndarray, true: np.ndarray, weight: np.ndarray | None = None) -> list[dict[str, float]]:
     """Bins of a probability, folded to the side that was said to win: its mean, how often that side won, how many."""
+    weight = np.ones(len(said)) if weight is None else weight
     right = np.where(said >= 0.5, true, 1 - true)
     said_right = np.maximum(said, 1 - said)
     edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0 + 1e-9]
     bins = [(said_right >= low) & (said_right < high) for low, high in pairwise(edges)]
-    means = [(said_right[b].mean().item(), right[b].mean().item(), int(b.sum())) for b in bins if b.any()]
+    means = [
+        (
+            float(np.average(said_right[b], weights=weight[b])),
+            float(np.average(right[b], weights=weight[b])),
+            int(b.sum()),
+        )
+        for b in bins
+        if b.any()
+    ]
     return [{"said": round(s, 3), "right": round(r, 3), "n": n} for s, r, n in means]
 
 

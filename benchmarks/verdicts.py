@@ -93,14 +93,21 @@ def by_table(gaps: pd.DataFrame) -> pd.DataFrame:
     return cuts.mean().assign(cuts=cuts.size())
 
 
+def evenly(gaps: pd.DataFrame) -> np.ndarray:
+    """A weight of each gap with which every table counts the same, and in it every cut."""
+    in_cut = gaps.groupby(["table", "cut"])["cut"].transform("size").to_numpy(float)
+    cuts = gaps.groupby("table")["cut"].transform("nunique").to_numpy(float)
+    return 1 / (in_cut * cuts)
+
+
 def judged(run: Any, expected: Any, truth: float, last: float, scale: float) -> dict[str, float]:
-    """One hidden gap beside what was foretold."""
+    """One hidden gap beside what was foretold; `said` is the probability that a pair of runs shows the idea ahead."""
     below = float(run.cdf(truth))
     return {
         "log_score": max(run.log_density(truth) + np.log(scale), LEAST),
         "error": abs(float(run.quantile(0.5)) - truth) / scale, "error_of_last_gap": abs(last - truth) / scale,
         **{f"inside_{level}": abs(below - 0.5) < level / 200 for level in (80, 90, 95)},
-        "brier": (float(expected.cdf(0.0)) - (truth < 0)) ** 2, "said": float(expected.cdf(0.0)),
+        "brier": (float(expected.cdf(0.0)) - (truth < 0)) ** 2, "said": float(run.cdf(0.0)),
         "true": float(truth < 0),
     }  # fmt: skip
 
@@ -174,7 +181,8 @@ def main() -> None:
     args = parser.parse_args()
     chosen, rows = cases(), scored()
     gaps = hidden_gaps(chosen, USUAL)
-    held, said = by_table(gaps), said_and_right(gaps["said"].to_numpy(), gaps["true"].to_numpy())
+    held = by_table(gaps)
+    said = said_and_right(gaps["said"].to_numpy(), gaps["true"].to_numpy(), evenly(gaps))
     print(pd.DataFrame(said), held.round(3), held.drop(columns="cuts").mean().round(3), by_idea(rows), sep="\n")
     result = {"beliefs": asdict(USUAL), "marin": by_idea(rows), "rows": rows, "held_out": held.T.to_dict(),
               "held_out_mean": held.drop(columns="cuts").mean().to_dict(), "cases": len(chosen),

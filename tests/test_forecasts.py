@@ -156,7 +156,7 @@ def test_caveats_are_printed_before_the_number():
     answer = fit(_ladder(_floor, SIZES[:4], seeds=1)).forecast(Target(params=3e8))
     lines = str(answer).splitlines()
     number = next(i for i, line in enumerate(lines) if line.startswith("loss at"))
-    assert number == len(answer.caveats)
+    assert number == len(answer.doubts)
     assert all(line.startswith("caveat: ") for line in lines[:number])
     said = " ".join(answer.caveats)
     assert "4 rungs" in said and "Add seeds" in said and "x the top rung's compute" in said

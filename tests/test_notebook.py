@@ -110,7 +110,8 @@ def test_whatever_prints_itself_is_printed_in_a_notebook_too():
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and any(getattr(each, "name", "") == "__str__" for each in node.body):
-                found = printed if any(getattr(base, "id", "") == "Printed" for base in node.bases) else bare
+                told = [target.id for each in node.body if isinstance(each, ast.Assign) for target in each.targets]
+                found = printed if "_repr_pretty_" in told else bare
                 found.add(node.name)
     assert bare == VALUES and len(printed) > 40
 
@@ -136,7 +137,7 @@ def test_what_has_no_card_is_told_in_a_few_lines_with_its_caveats_first():
     assert "25 domains" in mixed and "and 5 more" in mixed and "60 runs" in mixed
     runs = table()
     assert Printer(runs).told.splitlines()[:2] == [
-        "12 runs", f"loss: {runs.loss.min():.4g} to {runs.loss.max():.4g}, 12 different",
+        "12 run(s)", f"loss: {runs.loss.min():.4g} to {runs.loss.max():.4g}, 12 different",
     ]  # fmt: skip
     assert Printer(wt.Curve(np.arange(1, 9), np.full(8, 1e-3))).told.endswith("peak rate 0.001, no losses")
     rates = np.tile(np.geomspace(1e-3, 1e-2, 5), 12)
@@ -145,6 +146,8 @@ def test_what_has_no_card_is_told_in_a_few_lines_with_its_caveats_first():
         loss=np.repeat(runs.loss, 5) * (1 + 0.02 * np.log(rates / 3e-3) ** 2),
     )  # fmt: skip
     assert "the best lr goes as params ** " in Printer(wt.fit_surface(swept)).told
+    one = swept.where(swept.params == swept.params.min())
+    assert "the best lr is believed to go as params ** -0.40" in Printer(wt.fit_surface(one)).told
 
 
 def test_study_plan_and_answer_show_what_is_asked_what_it_takes_and_what_is_known(corpus: Path, tmp_path: Path):

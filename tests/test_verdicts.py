@@ -69,7 +69,9 @@ def test_no_difference_cannot_be_told():
 
 def test_verdict_reads_as_a_person_says_it():
     verdict = compare(*_pair(-0.01), TARGET)
-    assert str(verdict).splitlines() == [*(f"caveat: {each}" for each in verdict.caveats), verdict.summary]
+    *caveats, last = str(verdict).splitlines()
+    assert caveats == [f"caveat: {each}" for each in verdict.caveats]
+    assert last.startswith("verdict at 90M params") and f": {verdict.summary}; loss -0.0" in last
     text = verdict.summary
     assert text.startswith("helps: 1.")
     assert "x compute [" in text and "P(better) = " in text

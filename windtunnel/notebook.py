@@ -44,11 +44,9 @@ def marked(caveats: Iterable[str]) -> list[str]:
     return [f"caveat: {caveat}" for caveat in caveats]
 
 
-class Printed:
-    """Shown in a notebook by what `print` says, not by every field; tuples of such things too."""
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
+def printed(thing: Any, printer: Any, cycle: bool) -> None:
+    """`_repr_pretty_` of what prints itself: where there is no card, a notebook shows that text and not every field."""
+    printer.text(str(thing))
 
 
 def _rows(head: Sequence[str], rows: list[Sequence[Any]]) -> tuple[str, str]:

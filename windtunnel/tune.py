@@ -21,7 +21,7 @@ from scipy import stats
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.recipe import Tuned, is_rate
 
 LEVEL = 0.9
@@ -160,7 +160,7 @@ class Basin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Printed):
+class Transfer:
     """How far an optimum moved between two rungs (log2, positive is up), and what the transferred value costs there.
 
     `carried` is its cost at `at_width`, the target's, if the optimum goes on moving as a power of width: a small drift
@@ -190,6 +190,8 @@ class Transfer(Printed):
         """Its numbers as plain data, and whether it transfers (null: these runs cannot tell)."""
         intervals = {name: getattr(self, name).to_json() for name in ("moved", "cost", "carried")}
         return dataclasses.asdict(self) | intervals | {"transfers": self.transfers}
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         steps = f"log2 steps{' of its odds' if self.odds else ''}"

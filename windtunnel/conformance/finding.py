@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 
 class Mark(StrEnum):
@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Printed):
+class Report:
     """All findings about one idea, in the order of the suite."""
 
     idea: str
@@ -66,6 +66,8 @@ class Report(Printed):
     def passed(self) -> bool:
         """Whether nothing failed."""
         return not self.failed
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         if self.passed:

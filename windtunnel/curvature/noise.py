@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from windtunnel.curvature.products import Loss, gradient
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.slopes import LEVEL
 
 
 @dataclass(frozen=True)
-class NoiseScale(Printed):
+class NoiseScale:
     """`signal` |G|^2 of the true gradient, `noise` tr(covariance) of one example's, `scale` their ratio in examples.
 
     `low` and `high` bound the scale at LEVEL, by leaving batches out one at a time. Where the signal cannot be told
@@ -38,6 +38,8 @@ class NoiseScale(Printed):
     high: float
     batches: int
     examples: int
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"{self.scale:.3g} examples [{self.low:.3g}, {self.high:.3g}], {self.batches} batches of {self.examples}"
@@ -86,7 +88,7 @@ def _signal_and_noise(count: int, own: Any, total: Any, examples: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class StepsToTarget(Printed):
+class StepsToTarget:
     """steps(B) = fewest_steps (1 + critical / B), B in examples, with the interval of `critical` at LEVEL.
 
     `fewest_examples` = fewest_steps x critical is what an infinitely small batch would need; a batch of `critical`
@@ -109,6 +111,8 @@ class StepsToTarget(Printed):
     def steps(self, batch: Any) -> Any:
         """Steps foretold at batches."""
         return self.fewest_steps * (1 + self.critical / np.asarray(batch, float))
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"critical batch {self.critical:.3g} examples [{self.low:.3g}, {self.high:.3g}], {self.runs} runs"

@@ -14,7 +14,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.meaning import name_of
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.rules.carry import Carry
 from windtunnel.scaling.slopes import Slope, slope_of
 
@@ -23,7 +23,7 @@ FACTOR = 2**0.5  # half of an octave either way: about one step of the usual gri
 
 
 @dataclass(frozen=True)
-class RuleReach(Printed):
+class RuleReach:
     """`off` is carried over measured rate at each batch, `until` the last batch before they part by `factor`.
 
     `until` equal to the largest batch means that no end was seen.
@@ -40,6 +40,8 @@ class RuleReach(Printed):
     def ended(self) -> bool:
         """Whether the rule failed within the batches measured."""
         return self.until < self.batches[-1]
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         said = f"holds to B = {self.until:g}" if self.ended else f"holds to the largest batch, {self.until:g}"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from windtunnel.curvature.products import Operator
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 CHUNK = 20  # a network's top eigenvalue rarely takes more products to 2 % (measured on the digits' perceptron)
 EXHAUSTED = 1e-6  # a next Lanczos vector this short, against the largest so far, is rounding: the space is exhausted
@@ -42,7 +42,7 @@ class Ritz:
 
 
 @dataclass(frozen=True, eq=False)
-class Eigenvalue(Printed):
+class Eigenvalue:
     """One eigenvalue: some true one lies within `error` of `value`; `vector` (size,) has length 1.
 
     `converged` is False where `products` ran out before the relative tolerance was met.
@@ -53,6 +53,8 @@ class Eigenvalue(Printed):
     products: int
     converged: bool
     vector: Tensor
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         doubt = "" if self.converged else ", not converged"

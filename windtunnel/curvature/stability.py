@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from windtunnel.curvature.products import Operator
 from windtunnel.curvature.spectrum import top_eigenvalue
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.slopes import LEVEL, Slope, slope_of
 
 RESAMPLES = 400
@@ -41,7 +41,7 @@ def largest_stable_rate(eigenvalue: float, *, momentum: float = 0.0, averaged: b
 
 
 @dataclass(frozen=True)
-class Inflation(Printed):
+class Inflation:
     """lambda(B) = full + noise / B^power, B in examples, with intervals of `level` by resampling draws.
 
     `plateau` is the batch at which both terms are equal: below it the stable rate grows as B^power, above it no more.
@@ -64,6 +64,8 @@ class Inflation(Printed):
     def slope(self, batch: Any) -> Any:
         """d log(stable rate) / d log(batch), from `power` far below the plateau to 0 far above it."""
         return self.power * self.noise / np.asarray(batch, float) ** self.power / self(batch)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         between = f"[{self.plateau_low:.3g}, {self.plateau_high:.3g}]"
@@ -148,7 +150,7 @@ def inflation(batches: Sequence[int], values: Any, *, power: float = 1.0, seed: 
 
 
 @dataclass(frozen=True)
-class Bend(Printed):
+class Bend:
     """rate = top x min(B / plateau, 1)^slope: a straight line in logarithms that stops at `plateau`, B in examples.
 
     Each with an interval of `level` by resampling seeds. `plateau` equal to the largest batch means that no end was
@@ -164,6 +166,8 @@ class Bend(Printed):
     top: float
     misfit: float
     level: float = LEVEL
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return (

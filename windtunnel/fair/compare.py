@@ -18,13 +18,13 @@ from windtunnel.errors import InputError, meant
 from windtunnel.fair.profiles import MOST, ratios, scores, steps
 from windtunnel.fair.timed import EXTERNAL, UNITS, Goal, Rules, Timed
 from windtunnel.forecasts.interval import Interval
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 SMALL = 3  # studies below which a bootstrap over them says next to nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Printed):
+class Comparison:
     """Methods ranked under one set of rules, best first; `times`, `tuning` and `reached` are (methods, workloads).
 
     `times` is the median over studies of the result's amount of `unit`, infinite where that never came; `tuning` the
@@ -63,6 +63,8 @@ class Comparison(Printed):
         from windtunnel.fair.words import comparison_lines
 
         return comparison_lines(self)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from windtunnel.errors import InputError, meant
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.runs import Run
 
 UNITS = ("seconds", "steps", "tokens", "flops")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed(Printed):
+class Timed:
     """One run of a method on a workload, in a study of a few runs with different hyperparameters.
 
     `used` is what the run had used up to each evaluation, by unit; `measured` what was found there, by metric, NaN
@@ -73,6 +73,8 @@ class Timed(Printed):
                 f"{self} has no metric {metric!r}; it has {', '.join(self.measured)}.{meant(metric, self.measured)}"
             )
         return np.asarray(self.measured[metric], float)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"run {self.run} of {self.method} on {self.workload} (study {self.study})"

@@ -17,10 +17,10 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.forecasts.budgets import READS, Best, Curves, frontier_laws, near_frontier, ties
 from windtunnel.forecasts.interval import Interval, digits
-from windtunnel.forecasts.place import runs_of
+from windtunnel.forecasts.place import past_repeats, runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.repeated import repeating
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -34,7 +34,7 @@ _NAMES = ("params", "tokens", "tokens_per_param", "loss", "exponent")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Off(Printed):
+class Off:
     """Params at `params_factor` times the optimum for the same budget (tokens give way).
 
     `excess` is the loss above the optimum's as a share of it; `compute_multiple` how many times too much was spent.
@@ -43,6 +43,8 @@ class Off(Printed):
     params_factor: float
     excess: Interval
     compute_multiple: Interval
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         times = f"{self.params_factor:g}" if self.params_factor > 1 else f"1/{1 / self.params_factor:g}"
@@ -56,7 +58,7 @@ class Off(Printed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allocation(Printed):
+class Allocation:
     """How to spend `flops` (training, and serving where `inference_tokens` are asked for).
 
     `loss` is the expected loss at the median split. `exponent` is the power of the budget with which the best params
@@ -76,11 +78,15 @@ class Allocation(Printed):
     unique_tokens: float | None
     caveats: tuple[str, ...]
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
         lines = marked(self.caveats)
         for name in _NAMES[:3]:
             median, *ends = (compact(getattr(getattr(self, name), end)) for end in ("median", "low", "high"))
             lines.append(f"best {name.replace('_', ' ')}: {median} [{', '.join(ends)}] at {100 * self.params.level:g}%")
+        e = self.exponent
+        lines.append(f"best params grow as budget ** {e.median:.2f} [{e.low:.2f}, {e.high:.2f}] there")
         lines += [f"loss there: {self.loss}", *(str(off) for off in self.off)]
         regions = ((100 * share, *map(compact, ends)) for share, ends in self.within.items())
         return "\n".join([*lines, *(f"within {s:g} % of the least loss: {a} to {b} params" for s, a, b in regions)])
@@ -156,8 +162,9 @@ def flops_for(
 
 def _curves(fit: Fit, cost: float, inference_tokens: float, unique_tokens: float | None) -> Curves:
     _check(flops_per_param_token=cost)
-    o = near_frontier(runs_of(fit))
+    runs = runs_of(fit)
     laws = frontier_laws(fit)
+    o = near_frontier(runs)
     assert o.params is not None and o.tokens is not None
     middle = float(np.mean(np.log(cost * o.params * o.tokens)))
     return Curves(laws, cost, inference_tokens, unique_tokens, middle)
@@ -230,6 +237,9 @@ def _caveats(fit: Fit, curves: Curves, best: Best, spread: _Spread, flops: float
     epochs = 0.0 if unique is None else spread.of(best.tokens / unique).median
     if unique is None and repeating(o):
         found.append("All tokens are taken as new ones, though these runs repeat theirs; state unique_tokens.")
+    seen = float(np.max(o.tokens / o.unique_tokens)) if o.unique_tokens is not None else 1.0
+    if (past := past_repeats(epochs, seen)) and known:
+        found.append(f"At the best split: {past}")
     if epochs > 1 and not known:
         found.append(f"Unique tokens repeat {epochs:.3g} times; their worth is taken from 2305.16264, not these runs.")
     return found

@@ -21,7 +21,7 @@ from windtunnel.forecasts.stack import fall, weights_at
 from windtunnel.laws.law import Law
 from windtunnel.laws.noise import rungs
 from windtunnel.laws.observations import Observations
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 FEWEST_RUNGS = 3  # below this no law with a floor can be fitted
 # Root mean square of standardised errors from which a backtest has failed, and the same for the last hidden rung alone:
@@ -62,7 +62,7 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class Backtest(Printed):
+class Backtest:
     """All hidden rungs of all cuts. No rung was hidden when the ladder is too short."""
 
     hidden: tuple[Hidden, ...] = ()
@@ -89,6 +89,8 @@ class Backtest(Printed):
     def coverage(self) -> float:
         """Share of the forecasts of hidden rungs that held the truth."""
         return float(np.mean([h.held for h in self.hidden]))
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         if not self.hidden:

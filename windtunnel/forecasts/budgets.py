@@ -19,6 +19,7 @@ from windtunnel.forecasts.design import by_law
 from windtunnel.laws.fitting import LawFit, fit_law
 from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.observations import Observations
+from windtunnel.laws.repeated import repeating
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -65,7 +66,7 @@ def frontier_laws(fit: Fit) -> tuple[tuple[LawFit, float], ...]:
             f"The fitted laws ({names}) do not tell params from tokens, so no budget can be split between them. Train "
             f"two or more horizons (tokens per parameter, at least a factor 2 apart) at two or more sizes."
         )
-    free = [law for law in both if not ties(law)] or both
+    free = both if repeating(fit.observations) else [law for law in both if not ties(law)] or both
     near = near_frontier(fit.observations, max(ENOUGH, 3 + max(len(law.names) for law in free)))
     fits = [fit_law(law, near, draws=DRAWS, seed=0) for law in free]
     evidence = np.array([np.log(law.law.belief) - 0.5 * _criterion(law) for law in fits])

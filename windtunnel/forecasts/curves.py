@@ -23,7 +23,7 @@ from windtunnel.laws.annealing import AnnealingArea
 from windtunnel.laws.curve_fit import CurveLawFit, fit_curve_law
 from windtunnel.laws.curves import Curve, check_curves, rows, schedule, unshared
 from windtunnel.laws.multipower import MultiPower
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
 
 LAWS = (MultiPower(), AnnealingArea())
 # Error (log loss) expected before any replay, worth PRIOR_WEIGHT replays: of another schedule, and per factor e of
@@ -50,7 +50,7 @@ class Replay:
 
 
 @dataclass(frozen=True, eq=False)
-class CurveForecast(Printed):
+class CurveForecast:
     """Loss at `steps` as median and bounds (n,), each row's bounds meant to hold with probability `level`."""
 
     name: str
@@ -66,12 +66,14 @@ class CurveForecast(Printed):
         """Loss at the last step."""
         return Interval(float(self.median[-1]), float(self.low[-1]), float(self.high[-1]), self.level)
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
         return "\n".join([*marked(self.caveats), f"loss of {self.name} at step {self.steps[-1]:g}: {self.final}"])
 
 
 @dataclass(frozen=True, eq=False)
-class CurveFit(Printed):
+class CurveFit:
     """Laws fitted to one model's curves, their weights, and the replays that weights and widths rest on."""
 
     curves: tuple[Curve, ...]
@@ -125,6 +127,8 @@ class CurveFit(Printed):
         early = np.mean([np.mean(np.square(fit.residuals)) for fit in self.fits])
         early = early * 10 * (first.start / np.maximum(progress, first.start)) ** 2  # runs agree better as they go on
         return other + _pooled(PRIOR_REACH, tails) * beyond**2 + early
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         pairs = sorted(zip(self.fits, self.weights, strict=True), key=lambda pair: -pair[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from windtunnel.forecasts.caveats import of_data, steepens
 from windtunnel.forecasts.combine import combined
 from windtunnel.forecasts.forecast import make_forecast
 from windtunnel.forecasts.interval import Mixture
+from windtunnel.forecasts.outliers import odd_runs
 from windtunnel.ladder import Target
 from windtunnel.laws.candidates import candidates
 from windtunnel.laws.fitting import LawFit
@@ -28,7 +29,7 @@ from windtunnel.laws.noise import Noise, run_noise, rungs, shrinkage, shrunk
 from windtunnel.laws.observations import Observations, check_numbers, check_sizes, with_flops, with_tokens_of_flops
 from windtunnel.laws.prepare import prepared
 from windtunnel.laws.unread import unread
-from windtunnel.notebook import Printed, card, marked
+from windtunnel.notebook import card, marked, printed
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ FEWEST_DRAWS = 8  # of a member whose weight is next to nothing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fit(Printed):
+class Fit:
     """Laws given runs: members (`laws`, each with its share of runs and `draws`), their stacking `weights`, `backtest`.
 
     `scatter` is that of runs about the closest law and goes as size ** -`shrink`; `noise` is what seeds say.
@@ -81,7 +82,12 @@ class Fit(Printed):
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     def predict(self, at: Sizes, *, noise: bool = True) -> Mixture:
-        """Distribution of the log loss of one new run at `at`; without `noise`, of the expected loss."""
+        """Distribution of the log loss of one new run at `at`; without `noise`, of the expected loss.
+
+        Raises InputError for a Target, which `forecast` takes.
+        """
+        if isinstance(at, Target):
+            raise InputError(f"predict takes Sizes, arrays of every size that laws read; for {at} ask fit.forecast.")
         here, (middle, largest, top_loss) = np.log(getattr(at, self.observations.axis)), self._reference
         sd = float(shrunk(self.scatter, here, middle, self.shrink)[0]) if noise else 0.0
         mixture = combined(self.laws, self.weights, at, top_loss, sd, float(here[0] - largest))
@@ -117,6 +123,8 @@ class Fit(Printed):
             facts={"run-to-run noise": str(self.noise)}, head=("law", "weight", "scatter", "parameters"), rows=rows,
         )  # fmt: skip
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
         lines = marked(self.caveats)
         shares = self.shares()
@@ -135,11 +143,12 @@ def fit(
 
     `laws` None chooses by what varies in the data. Raises InputError for fewer than 3 distinct sizes, or for
     observations of several series or ideas (fit each on its own: `observations.by_series()`), and for laws that read
-    sizes which are not stated.
+    sizes which are not stated. Single runs far off the law of the others are named in the caveats.
     """
     o = _checked(observations if isinstance(observations, Observations) else Observations.from_runs(observations))
     chosen = candidates(o) if laws is None else _known(laws, o)
-    return _fit(o, replay(chosen, o), draws, seed)
+    found = _fit(o, replay(chosen, o), draws, seed)
+    return replace(found, caveats=(*found.caveats, *map(str, odd_runs(found))))
 
 
 def _known(laws: Sequence[Law], o: Observations) -> tuple[Law, ...]:

@@ -20,7 +20,7 @@ from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import Place, located, runs_of
 from windtunnel.ladder import Size, Target, compact
-from windtunnel.notebook import Printed, card, marked
+from windtunnel.notebook import card, marked, printed
 from windtunnel.runs import Run, canonical
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ WIDE = 3.0  # highest over lowest loss of an interval from which it is said that
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast(Printed):
+class Forecast:
     """Loss (the runs' unit, usually nats per token) of one new run at the target, foretold from smaller runs.
 
     `target` holds the params, tokens, flops used. `loss` is at the asked level, `intervals` at several. `reliable` is
@@ -61,15 +61,16 @@ class Forecast(Printed):
     study: str = ""
     idea: str = ""
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
-        lines = marked(self.caveats)
+        lines = marked(self.doubts)
         lines.append(f"loss at {self.place}: {self.loss}")
         lines += [f"best {name}: {interval}" for name, interval in self.hyperparameters.items()]
         lines.append("laws: " + ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items()))
         return "\n".join([*lines, str(self.backtest)])
 
     def _repr_html_(self) -> str:
-        failed = [] if self.reliable else [self._unreliable()]
         facts = {f"{100 * i.level:g}% interval": f"{digits(i.low)} to {digits(i.high)}" for i in self.intervals}
         facts |= {f"best {name}": str(interval) for name, interval in self.hyperparameters.items()}
         facts |= {"laws": ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items())}
@@ -78,9 +79,14 @@ class Forecast(Printed):
             for h in self.backtest.hidden
         ]
         return card(
-            f"Forecast for {self.place}", says=f"loss {self.loss}", caveats=[*failed, *self.caveats], facts=facts,
+            f"Forecast for {self.place}", says=f"loss {self.loss}", caveats=self.doubts, facts=facts,
             head=("hidden rung", "predicted", "truth", "held") if rows else (), rows=rows,
         )  # fmt: skip
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The caveats, and before them that the forecast is not reliable, where it is not."""
+        return self.caveats if self.reliable else (self._unreliable(), *self.caveats)
 
     def _unreliable(self) -> str:
         if self.backtest.failed:
@@ -211,7 +217,7 @@ def _key(fit: Fit, place: Place, level: float, study: str, idea: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Printed):
+class Score:
     """A forecast beside the truth that came later. `error` is forecast minus truth; `relative` is its share of truth.
 
     `inside` says for each level whether the interval held the truth. `made_before` is None where the truth carries no
@@ -224,6 +230,8 @@ class Score(Printed):
     relative: float
     inside: Mapping[float, bool]
     made_before: bool | None
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         flag = "" if self.made_before is not False else "NOT A FORECAST (made after the run): "

@@ -21,18 +21,18 @@ from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.ladder import compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
-from windtunnel.laws.surface import Exponent, Surface
+from windtunnel.laws.prepare import VARIES
+from windtunnel.laws.surface import UNSETTLED, Exponent, Surface
 from windtunnel.laws.surface_fit import fit_surface
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
 
 _DRAWS = 1000
-UNSETTLED = 0.5  # an exponent of which the runs removed less than half of the doubt rests on belief (guess)
 LOST = 1.0  # a run whose loss is twice the best has learned nothing: worse is not counted, no basin reaches that far
 COSTLY = 0.01  # a regret that may pass 1 % of the loss is worth a caveat (guess)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestHyperparameters(Printed):
+class BestHyperparameters:
     """`values` by name, in the runs' own units; `regret` is the relative loss above the best from using the medians.
 
     `regret` is an interval of the draws and `expected_regret` their mean; `exponents` say how each best value moves
@@ -46,6 +46,8 @@ class BestHyperparameters(Printed):
     caveats: tuple[str, ...]
     runs: int
     cells: int
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return "\n".join([*marked(self.caveats), self.summary])
@@ -138,7 +140,7 @@ def _caveats(surface: Surface, exponents: tuple[Exponent, ...], place: np.ndarra
     if not surface.converged:
         found.append("The fit of the surface did not settle; treat its answer as rough.")
     found += [note for k, name in enumerate(surface.names) for note in _edges(surface, k, name)]
-    weak = [e for e in exponents if e.settled < UNSETTLED]
+    weak = [e for e in exponents if e.settled < UNSETTLED and _beyond(surface, e.size, place)]
     found += [
         f"How the best {e.hyperparameter} moves with {e.size} rests mostly on published exponents "
         f"({e.believed[0]:g} +- {e.believed[1]:g}), little on these runs."
@@ -152,6 +154,13 @@ def _caveats(surface: Surface, exponents: tuple[Exponent, ...], place: np.ndarra
         most = "all of the loss or more" if regret.high >= LOST else f"up to {100 * regret.high:.2g} % of the loss"
         found.append(f"Using these values may cost {most} (at {regret.level:.0%}).")
     return tuple(found)
+
+
+def _beyond(surface: Surface, size: str, place: np.ndarray) -> bool:
+    """Whether the target lies beyond the runs in a size, so that its exponent counts."""
+    s = surface.sizes.index(size)
+    seen = surface.cells.place[:, s]
+    return bool(place[0, s] < seen.min() - VARIES or place[0, s] > seen.max() + VARIES)
 
 
 def _edges(surface: Surface, k: int, name: str) -> list[str]:

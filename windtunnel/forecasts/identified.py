@@ -17,7 +17,7 @@ from windtunnel.forecasts.place import runs_of
 from windtunnel.ladder import compact
 from windtunnel.laws.fitting import LawFit, fit_law
 from windtunnel.laws.law import Sizes
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -29,7 +29,7 @@ HELPS = 0.05  # a run must narrow the parameter's spread by this share to be nam
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unsettled(Printed):
+class Unsettled:
     """A parameter that the runs do not settle: `share` is the draws' spread over the belief's.
 
     `partner` is the parameter it cannot be told apart from, with their `correlation`. `run` is the place whose one run
@@ -43,6 +43,8 @@ class Unsettled(Printed):
     correlation: float
     run: Sizes | None
     after: float
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         name = _said(self.parameter)

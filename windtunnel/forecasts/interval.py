@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 
 @dataclass(frozen=True)
-class Interval(Printed):
+class Interval:
     """Median and bounds that are meant to hold the truth with probability `level`; units are the caller's."""
 
     median: float
     low: float
     high: float
     level: float = 0.9
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"{digits(self.median)} [{digits(self.low)}, {digits(self.high)}] at {100 * self.level:g}%"

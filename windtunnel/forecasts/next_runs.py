@@ -20,7 +20,7 @@ from windtunnel.forecasts.place import located, runs_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import at_work
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -34,7 +34,7 @@ ABSURD = 1e6  # times the dearest run or target: no budget is so large, so its u
 
 
 @dataclass(frozen=True, kw_only=True)
-class Advice(Printed):
+class Advice:
     """Train `seeds` runs at `sizes`, for `flops` in all; the target's 90 % interval should narrow as said.
 
     Widths are high minus low in the loss's unit: before this purchase (earlier ones made) and after it.
@@ -54,6 +54,8 @@ class Advice(Printed):
         order = ("params", "active_params", "tokens", "unique_tokens")
         named = [name for name in order if name in self.sizes] or ["flops"]
         return ", ".join(f"{compact(self.sizes[name])} {name}" for name in named)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         many = f"{self.seeds} runs" if self.seeds > 1 else "one run"

@@ -22,7 +22,7 @@ from windtunnel.laws.law import Sizes
 from windtunnel.laws.noise import TYPICAL_DF, rungs
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.together import fit_selections
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -32,7 +32,7 @@ FEWEST = 5  # with fewer rungs the others do not settle a law that could accuse 
 
 
 @dataclass(frozen=True, kw_only=True)
-class OddRung(Printed):
+class OddRung:
     """A rung out of line: number `rung` of `count` (0 the smallest), at `size` (of the ladder's `axis`).
 
     `excess` is its mean loss over what the others foretell, minus 1; `probability` that a sound rung is so far off.
@@ -48,6 +48,8 @@ class OddRung(Printed):
     probability: float
     change: float | None = None
     matters: bool = False
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         names = {0: "The smallest rung", self.count - 1: "The top rung"}

@@ -20,7 +20,7 @@ from windtunnel.laws.law import Law
 from windtunnel.laws.noise import TYPICAL_DF
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.together import fit_selections
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -33,13 +33,15 @@ SUSPECTS = 24  # runs left out one by one: those furthest from the law of all
 
 
 @dataclass(frozen=True, kw_only=True)
-class OddRun(Printed):
+class OddRun:
     """A run out of line: its place in `fit.observations`, `excess` over what the others foretell (a share), and `z`."""
 
     index: int
     name: str
     excess: float
     z: float
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return (

@@ -81,7 +81,7 @@ def located(
         raise InputError(
             f"The target states {stated}, but the laws of these runs read {', '.join(missing)} "
             f"too; add {' and '.join(f'{name}=' for name in missing)} to the target"
-            + (f', or read more of the table: --columns "{o.unread}".' if o.unread else ".")
+            + (f', or read more of the table: --columns "{o.unnamed}".' if o.unnamed else ".")
         )
     if known.get("active_params", 0.0) > 1.02 * known.get("params", np.inf):
         raise InputError(
@@ -298,12 +298,17 @@ def _check_repeats(o: Observations, known: dict[str, float], caveats: list[str])
     epochs, seen = known["tokens"] / known["unique_tokens"], 1.0
     if o.tokens is not None and o.unique_tokens is not None:
         seen = float(np.max(o.tokens / o.unique_tokens))
-    if epochs > max(EPOCHS, seen):
-        caveats.append(
-            f"The target sees its tokens {epochs:.3g} times, the runs at most {seen:.3g}; past {EPOCHS:g} passes "
-            f"repeated tokens are worth less and less (2305.16264), and large models may overfit. Train rungs with as "
-            f"many passes."
-        )
+    caveats += [f"The target: {past}"] if (past := past_repeats(epochs, seen)) else []
+
+
+def past_repeats(epochs: float, seen: float) -> str:
+    """What must be said of data that are seen more often than known to be worth it and than any run saw them."""
+    if epochs <= max(EPOCHS, seen):
+        return ""
+    return (
+        f"unique tokens are seen {epochs:.3g} times, by the runs at most {seen:.3g}; past {EPOCHS:g} passes repeated "
+        f"tokens are worth less and less (2305.16264), and large models may overfit. Train rungs with as many passes."
+    )
 
 
 def _check_distance(o: Observations, known: dict[str, float], caveats: list[str]) -> None:

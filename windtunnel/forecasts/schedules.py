@@ -16,7 +16,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.curves import CurveFit, CurveForecast, fit_curves
 from windtunnel.forecasts.interval import Interval
 from windtunnel.laws.curves import SAMPLES, Curve
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.runs import Run
 
 WINDOWS = 40  # of training losses a curve; the laws need 20 rows behind the warm-up, and more are noisier (guess)
@@ -24,7 +24,7 @@ Schedule = Callable[[float, float], float]  # tokens, horizon -> multiplier of t
 
 
 @dataclass(frozen=True)
-class ScheduleChoice(Printed):
+class ScheduleChoice:
     """`best` by median final loss at the budget, every candidate's `finals` from best to worst, those `undecided`
     because their intervals reach below the best's median, and what must be said first."""
 
@@ -32,6 +32,8 @@ class ScheduleChoice(Printed):
     finals: Mapping[str, Interval]
     undecided: tuple[str, ...]
     caveats: tuple[str, ...]
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         lines = [f"{name}: {interval}" for name, interval in self.finals.items()]

@@ -19,7 +19,7 @@ from windtunnel.forecasts.place import located, runs_of
 from windtunnel.ladder import Size, Target
 from windtunnel.laws.noise import repeats, rungs
 from windtunnel.laws.observations import Observations
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 if TYPE_CHECKING:
     from windtunnel.forecasts.fit import Fit
@@ -29,7 +29,7 @@ WIDER = 1.5  # a ladder suffices whose interval is at most this many times the w
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmallerLadder(Printed):
+class SmallerLadder:
     """The forecast without some runs. `share` is of the whole ladder's price, `widening` of its interval's width.
 
     `agrees` says whether the interval holds the whole ladder's median, `reliable` whether it passes its own backtest.
@@ -44,6 +44,8 @@ class SmallerLadder(Printed):
     widening: float
     agrees: bool
     reliable: bool
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         held = "" if self.agrees else ", DISAGREES with the whole ladder"

@@ -25,7 +25,7 @@ from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens_of_flops
-from windtunnel.notebook import Printed, card, marked
+from windtunnel.notebook import card, marked, printed
 from windtunnel.runs import Run
 
 SAME = 1.1  # a ladder whose top is within this of the largest pair's ends there
@@ -33,7 +33,7 @@ _INTERVALS = ("delta", "relative", "compute_multiplier", "ladder", "crossing", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict(Printed):
+class Verdict:
     """An idea against its base at the target.
 
     `delta` is the expected loss of the idea minus the base's, in the runs' unit (negative is better); `relative` the
@@ -67,8 +67,14 @@ class Verdict(Printed):
     crossing_axis: str = ""
     one_pair: Interval | None = None
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
-        return "\n".join([*marked(self.caveats), self.summary])
+        at = ", ".join(f"{compact(value)} {name}" for name, value in self.target.items())
+        of = f" on {self.idea}" if self.idea else ""
+        return "\n".join(
+            [*marked(self.caveats), f"verdict{of} at {at}: {self.summary}; loss {self.delta.signed()} against the base"]
+        )
 
     @property
     def summary(self) -> str:

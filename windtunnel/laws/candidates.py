@@ -33,9 +33,8 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
     if o.params is None or o.tokens is None:
         return one_variable(o, o.axis)
     params, tokens = np.log(o.params), np.log(o.tokens)
-    if repeating(o) and np.ptp(tokens) >= VARIES:
-        assert o.unique_tokens is not None
-        unit = float(np.exp(np.mean(np.log(o.unique_tokens))))
+    if repeating(o) and max(np.ptp(tokens), np.ptp(np.log(_unique(o)))) >= VARIES:
+        unit = float(np.exp(np.mean(np.log(_unique(o)))))
         return Overfitted(unit=unit), EffectiveTokens(), Overfitted(bounded=True, unit=unit)
     fixed = np.ptp(params) < VARIES, np.ptp(tokens) < VARIES
     if all(fixed):  # FLOPs were stated and vary for a reason of their own
@@ -51,6 +50,11 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
     if o.batch_tokens is not None and _free(np.log(o.batch_tokens), params, tokens) > FREE:
         return CriticalBatch(), CriticalBatch(interacting=True), BatchTerms()
     return Chinchilla(tied=True), Chinchilla(), Kaplan(centre), Chinchilla(floor=False)
+
+
+def _unique(o: Observations) -> np.ndarray:
+    assert o.unique_tokens is not None
+    return o.unique_tokens
 
 
 def _free(column: np.ndarray, *others: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 JUMP = 0.2  # share of the rate; a larger change between two rows is a sudden one (a guess; smooth schedules move < 8 %)
 WARM = 0.99  # warm-up ends where the rate first reaches this share of its peak
@@ -25,7 +25,7 @@ ROWS = 200  # rows fitted a curve: beyond that, neighbouring ones are averaged
 
 
 @dataclass(frozen=True, eq=False)
-class Curve(Printed):
+class Curve:
     """One run: `steps` (n,) rising, `lr` (n,) the rate at each, `loss` (n,) in nats, nan where not measured.
 
     Rows may be any subset of the steps; between them the rate moves linearly unless it changes by more than a fifth.
@@ -43,6 +43,8 @@ class Curve(Printed):
         _check(self.name, steps, lr, loss)
         for field, value in (("steps", steps), ("lr", lr), ("loss", loss)):
             object.__setattr__(self, field, value)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         measured = self.losses[np.isfinite(self.losses)]

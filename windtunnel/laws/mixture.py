@@ -16,7 +16,7 @@ from scipy import optimize, special
 
 from windtunnel.errors import InputError
 from windtunnel.laws.noise import explains
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
 
 # Beliefs, as (mean, standard deviation) of logarithms: gamma as other data exponents; the worth of a token of any
 # domain within a factor of 20 or so of 1 (guess; it also settles the unit of a_j).
@@ -39,7 +39,7 @@ class Losses(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureFit(Printed):
+class MixtureFit:
     """`theta` holds the logarithms of E, A, gamma and a_1.. of the domains, `covariance` their doubt.
 
     `noise` is the standard deviation of one run's log loss on `df` degrees of freedom; `covered` (2, domains) the least
@@ -73,6 +73,8 @@ class MixtureFit(Printed):
     def worth(self) -> np.ndarray:
         """What a token of each domain is worth for the judged loss, the best being 1."""
         return np.exp(self.theta[3:] - self.theta[3:].max())
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         worth = ", ".join(f"{each:.2g}" for each in self.worth[:SHOWN])

@@ -15,7 +15,7 @@ from scipy import special
 
 from windtunnel.laws.observations import ALL_SIZES, Observations
 from windtunnel.laws.repeated import repeating
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 # Relative run-to-run noise believed before any is seen, worth one degree of freedom. Guess: repeated runs differ by
 # 0.02-0.1 % at 190M-1B (OLMo ladder) and about 1 % at 14-96k parameters (measured, 3 seeds).
@@ -24,18 +24,24 @@ TYPICAL_NOISE, TYPICAL_DF = 0.003, 1
 # at 1e19-1e20 (OLMo ladder) are 0.15 to 0.2 per e-fold of compute; the spread of the belief is a guess.
 SHRINKS, SHRINKS_SPREAD = 0.15, 0.1
 FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that the loss goes with them
+SEARCHED = ("lr", "batch_tokens", "steps")  # what differs between the runs of one search
+SAME = (
+    0.01  # values of a hyperparameter that are so near each other in the logarithm are one (guess; sweeps step by 5 %)
+)
 MOST_RUNGS = 12  # more distinct sizes than this are merged into LEVELS steps of equal width in log size
 LEVELS = 8
 
 
 @dataclass(frozen=True)
-class Noise(Printed):
+class Noise:
     """Relative standard deviation of one run, its degrees of freedom, and whether seeds (repeats, where none are
     stated), residuals or both told it."""
 
     relative: float
     df: int
     source: str
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"{100 * self.relative:.2f} % ({self.source}, {self.df} degrees of freedom)"
@@ -63,11 +69,21 @@ def _log_sizes(o: Observations) -> np.ndarray:
 
 def repeats(observations: Observations) -> np.ndarray:
     """A label of each run that is equal for runs that differ at most in their seed."""
-    o = observations
-    columns = [getattr(o, name) for name in ALL_SIZES]
-    logs = [np.round(np.log(column), 3) for column in columns if column is not None]
-    table = np.nan_to_num(np.stack(logs, axis=1), nan=-1.0)
+    columns = {name: column for name in ALL_SIZES if (column := getattr(observations, name)) is not None}
+    labels = [settings(c) if name in SEARCHED[:2] else np.round(np.log(c), 3) for name, c in columns.items()]
+    table = np.nan_to_num(np.stack(labels, axis=1), nan=-1.0)
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def settings(column: np.ndarray) -> np.ndarray:
+    """A label of each value of a hyperparameter: values apart by less than others are, as a logger rounds, are one."""
+    logs = np.nan_to_num(np.log(column), nan=-1e9)
+    values, label = np.unique(logs, return_inverse=True)
+    group = np.cumsum(np.diff(values, prepend=values[0]) > SAME)
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    if np.any(np.append(values[starts[1:] - 1], values[-1]) - values[starts] > SAME):  # drawn at random, close together
+        return np.unique(np.round(logs, 3), return_inverse=True)[1]
+    return group[label]
 
 
 def seed_noise(observations: Observations) -> tuple[float, int]:
@@ -131,9 +147,9 @@ def run_noise(observations: Observations, residual: float, residual_df: int) -> 
     return Noise(pooled((between, df), (residual, residual_df)), df + residual_df, source)
 
 
-def explains(gain: float, parameters: int, variance: float, df: int) -> bool:
+def explains(gain: float, parameters: int, variance: float, df: int, alarms: float = FALSE_ALARMS) -> bool:
     """An F test: whether so many more parameters lower a sum of squares by more than noise of such a variance would."""
-    return bool(special.fdtrc(parameters, df, gain / parameters / variance) < FALSE_ALARMS)
+    return bool(special.fdtrc(parameters, df, gain / parameters / variance) < alarms)
 
 
 def rung_means(o: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, compact
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
 from windtunnel.runs import Run, canonical
 
 SIZE_COLUMNS = ("params", "tokens", "flops")
@@ -30,14 +30,14 @@ OFF_LINE = 0.15  # guess: less scatter about a line in log-log cannot carry a se
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Observations(Printed):
+class Observations:
     """Losses (nats per token, or any positive loss) beside sizes; None for a column that was not stated.
 
     `split` says "fit" or "predict" for each run; losses of "predict" rows may be NaN and are never fitted.
     `active_params` are those a token meets in a mixture of experts; `unique_tokens` are distinct.
     `rung` names the rung a run was trained at, so that an idea which adds parameters still pairs with its base.
     `dropped` lists runs left out, with the reason. `caveats` are remarks on the data that every forecast repeats.
-    `unread` is what --columns would have to say for sizes of the table that nobody named, as "params=n_params".
+    `unnamed` is what --columns would have to say for sizes of the table that nobody named, as "params=n_params".
     """
 
     loss: np.ndarray
@@ -59,12 +59,12 @@ class Observations(Printed):
     source: str = "runs"
     dropped: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
-    unread: str = ""
+    unnamed: str = ""
 
     def __post_init__(self) -> None:
         for f in fields(self):
             column = getattr(self, f.name)
-            if column is not None and f.name not in ("source", "dropped", "caveats", "unread"):
+            if column is not None and f.name not in ("source", "dropped", "caveats", "unnamed"):
                 object.__setattr__(self, f.name, _column(f.name, column))
         lengths = {f.name: len(column) for f in fields(self) if isinstance(column := getattr(self, f.name), np.ndarray)}
         if len(set(lengths.values())) > 1:
@@ -74,12 +74,14 @@ class Observations(Printed):
     def __len__(self) -> int:
         return len(self.loss)
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
         spans = [_span(name, getattr(self, name)) for name in NUMBER_COLUMNS if getattr(self, name) is not None]
         origin = "" if self.source == "runs" else f" of {self.source}"
         series, foretold = len(set(self.labels())), int(np.sum(~self.fitted))
         what = (f", {series} series or ideas" if series > 1 else "") + (f", {foretold} to foretell" if foretold else "")
-        return "\n".join([*marked(self.caveats), f"{len(self)} runs{origin}{what}", *spans])
+        return "\n".join([*marked(self.caveats), f"{len(self)} run(s){origin}{what}", *spans])
 
     @classmethod
     def from_runs(cls, runs: Sequence[Run], metric: str | None = None) -> Observations:
@@ -192,7 +194,7 @@ def _span(name: str, values: np.ndarray) -> str:
     known = values[np.isfinite(values)]
     if not len(known):
         return f"{name}: none"
-    low, high = (compact(float(v)) if v >= 1e4 else f"{v:.4g}" for v in (known.min(), known.max()))
+    low, high = (compact(float(v)) if v >= 1e3 else f"{v:.4g}" for v in (known.min(), known.max()))
     different = len(np.unique(known))
     return f"{name}: {low}" if different == 1 else f"{name}: {low} to {high}, {different} different"
 

@@ -17,12 +17,12 @@ from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.surface import Surface
 from windtunnel.laws.surface_fit import fit_surface
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.runs import Run
 
 
 @dataclass(frozen=True, eq=False)
-class PowerScheduleFit(Printed):
+class PowerScheduleFit:
     """rate = batch_tokens x `a` x tokens^`b`; `b_error` is b's standard error, `shortest` the least horizon swept."""
 
     a: float
@@ -45,6 +45,8 @@ class PowerScheduleFit(Printed):
                 f"schedule. Sweep longer horizons, further apart."
             )
         return (peak / ((batch_tokens or self.batch_tokens) * self.a)) ** (1 / self.b)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"rate = batch_tokens x {self.a:.3g} x tokens^({self.b:.3f} +- {self.b_error:.3f})"

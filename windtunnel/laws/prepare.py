@@ -14,11 +14,10 @@ from scipy import special
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import compact
-from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE
+from windtunnel.laws.noise import SEARCHED, TYPICAL_DF, TYPICAL_NOISE, settings
 from windtunnel.laws.observations import ALL_SIZES, Observations, joint, with_flops
 
 MOST_RUNS = 600  # more runs than this are thinned evenly over sizes; a law has at most 7 parameters
-SEARCHED = ("lr", "batch_tokens", "steps")  # what differs between the runs of one search
 VARIES = 0.05  # a column whose logarithm spans less is one value
 ON_LINE = 50.0  # condition of two sizes' correlation from which they are one (correlation 0.96)
 FALSE_RISES = 0.001  # share of flat ladders that may be refused as rising
@@ -74,9 +73,9 @@ def best_of_search(o: Observations) -> Observations:
     if o.lr is None:
         return o
     size = _cells(o, 0.02, [name for name in ALL_SIZES if name not in SEARCHED])
-    if not np.any(_distinct(joint(size, _values(o.lr)), size) > 1):
+    if not np.any(_distinct(joint(size, settings(o.lr)), size) > 1):
         return o
-    setting = joint(size, *(_values(column) for name in SEARCHED if (column := getattr(o, name)) is not None))
+    setting = joint(size, *(settings(column) for name in SEARCHED if (column := getattr(o, name)) is not None))
     seed = np.zeros(len(o), int) if o.seed is None else np.unique(o.seed, return_inverse=True)[1]
     alike = joint(setting, seed)
     first = _firsts(np.lexsort([o.loss, alike]), alike)  # the best run of each seed
@@ -90,11 +89,6 @@ def best_of_search(o: Observations) -> Observations:
         f"setting are kept, {kept.sum()} of {len(o)} runs in all."
     )
     return replace(o.where(kept), lr=None, batch_tokens=None, steps=None, caveats=(*o.caveats, said))
-
-
-def _values(column: np.ndarray) -> np.ndarray:
-    """A label of each value of a hyperparameter."""
-    return np.unique(np.nan_to_num(np.round(np.log(column), 3), nan=-1e9), return_inverse=True)[1]
 
 
 def _distinct(label: np.ndarray, size: np.ndarray) -> np.ndarray:

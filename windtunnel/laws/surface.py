@@ -17,7 +17,9 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws import basin
 from windtunnel.laws.observations import Observations
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
+
+UNSETTLED = 0.5  # an exponent of which the runs removed less than half of the doubt rests on belief (guess)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Exponent:
 
 
 @dataclass(frozen=True, eq=False)
-class Surface(Printed):
+class Surface:
     """The fitted surface: `names` are the hyperparameters, `sizes` the size columns, in the order of the arrays."""
 
     names: tuple[str, ...]
@@ -68,14 +70,18 @@ class Surface(Printed):
     middle: np.ndarray
     runs: Observations
 
+    _repr_pretty_ = printed
+
     def __str__(self) -> str:
         powers = [
-            f"the best {e.hyperparameter} goes as {e.size} ** {e.value:.2f} +- {e.error:.2f}" for e in self.exponents()
+            f"the best {e.hyperparameter} {'is believed to go' if e.settled < UNSETTLED else 'goes'} as {e.size} ** "
+            f"{e.value:.2f} +- {e.error:.2f}"
+            for e in self.exponents()
         ]
         return "\n".join([
             *marked(self.caveats),
             *(powers or [f"one size: the best {' and '.join(self.names)} there, and no exponent"]),
-            f"swept at {len(self.runs)} sizes; one run scatters by {100 * self.noise:.2f} %",
+            f"swept at {len(self.runs)} size(s); one run scatters by {100 * self.noise:.2f} %",
         ])  # fmt: skip
 
     @property

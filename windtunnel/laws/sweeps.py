@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.laws.noise import settings
 from windtunnel.laws.observations import Observations
 
 HYPERPARAMETERS = ("lr", "batch_tokens")
@@ -132,7 +133,7 @@ def _varying(columns: Mapping[str, np.ndarray], cell: np.ndarray) -> list[str]:
     """Hyperparameters that take 3 values in all and 2 at some size."""
     found, counts = [], {}
     for name, column in columns.items():
-        values = np.round(np.log(column), 3)
+        values = settings(column)
         counts[name] = len(np.unique(values))
         within = len(np.unique(np.stack([cell, values], axis=1), axis=0)) - len(np.unique(cell))
         if counts[name] >= 3 and within >= 2:
@@ -149,7 +150,7 @@ def _varying(columns: Mapping[str, np.ndarray], cell: np.ndarray) -> list[str]:
 def _left_alone(columns: Mapping[str, np.ndarray], names: list[str]) -> tuple[str, ...]:
     found = []
     for name, column in columns.items():
-        count = len(np.unique(np.round(np.log(column), 3)))
+        count = len(np.unique(settings(column)))
         if name not in names and count > 1:
             why = "takes two values only" if count == 2 else "changes with size but was not searched at any size"
             found.append(f"{name} {why}, so its own best cannot be told.")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import optimize, special
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed, marked
+from windtunnel.notebook import marked, printed
 
 # Beliefs about the log of the share of (1 - chance) that can ever be reached (probability, mean, spread): about 0.93,
 # wrong labels and all, to within a tenth or so; or anything, about 0.7 to within a factor of 1.7 (guesses). Without one
@@ -40,9 +40,12 @@ class Scores(NamedTuple):
     high: float
     level: float
 
+    def __repr__(self) -> str:
+        return f"score {self.median:.3f} [{self.low:.3f}, {self.high:.3f}] at {100 * self.level:g}%"
+
 
 @dataclass(frozen=True, eq=False)
-class TaskFit(Printed):
+class TaskFit:
     """score = chance + height / (1 + exp(steepness u)), u the way of loss from middle, measured in a power of loss.
 
     `draws` (draws, 4) hold height, steepness (per unit of loss, at the middle), middle and power, mixed by `weights` of
@@ -68,6 +71,8 @@ class TaskFit(Printed):
             f"The scores reach {self.reached:.2f}; the ceiling, {ceilings[1]:.2f} [{ceilings[0]:.2f}, "
             f"{ceilings[2]:.2f}], rests on a belief about tasks at large, not on them.",
         )
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         low, high = self.covered

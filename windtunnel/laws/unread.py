@@ -11,7 +11,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE, explains, repeats
+from windtunnel.laws.noise import FALSE_ALARMS, TYPICAL_DF, TYPICAL_NOISE, explains, repeats
 from windtunnel.laws.observations import ALL_SIZES, Observations
 
 FREE = 0.3  # guess: less spread of a column's logarithm beside the sizes that are read tells nothing of it
@@ -33,7 +33,7 @@ def usual(o: Observations, reads: Collection[str], name: str, at: Mapping[str, f
 
 
 def _changes_loss(o: Observations, reads: Collection[str], name: str) -> bool:
-    """An F test of a parabola in the column's logarithm, beside one in those of the sizes that are read.
+    """F tests of a parabola in the column's logarithm, and of its interplay with sizes, beside parabolas in these.
 
     Of means over repeats: what the parabola misses of a size is shared by them, and would count once a seed.
     """
@@ -49,14 +49,21 @@ def _changes_loss(o: Observations, reads: Collection[str], name: str) -> bool:
     x = _standard(np.log(column))
     products = [a * b for a, b in combinations_with_replacement(read, 2)]
     beside = np.stack([np.ones(len(o)), *read, *products], axis=1)
-    with_it = np.column_stack([beside, x, x**2])
+    if np.std(_left(beside, np.log(column))) < FREE:
+        return False
+    tests = [np.stack([x, x**2], axis=1), np.stack([x, *(x * each for each in read)], axis=1)]
+    return any(_explained(y, beside, more, FALSE_ALARMS / len(tests)) for more in tests)
+
+
+def _explained(y: np.ndarray, beside: np.ndarray, columns: np.ndarray, alarms: float) -> bool:
+    with_it = np.column_stack([beside, columns])
     rank, more = np.linalg.matrix_rank(beside), np.linalg.matrix_rank(with_it)
-    df = len(o) - more
-    if more == rank or df < 1 or np.std(_left(beside, np.log(column))) < FREE:
+    df = len(y) - more
+    if more == rank or df < 1:
         return False
     before, after = (float(np.sum(_left(design, y) ** 2)) for design in (beside, with_it))
     scatter = (TYPICAL_DF * TYPICAL_NOISE**2 + after) / (TYPICAL_DF + df)
-    return explains(before - after, int(more - rank), scatter, TYPICAL_DF + df)
+    return explains(before - after, int(more - rank), scatter, TYPICAL_DF + df, alarms)
 
 
 def _standard(column: np.ndarray) -> np.ndarray:

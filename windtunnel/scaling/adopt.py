@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.recipe import Parametrization
 from windtunnel.scaling.initial import blank_rows, draw, warn_of_other_values
 from windtunnel.scaling.normed import PARTS, held_size, set_magnitudes
@@ -44,11 +44,13 @@ _SAME = 1e-6  # relative: rates that differ by less are one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adopted(Printed):
+class Adopted:
     """The scale table of one model size. `table` is plain data (`to_json`); as text, caveats first, then a line for
     each kind of tensor."""
 
     table: ScaleTable
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return told(self.table)

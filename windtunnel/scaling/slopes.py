@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 
 FLAT, GROWS, SHRINKS, CANNOT_TELL = "flat", "grows", "shrinks", "cannot tell"
 LEVEL = 0.9  # as every interval of the project
 
 
 @dataclass(frozen=True)
-class Slope(Printed):
+class Slope:
     """d log(value) / d log(size) with an interval of `level`; `points` values went into it. NaN where none can be had.
 
     The interval is infinite where fewer than three points leave no doubt to be measured.
@@ -45,6 +45,8 @@ class Slope(Printed):
     def excess(self, expected: float = 0.0) -> float:
         """How far the slope is from `expected`; NaN where there is none."""
         return abs(self.value - expected)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         if math.isnan(self.value):

@@ -14,7 +14,7 @@ from typing import Any
 
 from windtunnel.errors import InputError, Paused
 from windtunnel.ladder import compact
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import Progress
@@ -25,7 +25,7 @@ _BUDGET = re.compile(r"\s*(\d+\.?\d*(?:[eE]\+?\d+)?)\s*([A-Za-z]*)\s*")
 
 
 @dataclass(frozen=True)
-class Budget(Printed):
+class Budget:
     """FLOPs, or seconds of device time where `seconds` is True: an hour of two devices at once is two hours."""
 
     amount: float
@@ -47,6 +47,8 @@ class Budget(Printed):
                 f"A budget of {text!r} cannot be read; give FLOPs, as 2e15, or device time in s, min, h or d, as 2h."
             )
         return cls(float(found[1]) * _SECONDS[unit], seconds=True)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return self.says(self.amount)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from windtunnel.ladder import Rung, Size, compact
-from windtunnel.notebook import Printed, card
+from windtunnel.notebook import card, printed
 from windtunnel.recipe import Recipe
 from windtunnel.store import Store
 from windtunnel.study.buying import FIRST, at_most
@@ -43,7 +43,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Printed):
+class Plan:
     """A study's rows, what a shared trunk saves of them, and where their seconds come from.
 
     With a `half_width` they are the most that may be trained: rungs are bought only until it is reached.
@@ -112,6 +112,8 @@ class Plan(Printed):
         says = str(self).splitlines()[-1]
         head = ("stage", "recipe", "width", "depth", "params", "tokens", "runs", "missing", "to spend")
         return card(f"Plan of {self.study}", says=says, head=head, rows=rows)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         names = {"width": 6, "depth": 6, "params": 9, "tokens": 9, "batch": 7, "runs": 6, "missing": 9, "FLOPs": 9}

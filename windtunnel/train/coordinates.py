@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from windtunnel.ladder import Rung
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.recipe import Judge, Recipe
 from windtunnel.runs import RunSpec
 from windtunnel.scaling.checks.listen import mean_absolute, mean_change, outputs_of
@@ -86,11 +86,13 @@ class Module:
 
 
 @dataclass(frozen=True)
-class Coordinates(Printed):
+class Coordinates:
     """A coordinate check over widths."""
 
     widths: tuple[int, ...]
     modules: tuple[Module, ...]
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         worst = max(self.modules, key=lambda m: m.excess)

@@ -18,7 +18,7 @@ from scipy.interpolate import Akima1DInterpolator
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Interval
 from windtunnel.ladder import Rung
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.slopes import student
 from windtunnel.tune import COST_BAR, LEVEL, Basin, Tried, basin, interval_of, squared
 
@@ -72,7 +72,7 @@ class Carried:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Printed):
+class Comparison:
     """Rules side by side on one ladder, best at the transferred value first."""
 
     rules: tuple[Carried, ...]
@@ -88,6 +88,8 @@ class Comparison(Printed):
         if rule is best or len(seeds) < 2:
             return None
         return mean_interval([rule.there[s] / best.there[s] - 1 for s in seeds])
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         if not self.rules:

@@ -75,7 +75,8 @@ def spending(group: Group, fitted: Fit, targets: Sequence[Target], budget: float
     if len(targets) > MOST_TARGETS:
         notes.append(f"advice is for the first {MOST_TARGETS} of {len(targets)} targets.")
     try:
-        split = allocate(fitted, budget, level=level)
+        unique = {t.unique_tokens for t in targets}
+        split = allocate(fitted, budget, unique_tokens=unique.pop() if len(unique) == 1 else None, level=level)
     except InputError as error:
         notes.append(f"no best split of the budget: {error}")
     return Spending(group, budget, tuple(runs), split, tuple(notes), fitted.caveats)

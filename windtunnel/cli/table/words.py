@@ -52,7 +52,7 @@ def _pages(whole: Whole, asked: Sequence[Sequence[Answer]], levels: Sequence[flo
 def _answer(fitted: Fit, answers: Sequence[Answer], levels: Sequence[float]) -> list[str]:
     """The target's own caveats, the number, further levels, the scores; the fit's caveats are printed once above."""
     forecast = answers[0].forecast
-    lines = marked(caveat for caveat in forecast.caveats if caveat not in fitted.caveats)
+    lines = marked(caveat for caveat in forecast.doubts if caveat not in fitted.caveats)
     lines += [f"loss at {forecast.place}: {forecast.loss}"]
     lines += [f"    {interval}" for interval in forecast.intervals if interval.level in levels[1:]]
     best = answers[0].best

@@ -6,12 +6,13 @@ that is left out; most are names, dates and results.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.noise import explains, repeats
+from windtunnel.laws.noise import FALSE_ALARMS, SEARCHED, explains, repeats
 from windtunnel.laws.observations import Observations, joint
 from windtunnel.laws.reading.naming import usual_for
 from windtunnel.laws.reading.tables import Table
@@ -25,9 +26,10 @@ EVENLY = 0.2  # relative scatter of the spacing up to which it is even; horizons
 
 def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
     """A caveat that names columns the loss goes with among runs that are alike in all that is read."""
-    found = [name for name in table.columns if name not in chosen.values() and _matters(runs, table.columns[name])]
+    others = [name for name in table.columns if name not in chosen.values()]
+    found = [name for name in others if _matters(runs, table.columns[name])]
     if not found:
-        return ()
+        return _searched_apart(runs, table, others)
     listed = ", ".join(map(repr, found[:NAMED])) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
     ours = {usual_for(name): name for name in reversed(found)}
     pairs = ",".join(f"{our}={name}" for our, name in ours.items() if our and our not in (*chosen, "loss"))
@@ -36,15 +38,31 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
     return (
         f"Among runs that are alike in all columns that are read the loss goes with {listed}, which counts as "
         f"run-to-run noise. What is a setting there, and no result, can be named with --columns, as a size where it is "
-        f'one, else as "series=NAME".{pairs}',
+        f'one, as "idea=NAME" where variants are to be compared, else as "series=NAME".{pairs}',
     )
 
 
-def sizes_unread(runs: Observations) -> tuple[str, ...]:
-    """A caveat where the table seems to have sizes that nobody named: laws then read the others alone."""
-    if not runs.unread:
+def _searched_apart(runs: Observations, table: Table, others: Sequence[str]) -> tuple[str, ...]:
+    """A caveat for words that tell runs of one size apart beside a rate that differs: all would pass for one search."""
+    bare = replace(runs, **dict.fromkeys(SEARCHED))
+    if runs.lr is None or len(np.unique(repeats(runs))) == len(np.unique(repeats(bare))):
         return ()
-    return (f'The table seems to have sizes that are not read: --columns "{runs.unread}" reads them.',)
+    worded = [name for name in others if not any(map(_number, map(str, table.columns[name])))]
+    found = [name for name in worded if _matters(bare, table.columns[name])]
+    if not found:
+        return ()
+    return (
+        f"Runs of one size differ in {' and '.join(map(repr, found[:NAMED]))} beside their rates, and the loss goes "
+        f"with that; they count as one search, of which the best is kept. Where variants are to be compared, name them "
+        f'with --columns "idea={found[0]}", where they are apart with "series={found[0]}".',
+    )
+
+
+def sizes_unnamed(runs: Observations) -> tuple[str, ...]:
+    """A caveat where the table seems to have sizes that nobody named: laws then read the others alone."""
+    if not runs.unnamed:
+        return ()
+    return (f'The table seems to have sizes that are not read: --columns "{runs.unnamed}" reads them.',)
 
 
 def checkpoints(runs: Observations) -> tuple[str, ...]:
@@ -85,27 +103,31 @@ def _matters(runs: Observations, cells: Any) -> bool:
     series = np.unique(np.array(o.labels()), return_inverse=True)[1]
     alike = joint(repeats(o), series)
     y = _within(np.argsort(np.argsort(_within(np.log(o.loss), alike))).astype(float), alike)  # one run is no evidence
-    levels = np.stack([(value == each).astype(float) for each in range(len(codes))], axis=1)
-    return any(_explained(y, x, alike) for x in (levels, *_order(list(codes), value)))
+    tests = [np.stack([(value == each).astype(float) for each in range(len(codes))], axis=1)]
+    tests += [_order(list(codes))[value][:, None]] if len(codes) > 2 and all(map(_number, codes)) else []
+    return any(_explained(y, x, alike, FALSE_ALARMS / len(tests)) for x in tests)
 
 
-def _order(cells: list[str], value: np.ndarray) -> Iterator[np.ndarray]:
-    """The place of each row's value among the sorted ones, where all are numbers."""
+def _number(cell: str) -> bool:
     try:
-        numbers = np.array(cells, float)
+        return np.isfinite(float(cell))
     except ValueError:
-        return
-    yield np.argsort(np.argsort(numbers))[value].astype(float)[:, None]
+        return False
 
 
-def _explained(y: np.ndarray, columns: np.ndarray, alike: np.ndarray) -> bool:
+def _order(cells: list[str]) -> np.ndarray:
+    """The place of each of these numbers among them all."""
+    return np.argsort(np.argsort([float(cell) for cell in cells])).astype(float)
+
+
+def _explained(y: np.ndarray, columns: np.ndarray, alike: np.ndarray, alarms: float) -> bool:
     x = np.stack([_within(column, alike) for column in columns.T], axis=1)
     rank = int(np.linalg.matrix_rank(x))
     df = len(y) - len(np.unique(alike)) - rank
     if rank == 0 or df < 2:
         return False
     left = float(np.sum((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2))
-    return explains(float(np.sum(y**2)) - left, rank, max(left / df, 1e-12), df)
+    return explains(float(np.sum(y**2)) - left, rank, max(left / df, 1e-12), df, alarms)
 
 
 def _within(column: np.ndarray, label: np.ndarray) -> np.ndarray:

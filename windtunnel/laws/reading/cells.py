@@ -113,13 +113,19 @@ def _fault(table: Table, ours: str, theirs: str, faults: dict[str, np.ndarray]) 
     shown = "" if kind == "empty or NaN" else f" ({_shown(value)})"
     suffixed = _SUFFIXED.match(value) if isinstance(value, str) else None
     written = f" Write {value.strip()} as {suffixed[1]}e{_EXPONENT[suffixed[2].lower()]}." if suffixed else ""
+    written = written or (f" Write {value.strip()} as {value.strip().replace(',', '')}." if _grouped(value) else "")
     remedy = f"Correct or remove the {table.noun}(s)" + (
-        f', or ignore the column with --columns "{ours}="' if ours != "loss" else ""
+        f', or ignore the column with --columns "{ours}="' if ours not in ("loss", "params", "tokens") else ""
     )
     return (
         f"{table.file} {named} is {kind}{shown} in {table.named(places)}; every run needs a positive "
         f"number.{written} {remedy}."
     )
+
+
+def _grouped(value: Any) -> bool:
+    """Whether digits stand in groups of three, as spreadsheets write them."""
+    return isinstance(value, str) and re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d*)?", value.strip()) is not None
 
 
 def _shown(value: Any) -> str:

@@ -6,14 +6,15 @@ What others call our columns is only suggested (`naming.py`).
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import NUMBER_COLUMNS, TEXT_COLUMNS
-from windtunnel.laws.reading.naming import ASKED, RESULTS, hint, plain
+from windtunnel.laws.reading.naming import ASKED, RESULTS, hint, is_judged, likely, plain, renamed, written
 from windtunnel.laws.reading.tables import Table
 
-KNOWN = (*NUMBER_COLUMNS, *TEXT_COLUMNS, "outcome")
+KNOWN = (*NUMBER_COLUMNS, *TEXT_COLUMNS, "epochs", "outcome")
 ALONE = ("params", "tokens", "flops", "active_params", "width", "steps")  # sizes that can carry a law by themselves
 
 
@@ -22,8 +23,8 @@ class NoColumn(InputError):
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """'params=n_params,loss=val_loss' as a mapping from our names to the file's."""
-    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    """'params=n_params,loss=val_loss' as a mapping from our names to the file's, which may hold commas."""
+    pairs = [pair.partition("=") for pair in re.split(r",(?=\s*\w+\s*=)", text.strip(" ,")) if pair.strip()]
     if any(not sign for _, sign, _ in pairs):
         raise InputError(f'columns is {text!r}; write pairs OURS=THEIRS, as in "params=n_params,loss=val_loss".')
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
@@ -60,7 +61,7 @@ def choose(table: Table, mapping: Mapping[str, str], *, targets: bool = False) -
     if not set(chosen) & set(ALONE) and not {"steps", "batch_tokens"} <= set(chosen):
         raise InputError(
             f"{table.file} has none of the columns {', '.join(ALONE)}, so no law can be fitted; "
-            f"{listed(present)}. {hint(ALONE, table, chosen, mapping)}"
+            f"{listed(present)}. {renamed(table) if targets else hint(ALONE, table, chosen, mapping)}"
         )
     return chosen
 
@@ -97,8 +98,15 @@ def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
     return next((prefix + theirs for prefix in order if prefix + theirs in present), None)
 
 
-def doubts_of_loss(chosen: Mapping[str, str]) -> tuple[str, ...]:
-    """A caveat for a loss that by its name is none that laws are about."""
+def doubts_of_loss(table: Table, chosen: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, ...]:
+    """Caveats for a loss that by its name is none that laws are about, or not the one that runs are judged by."""
+    judged = [name for name in likely("loss", table) if is_judged(name)]
+    if "loss" not in given and judged and not is_judged(chosen.get("loss", "")):
+        pasted = written({**given, "loss": judged[0]})
+        return (
+            f"The loss is read from {chosen['loss']!r}; the table also has {judged[0]!r}, and laws are about losses of "
+            f'held-out data. --columns "{pasted}" reads that.',
+        )
     words = set(plain(chosen.get("loss", "")).split("_"))
     if not words & {"perplexity", "ppl"} or words & {"log", "logarithm", "ln", "nll", "bits"}:
         return ()

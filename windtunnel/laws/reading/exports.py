@@ -88,7 +88,7 @@ def _is_chart(names: list[str]) -> bool:
 
 
 def _chart(table: Table) -> Table:
-    """One row a point: the x axis, the run as a series, and its metrics."""
+    """One row a point: the x axis, the run as a series, and its metrics. Nothing is trained at step 0."""
     axis = next(iter(table.columns))
     runs: dict[str, dict[str, str]] = {}
     for name in list(table.columns)[1:]:
@@ -101,6 +101,7 @@ def _chart(table: Table) -> Table:
     for run, columns in runs.items():
         points = {metric: table.columns[name] for metric, name in columns.items()}
         kept = [i for i in range(len(table.rows)) if any(str(points[metric][i]).strip() for metric in points)]
+        kept = [i for i in kept if axis != "Step" or str(table.columns[axis][i]).strip() not in ("0", "0.0")]
         long[axis] += [table.columns[axis][i] for i in kept]
         long["Name"] += [run] * len(kept)
         for metric in metrics:

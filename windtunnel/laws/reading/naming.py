@@ -1,13 +1,13 @@
 """What other people call our columns: only suggested, never assumed, all at once and ready to be pasted.
 
-Of ten tables found in the wild none bore our names, and `val_loss` beside `train_loss` is a choice that only the
-reader of the table can make.
+Of ten tables found in the wild none bore our names. A wrong suggestion is pasted as fast as a right one, so only names
+that leave little doubt are added unasked, and validation losses stand before training losses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,39 +15,61 @@ import numpy as np
 from windtunnel.laws.reading.tables import Table
 
 RESULTS = ("summary.", "metrics.", "data.metrics.", "summaryMetrics.", "summary_metrics.")  # prefixes of trackers
-ASKED = ("config.", "params.", "hparams.", "data.params.", "config.params.", "config.model.", "config.optimizer.")
+ASKED = ("config.", "params.", "hparams.", "data.params.", "config.params.", "config.model.", "config.optimizer.",
+         "user_attrs_")  # fmt: skip
 USUAL = {  # the likeliest first
-    "loss": ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "final_val_loss", "final_loss",
-             "val_bpb", "val_bpc", "bpb", "bpc", "loss_opt", "train_loss", "value"),
-    "params": ("n_params", "parameters", "num_params", "num_parameters", "n_parameters", "total_params",
+    "loss": ("loss", "final_loss", "loss_opt", "bpb", "bpc", "nll", "cross_entropy", "value"),
+    "params": ("params", "n_params", "parameters", "num_params", "num_parameters", "n_parameters", "total_params",
                "params_total", "num_scaling_params", "n_params_nonembed", "n", "model_size", "n_opt"),
-    "tokens": ("n_tokens", "num_tokens", "train_tokens", "tokens_trained", "tokens_seen", "d", "tokens_opt"),
-    "flops": ("training_flops", "train_flops", "compute", "compute_budget", "flops_budget", "c"),
-    "width": ("d_model", "model_dim", "hidden_size", "hidden_dim", "n_embd", "embed_dim"),
-    "steps": ("step", "global_step", "trainer_global_step", "num_steps", "max_steps", "num_iterations", "iteration",
-              "iter", "_step"),
-    "lr": ("learning_rate", "peak_lr", "max_lr", "base_lr", "peak_learning_rate", "max_learning_rate"),
-    "batch_tokens": ("batch_size_tokens", "tokens_per_batch", "tokens_per_step", "global_batch_tokens"),
+    "tokens": ("tokens", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "total_tokens", "tokens_trained",
+               "tokens_seen", "num_input_tokens_seen", "d", "tokens_opt"),
+    "flops": ("flops", "flop", "training_flops", "training_flop", "train_flops", "total_flops", "total_flos", "compute",
+              "compute_budget", "flops_budget", "c"),
+    "active_params": ("active_params", "n_active_params", "active_parameters"),
+    "unique_tokens": ("unique_tokens", "n_unique_tokens"),
+    "width": ("width", "d_model", "model_dim", "hidden_size", "hidden_dim", "n_embd", "embed_dim"),
+    "steps": ("steps", "step", "global_step", "trainer_global_step", "num_steps", "max_steps", "num_iterations",
+              "iteration", "iter", "_step"),
+    "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "base_lr", "peak_learning_rate", "max_learning_rate",
+           "params_lr", "params_learning_rate"),
+    "batch_tokens": ("batch_tokens", "batch_size_tokens", "tokens_per_batch", "tokens_per_step",
+                     "global_batch_tokens"),
 }  # fmt: skip
-_OTHERWISE = {"per", "ratio", "second", "sec", "std", "stderr", "aux", "scale"}  # tokens_per_second is no tokens
-_LESS = {"train", "training", "max", "min", "best", "ema"}  # train losses are suggested last
 RUN = ("loss", "params", "tokens", "flops", "lr", "batch_tokens")  # what a table of runs is read by, if it has it
+_HARMLESS = {"total", "num", "n", "model", "train", "training", "trainer", "optim", "optimizer", "weight", "final"}
+_LOSS = {"loss", "nll", "ce", "xent", "bpb", "bpc", "crossentropy"}
+_NO_LOSS = {"fn", "weight", "weights", "coef", "coefficient", "scale", "scaler", "aux", "z", "std", "stderr", "ratio"}
+_JUDGED = {"val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout"}
+_TRAINED = {"train", "training"}
+_LESS = {"max", "min", "best", "ema", "step"}  # of two that are alike the one without
 
 
 def hint(
-    needed: Sequence[str], table: Table, chosen: Collection[str], given: Mapping[str, str], also: Sequence[str] = RUN
+    needed: Sequence[str],
+    table: Table,
+    chosen: Mapping[str, str],
+    given: Mapping[str, str],
+    also: Sequence[str] = RUN,
 ) -> str:
     """How to name one of the columns that are `needed`, with what was `given` and those of `also` nothing names yet."""
     pairs, others = {name: theirs for name, theirs in given.items() if theirs or name not in needed}, ""
-    found = {name: likely(name, table) for name in (*needed, *also) if name not in {*chosen, *pairs}}
+    taken = {*chosen.values(), *pairs.values()}
+    wanted = [name for name in (*needed, *also) if name not in {*chosen, *pairs} and not _follows(name, chosen)]
+    found = {name: [each for each in likely(name, table) if each not in taken] for name in dict.fromkeys(wanted)}
     one = next((name for name in needed if found.get(name)), needed[0])
     for name, names in found.items():
-        free = [each for each in names if each not in pairs.values()]
-        if name == one or (free and name in also):
-            pairs[name] = free[0] if free else "THEIR_NAME"
-        if name == one and len(free) > 1:
-            others = f" (or {', '.join(free[1:4])})"
+        if name == one or (names and name in also):
+            pairs[name] = names[0] if names else "THEIR_NAME"
+        if name == one and len(names) > 1:
+            others = f" (or {', '.join(names[1:4])})"
     return f'Name it with --columns "{written(pairs)}"{others}.'
+
+
+def renamed(table: Table) -> str:
+    """How to call the columns of a table of targets, for which --columns says what the runs' columns are."""
+    found = {name: likely(name, table)[:1] for name in ("params", "tokens", "flops")}
+    pairs = [f"{names[0]} {name}" for name, names in found.items() if names]
+    return f"Call {' and '.join(pairs)}." if pairs else "Call its columns params, tokens or flops."
 
 
 def written(pairs: Mapping[str, str]) -> str:
@@ -55,19 +77,20 @@ def written(pairs: Mapping[str, str]) -> str:
     return ",".join(f"{ours}={theirs}" for ours, theirs in pairs.items())
 
 
-def unread_sizes(table: Table, chosen: Collection[str], given: Mapping[str, str]) -> str:
+def unnamed_sizes(table: Table, chosen: Mapping[str, str], given: Mapping[str, str]) -> str:
     """What --columns would say for params and tokens that the table seems to have and nobody named, or nothing."""
-    found = {n: likely(n, table, sure=True)[:1] for n in ("params", "tokens") if n not in {*chosen, *given}}
-    pairs = {name: names[0] for name, names in found.items() if names}
+    pairs = {}
+    for ours in ("params", "tokens"):
+        names = [n for n in table.columns if usual_for(n) == ours and n not in chosen.values()]
+        if ours not in {*chosen, *given} and not _follows(ours, chosen) and names and _sizes(table.columns[names[0]]):
+            pairs[ours] = names[0]
     return written(dict(given) | pairs) if pairs else ""
 
 
-def likely(ours: str, table: Table, *, sure: bool = False) -> list[str]:
-    """The columns of numbers that others would call so, the likeliest first; only well-known names if `sure`."""
-    names = [name for name, cells in table.columns.items() if _numeric(cells)]
-    if sure:
-        return [name for name in names if usual_for(name) == ours]
-    return [name for _, name in sorted(_ranked(ours, names), key=lambda each: each[0])]
+def likely(ours: str, table: Table) -> list[str]:
+    """The columns of numbers that others would call so, the likeliest first."""
+    ranked = [(rank, name) for name in table.columns if (rank := _rank(ours, name)) is not None]
+    return [name for _, name in sorted(ranked, key=lambda each: each[0]) if _numeric(table.columns[name])]
 
 
 def usual_for(theirs: str) -> str:
@@ -77,29 +100,58 @@ def usual_for(theirs: str) -> str:
     return next((ours for ours, names in USUAL.items() if plain(theirs) in names), "")
 
 
+def is_loss(name: str) -> bool:
+    """Whether a column is a loss by its name."""
+    return _rank("loss", name) is not None and plain(name) != "value"
+
+
+def is_judged(name: str) -> bool:
+    """Whether a loss is by its name one of held-out data."""
+    return bool(set(plain(name).split("_")) & _JUDGED)
+
+
 def plain(name: str) -> str:
     """A column's name without a tracker's prefix and without what is in brackets, in one spelling."""
     for prefix in (*RESULTS, *ASKED):
         name = name.removeprefix(prefix)
-    return re.sub(r"[/\-. ]", "_", re.sub(r"\s*\(.*?\)", "", name).lower().strip())
+    return re.sub(r"[/\-. ]+", "_", re.sub(r"\s*\(.*?\)", "", name).lower().strip())
 
 
-def _ranked(ours: str, columns: Sequence[str]) -> Iterator[tuple[tuple[int, int, int], str]]:
-    usual = USUAL.get(ours, ())
-    for name in columns:
-        words = plain(name).split("_")
-        if set(words) & _OTHERWISE and plain(name) not in usual:
-            continue
-        less = len(set(words) & _LESS)
-        if plain(name) in usual:
-            yield (0, usual.index(plain(name)), 0), name
-        elif any(plain(name).endswith(f"_{each}") for each in (ours, *usual) if len(each) > 1):
-            yield (1, less, 0), name
-        elif ours in plain(name) and len(ours) > 2:
-            yield (2, less, 0), name
+def _follows(ours: str, chosen: Collection[str]) -> bool:
+    """Whether a column follows from those that are chosen: tokens are steps x batch_tokens."""
+    return (ours == "tokens" and {"steps", "batch_tokens"} <= set(chosen)) or (
+        ours == "params" and "active_params" in chosen
+    )
 
 
-def _numeric(cells: Sequence[Any] | np.ndarray) -> bool:
+def _rank(ours: str, name: str) -> tuple[int, int, int] | None:
+    """How likely a column is ours, the least being the likeliest; None for another."""
+    bare, usual = plain(name), USUAL.get(ours, ())
+    words = bare.split("_")
+    place = usual.index(bare) if bare in usual else len(usual)
+    if ours == "loss":
+        if place == len(usual) and (
+            not (set(words) & _LOSS or "cross_entropy" in bare or "bits_per" in bare) or set(words) & _NO_LOSS
+        ):
+            return None
+        judged = 0 if set(words) & _JUDGED else 2 if set(words) & _TRAINED else 1
+        return judged if bare != "value" else 3, len(set(words) & _LESS), place
+    if place < len(usual):
+        return 0, 0, place
+    ends = [each for each in usual if len(each) > 1 and bare.endswith(f"_{each}")]
+    before = bare.removesuffix(max(ends, key=len)).strip("_").split("_") if ends else []
+    return (1, 0, usual.index(max(ends, key=len))) if ends and set(before) <= _HARMLESS else None
+
+
+def _numeric(cells: Iterable[Any]) -> bool:
     """Whether the first cell that is not empty is a number, or begins like one, as 7B."""
-    first = next((str(cell).strip() for cell in cells if cell is not None and str(cell).strip()), "")
+    first = next((text for cell in cells if cell is not None and (text := str(cell).strip())), "")
     return bool(re.match(r"[-+]?\.?\d|nan|inf", first.lower()))
+
+
+def _sizes(cells: Any) -> bool:
+    """Whether all cells are numbers above 0, as sizes are."""
+    try:
+        return bool(np.all(np.array(cells, float) > 0))
+    except (TypeError, ValueError):
+        return False

@@ -10,15 +10,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.laws.reading.naming import USUAL, usual_for
+from windtunnel.laws.reading.naming import is_loss, usual_for
 from windtunnel.laws.reading.tables import Table
 
+NAMED = "run, by its name"  # the column of names under which runs stand
+SECTIONS = {"train", "training", "val", "valid", "validation", "eval", "test", "model", "optimizer"}
 NESTED = ("config", "summary", "summarymetrics", "summary_metrics", "params", "metrics", "tags", "hparams", "data")
 _NO_JSON = (ValueError, RecursionError)  # no JSON, a number of thousands of digits, nested for ever
 _WRAPPER = ({"value"}, {"value", "desc"})  # how W&B stores a config entry
@@ -99,8 +101,8 @@ def _records_of(whole: dict[str, Any]) -> list[Any]:
         if isinstance(whole.get(name), list) and all(isinstance(each, dict) for each in whole[name]):
             return whole[name]
     columns = list(whole.values())
-    if len(columns) > 1 and all(isinstance(c, dict) and _ours(c) for c in columns) and not _ours(whole):
-        return [{"run": name, **record} for name, record in whole.items()]
+    if columns and all(isinstance(c, dict) and _is_run(name, c) for name, c in whole.items()):
+        return [{NAMED: name, **record} for name, record in whole.items()]
     if columns and all(isinstance(c, dict) and c.keys() == columns[0].keys() and c for c in columns):
         return [{name: column[key] for name, column in whole.items()} for key in columns[0]]
     if columns and all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
@@ -108,16 +110,19 @@ def _records_of(whole: dict[str, Any]) -> list[Any]:
     return [whole]
 
 
-def _ours(names: Iterable[str]) -> bool:
-    """Whether some of these are names of our columns, or what others call them."""
-    return any(str(name) in USUAL or usual_for(str(name)) for name in names)
+def _is_run(name: str, inner: dict[str, Any]) -> bool:
+    """Whether an object is a run under its name: it has a loss and a size, and is no section of one run."""
+    keys = [key.rpartition(".")[2] for key in _flat(inner)]
+    sized = any(usual_for(key) not in ("", "loss", "lr") for key in keys)
+    return name.lower() not in {*SECTIONS, *NESTED} and sized and any(map(is_loss, keys))
 
 
 def _table(file: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Table:
     flat = [_flat(record) for _, record in records]
     names = dict.fromkeys(name for record in flat for name in record)
     columns = {name: [record.get(name, "") for record in flat] for name in names}
-    return Table(file, columns, [number for number, _ in records])
+    known = {"key": NAMED} if NAMED in columns else {}
+    return Table(file, columns, [number for number, _ in records], known)
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,15 +14,18 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
-from windtunnel.laws.reading.beside import checkpoints, sizes_unread, unnamed
+from windtunnel.laws.reading.beside import checkpoints, sizes_unnamed, unnamed
 from windtunnel.laws.reading.cells import columns_of, finished
 from windtunnel.laws.reading.choosing import as_mapping, choose, doubts_of_loss
 from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
-from windtunnel.laws.reading.naming import unread_sizes, written
+from windtunnel.laws.reading.naming import unnamed_sizes, written
 from windtunnel.laws.reading.tables import Table
 from windtunnel.laws.reading.units import check_units, odd_units
+from windtunnel.laws.repeated import REPEATS
 
+UNIQUE_OF_EPOCHS = "Unique tokens were not stated; they are taken as tokens / epochs."
+TOKENS_OF_EPOCHS = "Tokens were not stated; they are taken as unique_tokens x epochs."
 STEPS_TIMES_BATCH = "Tokens were not stated; they are taken as steps x batch_tokens."
 
 
@@ -32,11 +35,12 @@ def read_runs(
     """Observations from a table with one row a run: a path (a tracker's export too), a DataFrame, a dict of columns.
 
     Columns: loss, and at least one size (params, tokens, flops, active_params, width, steps); optional unique_tokens,
-    lr, batch_tokens, seed, series, idea, split (fit or predict), key, outcome. `columns` maps our names to the file's,
-    as a mapping or as text: "params=n_params,loss=val_loss"; an empty name ("flops=") ignores that column. CSV (also
-    .tsv, .gz), Parquet (needs pyarrow), JSON and JSON lines are known by their ending; so are exports of W&B and
-    MLflow, an `mlruns` folder, a folder of TensorBoard event files and TensorBoard's CSV. Nested names get dots:
-    "loss=summary.val/loss". Raises InputError for anything that cannot be used.
+    epochs (which tell unique_tokens or tokens), lr, batch_tokens, seed, series, idea, split (fit or predict), key,
+    outcome. `columns` maps our names to the file's, as a mapping or as text: "params=n_params,loss=val_loss"; an empty
+    name ("flops=") ignores that column. CSV (also .tsv, .gz), Parquet (needs pyarrow), JSON and JSON lines are known by
+    their ending; so are exports of W&B and MLflow, an `mlruns` folder, a folder of TensorBoard event files and
+    TensorBoard's CSV. Nested names get dots: "loss=summary.val/loss". Raises InputError for anything that cannot be
+    used.
     """
     mapping = as_mapping(columns)
     table = load(source, delimiter)
@@ -49,14 +53,22 @@ def read_runs(
             f'"{written(mapping | {"outcome": ""})}".'
         )
     arrays, table, repeated = once(table, columns_of(table, chosen))
+    arrays, passes = without_epochs(arrays)
+    chosen = {ours: theirs for ours, theirs in chosen.items() if passes or ours != "epochs"}
     unfinished = (f"{len(dropped)} {table.noun}s of {table.file.name} did not finish and are left out.",)
-    caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated)
+    caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated, *passes)
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
     runs = with_tokens_of_steps(runs)
-    runs = replace(runs, unread=unread_sizes(table, chosen, mapping))
-    mixed, unread = check_units(runs, table), (*sizes_unread(runs), *unnamed(runs, table, chosen))
-    doubts = (*mixed, *(() if mixed else odd_units(runs)), *doubts_of_loss(chosen), *checkpoints(runs), *unread)
+    runs = replace(runs, unnamed=unnamed_sizes(table, chosen, mapping))
+    mixed, unread = check_units(runs, table), (*sizes_unnamed(runs), *unnamed(runs, table, chosen))
+    doubts = (
+        *mixed,
+        *(() if mixed else odd_units(runs)),
+        *doubts_of_loss(table, chosen, mapping),
+        *checkpoints(runs),
+        *unread,
+    )
     return _usable(table, with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
 
 
@@ -73,6 +85,7 @@ def read_targets(
     arrays: dict[str, Any] = dict(
         columns_of(table, {ours: theirs for ours, theirs in chosen.items() if ours != "outcome"}, targets=True)
     )
+    arrays, _ = without_epochs(arrays)
     count = len(table.rows)
     sizes = [arrays[name] for name in ALL_SIZES if name in arrays]
     bare = np.flatnonzero(np.all([np.isnan(size) for size in sizes], axis=0))
@@ -80,6 +93,20 @@ def read_targets(
         raise InputError(f"{table.file} states no size in {table.named(bare)}; a target needs params=, tokens= or so.")
     arrays |= {"split": np.full(count, "predict")} | ({} if "loss" in arrays else {"loss": np.full(count, np.nan)})
     return with_tokens_of_steps(Observations(**arrays, source=str(table.file)))
+
+
+def without_epochs(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Unique tokens, or tokens, from the epochs where data repeat and the other is stated, with a caveat saying so."""
+    arrays = dict(arrays)
+    epochs = arrays.pop("epochs", None)
+    stated = {"tokens", "unique_tokens"} & set(arrays)
+    if epochs is None or len(stated) != 1 or not np.any(epochs > REPEATS):
+        return arrays, ()
+    if "tokens" in stated:
+        arrays["unique_tokens"] = arrays["tokens"] / np.maximum(epochs, 1.0)
+        return arrays, (UNIQUE_OF_EPOCHS,)
+    arrays["tokens"] = arrays["unique_tokens"] * epochs
+    return arrays, (TOKENS_OF_EPOCHS,)
 
 
 def with_tokens_of_steps(runs: Observations) -> Observations:

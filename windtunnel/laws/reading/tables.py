@@ -40,7 +40,7 @@ class Table:
 
     def named(self, places: Sequence[int] | np.ndarray) -> str:
         """The first few of these rows, as a message lists them."""
-        shown = ", ".join(str(self.rows[int(place)]) for place in places[:5])
+        shown = ", ".join(dict.fromkeys(str(self.rows[int(place)]) for place in places[:5]))
         return f"{self.noun}(s) {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else "")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, seeded, start, train
@@ -44,7 +44,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coordinates(Printed):
+class Coordinates:
     """A coordinate check: one line for each module, quantity ("size" or "move") and step; `ok` rests on the last step.
 
     `ok` is True where every judged slope lies within the bar, False where one lies beyond it or a run was lost, None
@@ -83,6 +83,8 @@ class Coordinates(Printed):
     def _idle(self) -> str:
         """The readout whose moves shrink by more than random values explain; empty where none does."""
         return next((line.name for line in self.last if line.limit == LIMIT and _too_steep(line)), "")
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         open_ = sum(line.right is None for line in self.last if line.judged)

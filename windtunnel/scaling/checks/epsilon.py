@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, Started, axis_of, runs, start, train
@@ -58,7 +58,7 @@ class Floor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsilonFloor(Printed):
+class EpsilonFloor:
     """Tensors by nearness to the floor. `ok` is False where one is on it at a size that was run, or a run was lost."""
 
     axis: str
@@ -92,6 +92,8 @@ class EpsilonFloor(Printed):
         """The first size at which epsilon is expected to set the steps of a tensor: the lowest of all limits."""
         found = [each.limit[1] for each in self.tensors if each.limit is not None]
         return min(found, default=nan)
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         rows = [

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.branches import stacks
 from windtunnel.scaling.checks import listen
 from windtunnel.scaling.checks.coordinates import BAR
@@ -46,7 +46,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linearisation(Printed):
+class Linearisation:
     """The distance of the first, middle and last block of each stack over depth (or width).
 
     `ok` is True where no distance shrinks or grows, False where one does or a run was lost, None where intervals
@@ -74,6 +74,8 @@ class Linearisation(Printed):
         if "shrinks" in wrong:
             return f"blocks become linear with {self.axis}"
         return f"blocks leave the linear ever faster with {self.axis}" if wrong else "runs were lost"
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         advice = (

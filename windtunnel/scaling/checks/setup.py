@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.recipe import Parametrization, Site
 from windtunnel.scaling.adopt import Adopted, adopt, declared_geometry
 from windtunnel.scaling.checks.words import listed
@@ -93,12 +93,14 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Lost(Printed):
+class Lost:
     """A run whose loss was not finite at a step: an outcome, not an error."""
 
     size: Size
     seed: int
     step: int
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         return f"size {self.size}, seed {self.seed}: loss not finite at step {self.step}"

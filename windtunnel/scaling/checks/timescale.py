@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.checks.setup import Setup
 from windtunnel.scaling.checks.words import SHOWN, listed, table, told
 from windtunnel.scaling.sizes import Size, built
@@ -47,7 +47,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecayTimescale(Printed):
+class DecayTimescale:
     """Timescales by tensor over sizes; `ok` is None where nothing decays."""
 
     sizes: tuple[Any, ...]
@@ -72,6 +72,8 @@ class DecayTimescale(Printed):
         if self.coupled:
             return "decay is coupled"
         return {True: "the same at every size", False: "differs over sizes", None: "nothing decays"}[self.ok]
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         alike: dict[tuple[tuple[float, ...], tuple[float, ...]], list[str]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.recipe import Site
 from windtunnel.scaling.branches import layers_of, stacks
 from windtunnel.scaling.checks import listen
@@ -39,7 +39,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Updates(Printed):
+class Updates:
     """The steps of an optimizer over sizes, a line for each tensor and quantity.
 
     "rms" and "norm" are the step's root mean square and spectral norm beside what the declared geometry and the table's
@@ -69,6 +69,8 @@ class Updates(Printed):
         if wrong & {"rms", "norm"}:
             return "not what the geometry says"
         return "moves outputs unequally" if wrong else "runs were lost"
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         remedy = {

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import special
 
 from windtunnel.errors import InputError
-from windtunnel.notebook import Printed
+from windtunnel.notebook import printed
 from windtunnel.scaling.checks.setup import Lost, Report, Setup, Size, axis_of, runs, start, train
 from windtunnel.scaling.checks.words import SHOWN, listed, loss_of, record, table, told
 from windtunnel.scaling.slopes import CANNOT_TELL, LEVEL, plain, student
@@ -64,7 +64,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WiderIsBetter(Printed):
+class WiderIsBetter:
     """Neighbouring sizes at some steps; `ok` is False where a pair is worse, True where all are better, else None."""
 
     axis: str
@@ -86,6 +86,8 @@ class WiderIsBetter(Printed):
         """The same as words."""
         larger = "wider" if self.axis == "width" else "deeper"
         return {True: f"{larger} is better", False: f"{larger} is worse somewhere", None: CANNOT_TELL}[self.ok]
+
+    _repr_pretty_ = printed
 
     def __str__(self) -> str:
         rows = [

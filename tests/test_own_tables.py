@@ -1,0 +1,150 @@
+"""Tables as people keep them, where an answer would be wrong without a word: variants, passes, rates and doubts."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import windtunnel as wt
+from windtunnel.errors import InputError
+from windtunnel.laws.unread import unread
+
+SIZES = (6e6, 2e7, 6e7, 2e8, 6e8)
+
+
+def _loss(params, tokens):
+    return 1.8 + 400 / params**0.34 + 410 / tokens**0.28
+
+
+def _arms(rates, gain=0.97, seeds=2):
+    """Two optimizers at every size, each at its own rates."""
+    noise = np.random.default_rng(0)
+    rows = [
+        (n, 20 * n, optimizer, rate, seed, _loss(n, 20 * n) * (gain if optimizer == "sophia" else 1)
+         * (1 + 0.01 * np.log(rate / best) ** 2) * (1 + 0.001 * noise.standard_normal()))
+        for n, (optimizer, (best, tried)), seed in itertools.product(SIZES, rates.items(), range(seeds))
+        for rate in tried
+    ]  # fmt: skip
+    names = ("params", "tokens", "optimizer", "lr", "seed", "loss")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+@pytest.mark.parametrize("tried", [1, 4])
+def test_variants_with_rates_of_their_own_are_not_one_search_without_a_word(tried):
+    rates = {"adamw": (6e-4, 6e-4 * 2.0 ** np.arange(tried)), "sophia": (2.9e-4, 2.9e-4 * 2.0 ** np.arange(tried))}
+    table = _arms(rates)
+    (said,) = [caveat for caveat in wt.read_runs(table).caveats if "count as one search" in caveat]
+    assert "differ in 'optimizer' beside their rates" in said and '"idea=optimizer"' in said
+    assert not any("one search" in caveat for caveat in wt.read_runs(table, "idea=optimizer").caveats)
+    alone = {name: [v for v, o in zip(column, table["optimizer"], strict=True) if o == "adamw"]
+             for name, column in table.items()}  # fmt: skip
+    assert not any("one search" in caveat for caveat in wt.read_runs(alone).caveats)
+
+
+def test_words_that_do_nothing_are_not_said_beside_rates():
+    table = _arms({"adamw": (6e-4, 6e-4 * 2.0 ** np.arange(4))}, seeds=1)
+    table["optimizer"] = ["host a", "host b"] * (len(table["loss"]) // 2)
+    assert not any("one search" in caveat for caveat in wt.read_runs(table).caveats)
+
+
+def test_rates_that_a_logger_rounded_are_one_rate_and_close_random_ones_are_many():
+    table = {name: np.array(column) for name, column in _arms({"adamw": (6e-4, [6e-4])}, seeds=3).items()}
+    table["lr"] = np.tile([6e-4, 6.012e-4, 6.024e-4], len(SIZES))
+    del table["optimizer"]
+    fitted = wt.fit(wt.read_runs(table))
+    assert len(fitted.observations) == 15 and fitted.noise.source == "seeds"
+    with pytest.raises(InputError, match="No hyperparameter was searched"):
+        wt.fit_surface(wt.read_runs(table))
+    drawn = {"loss": [], "params": [], "tokens": [], "lr": []}
+    for n, rate in itertools.product(SIZES, np.geomspace(3e-4, 1.2e-3, 200)):
+        for name, value in zip(drawn, (_loss(n, 20 * n) * (1 + 0.1 * np.log(rate / 6e-4) ** 2), n, 20 * n, rate),
+                               strict=True):  # fmt: skip
+            drawn[name].append(value)
+    assert len(wt.fit(wt.read_runs(drawn)).observations) == len(SIZES)
+
+
+def test_a_loss_beside_one_of_held_out_data_is_said_unless_it_was_asked_for():
+    table = {"params": SIZES, "loss": [3.4, 3, 2.8, 2.6, 2.5], "eval_loss": [3.5, 3.1, 2.9, 2.7, 2.6]}
+    (said,) = wt.read_runs(table).caveats
+    assert "the table also has 'eval_loss'" in said and '--columns "loss=eval_loss"' in said
+    assert wt.read_runs(table, "loss=loss").caveats == () == wt.read_runs(table, "loss=eval_loss").caveats
+
+
+def _repeated(params=(2e7, 6e7, 2e8, 6e8), unique=(1e8, 1e9), epochs=(1, 2, 4, 8, 16), seed=0):
+    """Runs whose repeated tokens fade (2305.16264)."""
+    noise, rows = np.random.default_rng(seed), []
+    for n, u, e in itertools.product(params, unique, epochs):
+        effective = u + u * 15.4 * (1 - np.exp(-(e - 1) / 15.4))
+        rows.append((n, u * e, u, e, _loss(n, effective) * (1 + 0.003 * noise.standard_normal())))
+    return dict(zip(("params", "tokens", "unique_tokens", "epochs", "loss"), np.array(rows).T, strict=True))
+
+
+@pytest.mark.parametrize("stated", ["tokens", "unique_tokens"])
+def test_epochs_tell_unique_tokens_or_tokens(stated):
+    table = _repeated()
+    read = wt.read_runs({name: table[name] for name in ("params", stated, "epochs", "loss")})
+    assert read.tokens is not None and read.unique_tokens is not None
+    assert np.allclose(read.tokens, table["tokens"]) and np.allclose(read.unique_tokens, table["unique_tokens"])
+    assert any("epochs" in caveat for caveat in read.caveats)
+    once = {"params": SIZES, "tokens": [20 * n for n in SIZES], "loss": [3.4, 3, 2.8, 2.6, 2.5], "epochs": [1] * 5}
+    assert wt.read_runs(once).unique_tokens is None
+
+
+def test_a_budget_for_repeated_data_says_how_often_they_repeat_and_holds_the_truth():
+    for seed in range(3):
+        split = wt.allocate(wt.fit(wt.read_runs(_repeated(seed=seed))), 1e21, unique_tokens=1e9)
+        params = np.geomspace(1e8, 1e11, 2000)
+        tokens = 1e21 / 6 / params
+        effective = 1e9 + 1e9 * 15.4 * (1 - np.exp(-np.maximum(tokens / 1e9 - 1, 0) / 15.4))
+        assert split.params.holds(float(params[np.argmin(_loss(params, np.minimum(effective, tokens)))]))
+        assert any("At the best split: unique tokens are seen" in caveat for caveat in split.caveats)
+        assert "best params grow as budget ** " in str(split)
+
+
+def test_unique_tokens_are_read_where_all_runs_have_as_many_tokens():
+    n, u = (column.ravel() for column in np.meshgrid((1e5, 8e5, 1e7, 4e7), (1e5, 2.5e5, 5e5, 1e6)))
+    loss = 1.5 + 30 / n**0.25 + 0.25 * np.log1p((n / u / 4) ** 1.5)
+    runs = wt.Observations(params=n, tokens=np.full(16, 1e7), unique_tokens=u, loss=loss)
+    assert unread(runs, {"params"}) == ("unique_tokens",)
+    fitted = wt.fit(runs)
+    assert "unique_tokens" in fitted.reads and fitted.unread == ()
+    worse, better = (fitted.forecast(wt.Target(params=8e7, tokens=1e7, unique_tokens=u)) for u in (1e5, 1e6))
+    assert worse.loss.low > better.loss.median
+    other = fitted.forecast(wt.Target(params=8e7, tokens=1e8, unique_tokens=1e6))
+    assert any("nothing here tells what tokens do" in caveat for caveat in other.caveats)
+
+
+def test_a_forecast_that_is_not_reliable_says_so_before_its_number():
+    steps = wt.Observations(params=SIZES, tokens=np.full(5, 1e9), loss=[_loss(n, 1e9) for n in SIZES])
+    far = wt.fit(steps).forecast(wt.Target(params=6e9, tokens=4e11))
+    assert not far.reliable and str(far).startswith("caveat: This forecast is not reliable")
+    near = wt.fit(steps).forecast(wt.Target(params=6e9, tokens=1e9))
+    assert near.reliable and near.doubts == near.caveats
+
+
+def test_python_names_a_run_far_off_as_the_command_does():
+    rows = [(n, seed, _loss(n, 20 * n) * (1 + 0.002 * (seed - 1))) for n in SIZES for seed in range(3)]
+    n, seed, loss = np.array(rows).T
+    loss[4] *= 2.2
+    told = wt.fit(wt.Observations(params=n, tokens=20 * n, seed=seed, loss=loss))
+    assert any("off the law of all other runs" in caveat for caveat in told.caveats)
+
+
+def test_what_a_fit_in_width_cannot_say_is_told():
+    fitted = wt.fit(wt.Observations(loss=[4, 3.5, 3.1, 2.9], width=[64, 128, 256, 512]))
+    for asked in (lambda: wt.allocate(fitted, 1e20), lambda: wt.flops_for(fitted, 2.5)):
+        with pytest.raises(InputError, match="do not tell params from tokens"):
+            asked()
+    with pytest.raises(InputError, match=r"ask fit\.forecast"):
+        fitted.predict(wt.Target(width=1024))
+
+
+def test_a_verdict_prints_the_target_the_loss_and_its_caveats_first():
+    table = _arms({"adamw": (6e-4, [6e-4]), "sophia": (6e-4, [6e-4])})
+    arms = dict(wt.read_runs(table, "series=optimizer").by_series())
+    verdict = wt.compare(arms["adamw"], arms["sophia"], wt.Target(params=6e9, tokens=1.2e11), name="sophia")
+    *caveats, last = str(verdict).splitlines()
+    assert all(line.startswith("caveat: ") for line in caveats)
+    place, _, said = last.partition(": ")
+    assert place == "verdict on sophia at 6G params, 120G tokens, 4.32Z flops"
+    assert said == f"{verdict.summary}; loss {verdict.delta.signed()} against the base"
