@@ -41,6 +41,17 @@ def test_variants_with_rates_of_their_own_are_not_one_search_without_a_word(trie
     assert not any("one search" in caveat for caveat in wt.read_runs(alone).caveats)
 
 
+@pytest.mark.parametrize(
+    "mark", [lambda rate, low: f"lr{rate:g}", lambda rate, low: "*" if rate == low else "", lambda rate, low: "yes"
+             if rate > 2 * low else "no"]
+)  # fmt: skip
+def test_names_of_rates_and_marks_of_results_are_no_variants(mark):
+    rates = 6e-4 * 2.0 ** np.arange(-2, 3)
+    table = _arms({"adamw": (6e-4, rates)}, seeds=1)
+    table["optimizer"] = [mark(rate, 6e-4) for rate in table["lr"]]
+    assert not any("one search" in caveat for caveat in wt.read_runs(table).caveats)
+
+
 def test_words_that_do_nothing_are_not_said_beside_rates():
     table = _arms({"adamw": (6e-4, 6e-4 * 2.0 ** np.arange(4))}, seeds=1)
     table["optimizer"] = ["host a", "host b"] * (len(table["loss"]) // 2)
@@ -61,6 +72,29 @@ def test_rates_that_a_logger_rounded_are_one_rate_and_close_random_ones_are_many
                                strict=True):  # fmt: skip
             drawn[name].append(value)
     assert len(wt.fit(wt.read_runs(drawn)).observations) == len(SIZES)
+
+
+def test_other_settings_than_rates_are_as_near_as_they_are():
+    sizes, betas = np.repeat(SIZES, 4), np.tile([0.99, 0.995, 0.998, 0.999], len(SIZES))
+    loss = _loss(sizes, 20 * sizes) * (1 + 0.05 * (np.log(1 - betas) - np.log(0.004)) ** 2)
+    surface = wt.fit_surface(wt.Observations(params=sizes, tokens=20 * sizes, loss=loss), extra={"beta2": betas})
+    assert surface.names == ("beta2",)
+
+
+def test_runs_of_steps_and_rates_alone_are_a_ladder_in_steps():
+    table = {"steps": [1e3, 2e3, 4e3, 8e3, 1.6e4], "loss": [4.1, 3.6, 3.3, 3.1, 3.0], "lr": [6e-4] * 5}
+    fitted = wt.fit(wt.read_runs(table))
+    assert fitted.observations.axis == "steps" and len(fitted.observations) == 5
+    searched = {name: np.repeat(column, 3) for name, column in table.items()}
+    searched["lr"] = np.tile([3e-4, 6e-4, 1.2e-3], 5)
+    searched["loss"] = searched["loss"] * np.tile([1.02, 1.0, 1.02], 5)
+    assert len(wt.fit(wt.read_runs(searched)).observations) == 5
+
+
+@pytest.mark.parametrize("eval_loss", [["", "", "", "", 2.6], [0] * 5])
+def test_a_loss_that_cannot_be_read_is_not_recommended(eval_loss):
+    table = {"params": SIZES, "loss": [3.4, 3, 2.8, 2.6, 2.5], "eval_loss": eval_loss, "val_loss_gap": [0.1] * 5}
+    assert wt.read_runs(table).caveats == ()
 
 
 def test_a_loss_beside_one_of_held_out_data_is_said_unless_it_was_asked_for():
@@ -86,8 +120,32 @@ def test_epochs_tell_unique_tokens_or_tokens(stated):
     assert read.tokens is not None and read.unique_tokens is not None
     assert np.allclose(read.tokens, table["tokens"]) and np.allclose(read.unique_tokens, table["unique_tokens"])
     assert any("epochs" in caveat for caveat in read.caveats)
+    assert wt.read_runs({**table, "epochs": ["?"] * 40}).unique_tokens is not None
+    batches = {"params": SIZES, "steps": [1e4] * 5, "batch_tokens": [1e5] * 5, "epochs": [1, 1, 2, 2, 4],
+               "loss": [3.4, 3, 2.8, 2.6, 2.5]}  # fmt: skip
+    assert wt.read_runs(batches).unique_tokens.tolist() == [1e9, 1e9, 5e8, 5e8, 2.5e8]
+    zero = {"params": SIZES, "tokens": [1e8] * 5, "loss": [3.4, 3, 2.8, 2.6, 2.5], "epochs": [0, 0, 0, 1, 1]}
+    assert wt.read_runs(zero).unique_tokens is None
     once = {"params": SIZES, "tokens": [20 * n for n in SIZES], "loss": [3.4, 3, 2.8, 2.6, 2.5], "epochs": [1] * 5}
     assert wt.read_runs(once).unique_tokens is None
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.25, 0.4), (0.34, 0.28)])
+def test_a_budget_for_repeated_data_is_split_well_whatever_the_exponents(alpha, beta):
+    def truth(n, d, u):
+        seen = np.minimum(u, d)
+        effective = seen * (1 + 15.4 * (1 - np.exp(-np.maximum(d / seen - 1, 0) / 15.4)))
+        return 1.8 + 0.9 * (1e8 / n) ** alpha + 0.9 * (2e9 / effective) ** beta
+
+    rows = np.array([(n, u * e, u) for n, u, e in itertools.product((2e7, 6e7, 2e8, 6e8), (1e8, 1e9), (1, 2, 4, 8))])
+    n, d, u = rows.T
+    noise = 1 + 0.003 * np.random.default_rng(0).standard_normal(len(n))
+    fitted = wt.fit(wt.Observations(params=n, tokens=d, unique_tokens=u, loss=truth(n, d, u) * noise))
+    params = np.geomspace(1e7, 1e12, 4000)
+    for unique in (None, 1e9):
+        best = float(params[np.argmin(truth(params, 1e21 / 6 / params, unique or 1e30))])
+        split = wt.allocate(fitted, 1e21, unique_tokens=unique)
+        assert split.params.holds(best) and abs(np.log(split.params.median / best)) < 0.4
 
 
 def test_a_budget_for_repeated_data_says_how_often_they_repeat_and_holds_the_truth():
@@ -112,6 +170,15 @@ def test_unique_tokens_are_read_where_all_runs_have_as_many_tokens():
     assert worse.loss.low > better.loss.median
     other = fitted.forecast(wt.Target(params=8e7, tokens=1e8, unique_tokens=1e6))
     assert any("nothing here tells what tokens do" in caveat for caveat in other.caveats)
+
+
+def test_a_ladder_with_a_little_less_data_at_its_top_stays_a_ladder_in_params():
+    n = np.geomspace(1e6, 1e9, 8)
+    noise = np.exp(0.002 * np.random.default_rng(1).standard_normal(8))
+    for unique in (np.where(n < 5e7, 1e9, 5e8), np.where(n < 5e8, 1e9, 0.94e9)):
+        loss = _loss(n, 1e9) * noise
+        fitted = wt.fit(wt.Observations(params=n, tokens=np.full(8, 1e9), unique_tokens=unique, loss=loss))
+        assert fitted.reads == {"params"} and fitted.backtest.hidden
 
 
 def test_a_forecast_that_is_not_reliable_says_so_before_its_number():

@@ -37,7 +37,9 @@ def _refused(tmp_path, header, cells="1,2,3,4,5,6", columns=None):
         ("train/avg_loss,optim.lr,optim/n_tokens,train/wps",
          '"loss=train/avg_loss,tokens=optim/n_tokens,lr=optim.lr".'),
         ("summary.val/loss,config.learning_rate,config.d_model",
-         '"loss=summary.val/loss,lr=config.learning_rate".'),
+         '"loss=summary.val/loss,lr=config.learning_rate,width=config.d_model".'),
+        ("iter,val/loss,lr", '"loss=val/loss,steps=iter".'),
+        ("n,d,c,val_loss", '"loss=val_loss".'),
         ("accuracy,depth", '"loss=THEIR_NAME".'),
         ("train_loss,c4_val_loss", '"loss=c4_val_loss" (or train_loss).'),
         ("lm loss,lm loss validation,n_params", '"loss=lm loss validation,params=n_params" (or lm loss).'),
@@ -118,6 +120,20 @@ def test_json_with_a_run_under_each_name_is_read_and_pandas_columns_still_are(tm
     assert read_runs(path, named).loss.tolist() == read.loss.tolist()
 
 
+@pytest.mark.parametrize(
+    ("run", "columns"),
+    [({"N": 1e6, "D": 2e7, "loss": 3.0}, "params=N,tokens=D"),
+     ({"model_params": 1e6, "loss": 3.0}, "params=model_params"),
+     ({"n_params": 1e6, "score": 3.0}, "params=n_params,loss=score")],
+)  # fmt: skip
+def test_json_runs_by_name_need_no_names_of_ours(tmp_path, run, columns):
+    path = tmp_path / "runs.json"
+    runs = {f"r{i}": {key: value * 2**i for key, value in run.items()} for i in range(4)} | {"test": run}
+    runs["broken"] = {key: value for key, value in run.items() if key not in ("loss", "score")} | {"state": "crashed"}
+    path.write_text(json.dumps(runs))
+    assert len(read_runs(path, columns)) == 5
+
+
 def test_json_runs_by_name_may_have_sections_and_one_run_of_sections_is_one_run(tmp_path):
     path = tmp_path / "runs.json"
     runs = {str(i): {"config": {"params": n}, "summary": {"loss": loss}} for i, (n, _, loss) in enumerate(GRID)}
@@ -136,6 +152,19 @@ def test_names_with_commas_are_pasted_as_they_are(tmp_path):
         read_runs(path)
     pasted = str(caught.value).split('--columns "')[1].split('"')[0]
     assert read_runs(path, pasted).params.tolist() == [1e6]
+    path.write_text("loss,n_params\n3,1e6\n")
+    assert read_runs(path, "params=n_params,,loss=loss").params.tolist() == [1e6]
+    with pytest.raises(InputError, match=r"no column 'n_params,loss' for params;.* Each pair is OURS=THEIRS"):
+        read_runs(path, "params=n_params,loss")
+    with pytest.raises(InputError, match="write pairs OURS=THEIRS"):
+        read_runs(path, "params=n_params,val/loss=loss")
+
+
+def test_numbers_in_groups_of_three_are_told_how_to_be_written(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text('loss,params\n3,"19,267,584"\n')
+    with pytest.raises(InputError, match=r"Write 19,267,584 as 19267584\. Correct or remove the row\(s\)\.$"):
+        read_runs(path)
 
 
 def test_targets_are_told_to_be_called_as_ours(tmp_path):

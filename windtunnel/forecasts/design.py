@@ -29,6 +29,8 @@ ALIKE = float(np.log(10))  # law errors at places a factor 10 apart in compute g
 # Share of the variance over draws that laws which disagree keep whatever is trained, for they keep some weight. Without
 # it one run at 30 times a ladder on a line left 1.4 to 1.8 times the width that was promised; with it eleven of
 # twelve kinds of ladder and budget came to 0.76 to 1.09 of the promise, one to 1.49 (medians of 14 made-up ladders).
+# Of isoFLOP sweeps one run at 30 times their top comes to 1.34 of it (1.05 and 0.89 for cheaper ones; 10 each).
+# Updating each law by itself brought that to 1.22 and ladders on a line from 0.81 to 0.77, so it was left.
 KEPT = 0.03
 NORMAL_90 = 1.6449
 

@@ -71,6 +71,7 @@ class Forecast:
         return "\n".join([*lines, str(self.backtest)])
 
     def _repr_html_(self) -> str:
+        failed = [] if self.reliable else [self._unreliable()]
         facts = {f"{100 * i.level:g}% interval": f"{digits(i.low)} to {digits(i.high)}" for i in self.intervals}
         facts |= {f"best {name}": str(interval) for name, interval in self.hyperparameters.items()}
         facts |= {"laws": ", ".join(f"{name} {weight:.2f}" for name, weight in self.laws.items())}
@@ -79,14 +80,15 @@ class Forecast:
             for h in self.backtest.hidden
         ]
         return card(
-            f"Forecast for {self.place}", says=f"loss {self.loss}", caveats=self.doubts, facts=facts,
+            f"Forecast for {self.place}", says=f"loss {self.loss}", caveats=[*failed, *self.caveats], facts=facts,
             head=("hidden rung", "predicted", "truth", "held") if rows else (), rows=rows,
         )  # fmt: skip
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """The caveats, and before them that the forecast is not reliable, where it is not."""
-        return self.caveats if self.reliable else (self._unreliable(), *self.caveats)
+        """The caveats, and before them that the forecast is not reliable, where none of them says so by itself."""
+        told = self.reliable or self.backtest.failed or not self.backtest.hidden
+        return self.caveats if told else (self._unreliable(), *self.caveats)
 
     def _unreliable(self) -> str:
         if self.backtest.failed:

@@ -16,6 +16,7 @@ from windtunnel.laws.chinchilla import Chinchilla
 from windtunnel.laws.experts import EffectiveExperts, JointExperts, SparseExperts
 from windtunnel.laws.kaplan import Kaplan
 from windtunnel.laws.law import Law
+from windtunnel.laws.noise import repeats
 from windtunnel.laws.observations import OFF_LINE, Observations, off_line
 from windtunnel.laws.plain import PlainPowerLaw
 from windtunnel.laws.power import PowerLaw
@@ -33,7 +34,7 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
     if o.params is None or o.tokens is None:
         return one_variable(o, o.axis)
     params, tokens = np.log(o.params), np.log(o.tokens)
-    if repeating(o) and max(np.ptp(tokens), np.ptp(np.log(_unique(o)))) >= VARIES:
+    if repeating(o) and (np.ptp(tokens) >= VARIES or _settled_by_unique(o, params)):
         unit = float(np.exp(np.mean(np.log(_unique(o)))))
         return Overfitted(unit=unit), EffectiveTokens(), Overfitted(bounded=True, unit=unit)
     fixed = np.ptp(params) < VARIES, np.ptp(tokens) < VARIES
@@ -50,6 +51,11 @@ def candidates(observations: Observations) -> tuple[Law, ...]:
     if o.batch_tokens is not None and _free(np.log(o.batch_tokens), params, tokens) > FREE:
         return CriticalBatch(), CriticalBatch(interacting=True), BatchTerms()
     return Chinchilla(tied=True), Chinchilla(), Kaplan(centre), Chinchilla(floor=False)
+
+
+def _settled_by_unique(o: Observations, params: np.ndarray) -> bool:
+    """Whether unique tokens vary beside params in runs enough for a law that reads both, all having as many tokens."""
+    return _free(np.log(_unique(o)), params) > FREE and len(np.unique(repeats(o))) > len(Overfitted().names)
 
 
 def _unique(o: Observations) -> np.ndarray:

@@ -70,9 +70,16 @@ def _log_sizes(o: Observations) -> np.ndarray:
 def repeats(observations: Observations) -> np.ndarray:
     """A label of each run that is equal for runs that differ at most in their seed."""
     columns = {name: column for name in ALL_SIZES if (column := getattr(observations, name)) is not None}
+    if not columns:
+        return np.zeros(len(observations), int)
     labels = [settings(c) if name in SEARCHED[:2] else np.round(np.log(c), 3) for name, c in columns.items()]
     table = np.nan_to_num(np.stack(labels, axis=1), nan=-1.0)
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def searched(o: Observations) -> tuple[str, ...]:
+    """What runs of one size may be searched over: steps are their size where nothing else is."""
+    return tuple(name for name in SEARCHED if name != o.axis)
 
 
 def settings(column: np.ndarray) -> np.ndarray:

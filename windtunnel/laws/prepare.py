@@ -14,7 +14,7 @@ from scipy import special
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import compact
-from windtunnel.laws.noise import SEARCHED, TYPICAL_DF, TYPICAL_NOISE, settings
+from windtunnel.laws.noise import TYPICAL_DF, TYPICAL_NOISE, searched, settings
 from windtunnel.laws.observations import ALL_SIZES, Observations, joint, with_flops
 
 MOST_RUNS = 600  # more runs than this are thinned evenly over sizes; a law has at most 7 parameters
@@ -72,23 +72,24 @@ def best_of_search(o: Observations) -> Observations:
     """
     if o.lr is None:
         return o
-    size = _cells(o, 0.02, [name for name in ALL_SIZES if name not in SEARCHED])
+    apart = searched(o)
+    size = _cells(o, 0.02, [name for name in ALL_SIZES if name not in apart])
     if not np.any(_distinct(joint(size, settings(o.lr)), size) > 1):
         return o
-    setting = joint(size, *(settings(column) for name in SEARCHED if (column := getattr(o, name)) is not None))
+    setting = joint(size, *(settings(column) for name in apart if (column := getattr(o, name)) is not None))
     seed = np.zeros(len(o), int) if o.seed is None else np.unique(o.seed, return_inverse=True)[1]
     alike = joint(setting, seed)
     first = _firsts(np.lexsort([o.loss, alike]), alike)  # the best run of each seed
     means = np.bincount(setting[first], np.log(o.loss[first])) / np.bincount(setting[first])
     best = setting[_firsts(np.lexsort([means[setting], size]), size)]
-    searched = _distinct(setting, size) > 1
-    kept = ~searched[size]
+    several = _distinct(setting, size) > 1
+    kept = ~several[size]
     kept[first] |= np.isin(setting[first], best)
     said = (
-        f"Learning rates were searched at {searched.sum()} of {len(searched)} sizes: there the runs of the best "
+        f"Learning rates were searched at {several.sum()} of {len(several)} sizes: there the runs of the best "
         f"setting are kept, {kept.sum()} of {len(o)} runs in all."
     )
-    return replace(o.where(kept), lr=None, batch_tokens=None, steps=None, caveats=(*o.caveats, said))
+    return replace(o.where(kept), **dict.fromkeys(apart), caveats=(*o.caveats, said))
 
 
 def _distinct(label: np.ndarray, size: np.ndarray) -> np.ndarray:

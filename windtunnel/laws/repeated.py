@@ -43,10 +43,11 @@ class EffectiveTokens:
 
     With `excess`, parameters beyond what U unique tokens can fill fade alike: N' = M + M Q (1 - exp(-(N/M - 1) / Q)),
     M = min(N, U / G), where G is the tokens that one parameter asks for (the paper derives it from A and B; here it is
-    a parameter of its own, because A and B are solved for last).
+    a parameter of its own, because A and B are solved for last). Without `tied`, tokens have an exponent of their own.
     """
 
     excess: bool = False
+    tied: bool = True
     linear = 3
     columns = ("params", "tokens", "unique_tokens")
     belief = 1.0
@@ -56,22 +57,26 @@ class EffectiveTokens:
     @property
     def name(self) -> str:
         """Form."""
-        return "two-variable law in effective tokens" + (" and parameters" if self.excess else "")
+        exponents = "" if self.tied else ", free exponents"
+        return "two-variable law in effective tokens" + (" and parameters" if self.excess else "") + exponents
 
     @property
     def names(self) -> tuple[str, ...]:
         """Parameter names; R and Q are repetitions, G is tokens per parameter."""
-        return ("E", "A", "B", "alpha", "R", "Q", "G") if self.excess else ("E", "A", "B", "alpha", "R")
+        memory = ("R", "Q", "G") if self.excess else ("R",)
+        return ("E", "A", "B", "alpha", *memory, *(() if self.tied else ("beta",)))
 
     @property
     def bounds(self) -> tuple[tuple[float, float], ...]:
         """Non-negative linear parameters; scales of fading wide around the published ones."""
-        return ((0.0, np.inf),) * 3 + (EXPONENT, (0.5, 500.0)) + (((0.1, 500.0), (0.1, 500.0)) if self.excess else ())
+        memory = ((0.1, 500.0), (0.1, 500.0)) if self.excess else ()
+        return ((0.0, np.inf),) * 3 + (EXPONENT, (0.5, 500.0), *memory, *(() if self.tied else (EXPONENT,)))
 
     @property
     def typical(self) -> tuple[tuple[float, float] | None, ...]:
         """Published: R 15.4, Q 5.3, about 20 tokens per parameter; spreads are guesses."""
-        return (TYPICAL["params"], (15.4, 1.0), *(((5.3, 1.0), (20.0, 1.0)) if self.excess else ()))
+        memory = ((5.3, 1.0), (20.0, 1.0)) if self.excess else ()
+        return (TYPICAL["params"], (15.4, 1.0), *memory, *(() if self.tied else (TYPICAL["tokens"],)))
 
     def terms(self, shape: np.ndarray, sizes: Any) -> np.ndarray:
         """1, N'^-alpha and D'^-alpha."""
@@ -80,7 +85,7 @@ class EffectiveTokens:
         if self.excess:
             filled = np.minimum(params, once / shape[..., 3, None])
             params = filled * faded(params / filled - 1.0, shape[..., 2, None])
-        by_params, by_tokens = (power(each, shape[..., 0]) for each in (params, tokens))
+        by_params, by_tokens = power(params, shape[..., 0]), power(tokens, shape[..., 0 if self.tied else -1])
         return side_by_side(1.0, by_params, by_tokens)
 
     def __call__(self, theta: np.ndarray, observations: Any) -> np.ndarray:

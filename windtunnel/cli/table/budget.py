@@ -43,7 +43,9 @@ class Spending:
             lines += [f"next: {each}" for each in advice]
             lines += [] if advice else ["next: no further run of this kind would narrow the interval by 2 %."]
         if self.split is not None:
-            lines.append(f"to spend {compact(self.budget)} FLOPs on one run:")
+            unique = self.split.unique_tokens
+            data = f" and {compact(unique)} unique tokens, the first target's," if unique is not None else ""
+            lines.append(f"to spend {compact(self.budget)} FLOPs{data} on one run:")
             own = [line for line in str(self.split).splitlines() if line.removeprefix("caveat: ") not in self.known]
             lines += [f"    {line}" for line in own]
         return [*lines, *(f"note: {note}" for note in self.notes)]
@@ -75,8 +77,9 @@ def spending(group: Group, fitted: Fit, targets: Sequence[Target], budget: float
     if len(targets) > MOST_TARGETS:
         notes.append(f"advice is for the first {MOST_TARGETS} of {len(targets)} targets.")
     try:
-        unique = {t.unique_tokens for t in targets}
-        split = allocate(fitted, budget, unique_tokens=unique.pop() if len(unique) == 1 else None, level=level)
+        unique = next((t.unique_tokens for t in targets if t.unique_tokens), None)
+        unique = unique if fitted.observations.unique_tokens is not None else None
+        split = allocate(fitted, budget, unique_tokens=unique, level=level)
     except InputError as error:
         notes.append(f"no best split of the budget: {error}")
     return Spending(group, budget, tuple(runs), split, tuple(notes), fitted.caveats)

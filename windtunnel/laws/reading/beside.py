@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.noise import FALSE_ALARMS, SEARCHED, explains, repeats
+from windtunnel.laws.noise import FALSE_ALARMS, SEARCHED, explains, repeats, searched, settings
 from windtunnel.laws.observations import Observations, joint
-from windtunnel.laws.reading.naming import usual_for
+from windtunnel.laws.reading.naming import is_numeric, usual_for
 from windtunnel.laws.reading.tables import Table
 
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
 CHECKPOINTS = 8  # rows of one size, evenly spaced in tokens, from which they are one run's (guess)
 MOST_SIZES = 200  # that are looked at
+UNEVEN = 0.1  # difference of a word's share of the runs between sizes from which it is no variant (guess)
 EVENLY = 0.2  # relative scatter of the spacing up to which it is even; horizons are spaced by factors (guess)
 
 
@@ -44,11 +45,16 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
 
 def _searched_apart(runs: Observations, table: Table, others: Sequence[str]) -> tuple[str, ...]:
     """A caveat for words that tell runs of one size apart beside a rate that differs: all would pass for one search."""
-    bare = replace(runs, **dict.fromkeys(SEARCHED))
-    if runs.lr is None or len(np.unique(repeats(runs))) == len(np.unique(repeats(bare))):
+    bare = replace(runs, **dict.fromkeys(searched(runs)))
+    if runs.lr is None or repeats(runs).max() == (size := repeats(bare)).max():
         return ()
-    worded = [name for name in others if not any(map(_number, map(str, table.columns[name])))]
-    found = [name for name in worded if _matters(bare, table.columns[name])]
+    worded = [name for name in others if not is_numeric(table.columns[name])]
+    rates = [settings(column) for name in SEARCHED[:2] if (column := getattr(runs, name)) is not None]
+    found = [
+        name
+        for name in worded
+        if _matters(bare, table.columns[name]) and _arms(np.array([str(c) for c in table.columns[name]]), size, rates)
+    ]
     if not found:
         return ()
     return (
@@ -56,6 +62,17 @@ def _searched_apart(runs: Observations, table: Table, others: Sequence[str]) -> 
         f"with that; they count as one search, of which the best is kept. Where variants are to be compared, name them "
         f'with --columns "idea={found[0]}", where they are apart with "series={found[0]}".',
     )
+
+
+def _arms(words: np.ndarray, size: np.ndarray, rates: Sequence[np.ndarray]) -> bool:
+    """Whether words may be variants: as many runs of each at every size, and neither marks of results nor rates."""
+    word = np.unique(words, return_inverse=True)[1]
+    counts = np.zeros((size.max() + 1, word.max() + 1), int)
+    np.add.at(counts, (size, word), 1)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    even = np.all(np.ptp(shares, axis=0) < UNEVEN) and np.all(shares.mean(axis=0) > 0.5 / counts.shape[1])
+    named = [len(np.unique(joint(word, rate))) for rate in rates if len(np.unique(rate)) == counts.shape[1] > 2]
+    return bool(even and counts.shape[1] not in named)
 
 
 def sizes_unnamed(runs: Observations) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,10 +45,18 @@ def columns_of(table: Table, chosen: dict[str, str], *, targets: bool = False) -
     foretold = texts["split"] == "predict" if "split" in texts else np.zeros(len(table.rows), bool)
     arrays: dict[str, np.ndarray] = dict(texts)
     for ours, theirs in chosen.items():
-        if ours not in TEXT_COLUMNS and ours != "outcome":
+        if ours not in TEXT_COLUMNS and ours not in ("outcome", "epochs"):
             optional = np.full(len(table.rows), targets or ours in MAY_LACK)
             arrays[ours] = _numbers(table, ours, theirs, optional | foretold if ours == "loss" else optional)
     return arrays
+
+
+def epochs_of(table: Table, chosen: Mapping[str, str]) -> np.ndarray | None:
+    """Passes over the data, where the table states them of every run; else None, for most tables need none."""
+    if "epochs" not in chosen:
+        return None
+    epochs, wrong = _converted(table.columns[chosen["epochs"]])
+    return epochs if not wrong.any() and np.all(np.isfinite(epochs) & (epochs > 0)) else None
 
 
 def _texts(values: Sequence[Any] | np.ndarray) -> np.ndarray:

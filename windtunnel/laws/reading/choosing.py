@@ -11,11 +11,22 @@ from collections.abc import Mapping, Sequence
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import NUMBER_COLUMNS, TEXT_COLUMNS
-from windtunnel.laws.reading.naming import ASKED, RESULTS, hint, is_judged, likely, plain, renamed, written
+from windtunnel.laws.reading.naming import (
+    ASKED,
+    RESULTS,
+    SIZES,
+    hint,
+    is_judged,
+    is_plain_loss,
+    likely,
+    plain,
+    positive,
+    renamed,
+    written,
+)
 from windtunnel.laws.reading.tables import Table
 
 KNOWN = (*NUMBER_COLUMNS, *TEXT_COLUMNS, "epochs", "outcome")
-ALONE = ("params", "tokens", "flops", "active_params", "width", "steps")  # sizes that can carry a law by themselves
 
 
 class NoColumn(InputError):
@@ -25,9 +36,9 @@ class NoColumn(InputError):
 def parse_columns(text: str) -> dict[str, str]:
     """'params=n_params,loss=val_loss' as a mapping from our names to the file's, which may hold commas."""
     pairs = [pair.partition("=") for pair in re.split(r",(?=\s*\w+\s*=)", text.strip(" ,")) if pair.strip()]
-    if any(not sign for _, sign, _ in pairs):
+    if any(not sign or ("," in theirs and "=" in theirs) for _, sign, theirs in pairs):
         raise InputError(f'columns is {text!r}; write pairs OURS=THEIRS, as in "params=n_params,loss=val_loss".')
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    return {ours.strip(): theirs.strip(" ,") for ours, _, theirs in pairs}
 
 
 def as_mapping(columns: Mapping[str, str] | str | None) -> dict[str, str]:
@@ -58,10 +69,10 @@ def choose(table: Table, mapping: Mapping[str, str], *, targets: bool = False) -
         raise InputError(
             f"{table.file} has no column `loss`; {listed(present)}. {hint(['loss'], table, chosen, mapping)}"
         )
-    if not set(chosen) & set(ALONE) and not {"steps", "batch_tokens"} <= set(chosen):
+    if not set(chosen) & set(SIZES) and not {"steps", "batch_tokens"} <= set(chosen):
         raise InputError(
-            f"{table.file} has none of the columns {', '.join(ALONE)}, so no law can be fitted; "
-            f"{listed(present)}. {renamed(table) if targets else hint(ALONE, table, chosen, mapping)}"
+            f"{table.file} has none of the columns {', '.join(SIZES)}, so no law can be fitted; "
+            f"{listed(present)}. {renamed(table) if targets else hint(SIZES, table, chosen, mapping)}"
         )
     return chosen
 
@@ -90,7 +101,10 @@ def _mapped(table: Table, ours: str, theirs: str) -> str | None:
         return found
     close = _close(theirs, list(table.columns))
     suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise NoColumn(f"{table.file} has no column {theirs!r} for {ours};{suggestion} {listed(list(table.columns))}.")
+    pairs = ' Each pair is OURS=THEIRS, as in "params=n_params,loss=val_loss".' if "," in theirs else ""
+    raise NoColumn(
+        f"{table.file} has no column {theirs!r} for {ours};{suggestion}{pairs} {listed(list(table.columns))}."
+    )
 
 
 def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
@@ -100,7 +114,7 @@ def _prefixed(ours: str, theirs: str, present: Sequence[str]) -> str | None:
 
 def doubts_of_loss(table: Table, chosen: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, ...]:
     """Caveats for a loss that by its name is none that laws are about, or not the one that runs are judged by."""
-    judged = [name for name in likely("loss", table) if is_judged(name)]
+    judged = [name for name in likely("loss", table) if is_plain_loss(name) and positive(table.columns[name])]
     if "loss" not in given and judged and not is_judged(chosen.get("loss", "")):
         pasted = written({**given, "loss": judged[0]})
         return (

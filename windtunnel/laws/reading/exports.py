@@ -98,10 +98,12 @@ def _chart(table: Table) -> Table:
     metrics = list(dict.fromkeys(metric for columns in runs.values() for metric in columns))
     long: dict[str, list[Any]] = {name: [] for name in (axis, "Name", *metrics)}
     rows: list[Any] = []
+    untrained = 0
     for run, columns in runs.items():
         points = {metric: table.columns[name] for metric, name in columns.items()}
         kept = [i for i in range(len(table.rows)) if any(str(points[metric][i]).strip() for metric in points)]
-        kept = [i for i in kept if axis != "Step" or str(table.columns[axis][i]).strip() not in ("0", "0.0")]
+        start = [i for i in kept if axis == "Step" and str(table.columns[axis][i]).strip() in ("0", "0.0")]
+        kept, untrained = [i for i in kept if i not in start], untrained + len(start)
         long[axis] += [table.columns[axis][i] for i in kept]
         long["Name"] += [run] * len(kept)
         for metric in metrics:
@@ -110,4 +112,5 @@ def _chart(table: Table) -> Table:
     known = {"series": "Name"} | ({"steps": axis} if axis == "Step" else {})
     own = [metric for metric in metrics if not metric.startswith("_")]
     known |= {"loss": own[0]} if len(own) == 1 else {}
-    return Table(table.file, long, rows, known, (CURVE.format(table.file.name),))
+    left = (f"{untrained} point(s) at step 0 are left out: nothing was trained.",) if untrained else ()
+    return Table(table.file, long, rows, known, (CURVE.format(table.file.name), *left))

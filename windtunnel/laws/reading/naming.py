@@ -35,10 +35,31 @@ USUAL = {  # the likeliest first
     "batch_tokens": ("batch_tokens", "batch_size_tokens", "tokens_per_batch", "tokens_per_step",
                      "global_batch_tokens"),
 }  # fmt: skip
+SIZES = ("params", "tokens", "flops", "active_params", "width", "steps")
 RUN = ("loss", "params", "tokens", "flops", "lr", "batch_tokens")  # what a table of runs is read by, if it has it
 _HARMLESS = {"total", "num", "n", "model", "train", "training", "trainer", "optim", "optimizer", "weight", "final"}
 _LOSS = {"loss", "nll", "ce", "xent", "bpb", "bpc", "crossentropy"}
-_NO_LOSS = {"fn", "weight", "weights", "coef", "coefficient", "scale", "scaler", "aux", "z", "std", "stderr", "ratio"}
+_NO_LOSS = {
+    "gap",
+    "reduction",
+    "delta",
+    "diff",
+    "tokens",
+    "flops",
+    "time",
+    "fn",
+    "weight",
+    "weights",
+    "coef",
+    "coefficient",
+    "scale",
+    "scaler",
+    "aux",
+    "z",
+    "std",
+    "stderr",
+    "ratio",
+}
 _JUDGED = {"val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout"}
 _TRAINED = {"train", "training"}
 _LESS = {"max", "min", "best", "ema", "step"}  # of two that are alike the one without
@@ -54,6 +75,8 @@ def hint(
     """How to name one of the columns that are `needed`, with what was `given` and those of `also` nothing names yet."""
     pairs, others = {name: theirs for name, theirs in given.items() if theirs or name not in needed}, ""
     taken = {*chosen.values(), *pairs.values()}
+    if needed == ["loss"] and also is RUN and not set(chosen) & set(SIZES) and not _any(also[1:], table):
+        also = (*also, "active_params", "width", "steps")  # any size will do
     wanted = [name for name in (*needed, *also) if name not in {*chosen, *pairs} and not _follows(name, chosen)]
     found = {name: [each for each in likely(name, table) if each not in taken] for name in dict.fromkeys(wanted)}
     one = next((name for name in needed if found.get(name)), needed[0])
@@ -63,6 +86,10 @@ def hint(
         if name == one and len(names) > 1:
             others = f" (or {', '.join(names[1:4])})"
     return f'Name it with --columns "{written(pairs)}"{others}.'
+
+
+def _any(ours: Iterable[str], table: Table) -> bool:
+    return any(name in SIZES and likely(name, table) for name in ours)
 
 
 def renamed(table: Table) -> str:
@@ -82,7 +109,7 @@ def unnamed_sizes(table: Table, chosen: Mapping[str, str], given: Mapping[str, s
     pairs = {}
     for ours in ("params", "tokens"):
         names = [n for n in table.columns if usual_for(n) == ours and n not in chosen.values()]
-        if ours not in {*chosen, *given} and not _follows(ours, chosen) and names and _sizes(table.columns[names[0]]):
+        if ours not in {*chosen, *given} and not _follows(ours, chosen) and names and positive(table.columns[names[0]]):
             pairs[ours] = names[0]
     return written(dict(given) | pairs) if pairs else ""
 
@@ -90,7 +117,7 @@ def unnamed_sizes(table: Table, chosen: Mapping[str, str], given: Mapping[str, s
 def likely(ours: str, table: Table) -> list[str]:
     """The columns of numbers that others would call so, the likeliest first."""
     ranked = [(rank, name) for name in table.columns if (rank := _rank(ours, name)) is not None]
-    return [name for _, name in sorted(ranked, key=lambda each: each[0]) if _numeric(table.columns[name])]
+    return [name for _, name in sorted(ranked, key=lambda each: each[0]) if is_numeric(table.columns[name])]
 
 
 def usual_for(theirs: str) -> str:
@@ -103,6 +130,11 @@ def usual_for(theirs: str) -> str:
 def is_loss(name: str) -> bool:
     """Whether a column is a loss by its name."""
     return _rank("loss", name) is not None and plain(name) != "value"
+
+
+def is_plain_loss(name: str) -> bool:
+    """Whether a column is nothing but a loss of held-out data by its name."""
+    return is_judged(name) and set(plain(name).split("_")) <= {*_LOSS, *_JUDGED, "final", "lm", "cross", "entropy"}
 
 
 def is_judged(name: str) -> bool:
@@ -127,6 +159,8 @@ def _follows(ours: str, chosen: Collection[str]) -> bool:
 def _rank(ours: str, name: str) -> tuple[int, int, int] | None:
     """How likely a column is ours, the least being the likeliest; None for another."""
     bare, usual = plain(name), USUAL.get(ours, ())
+    if len(bare) == 1 and not name.strip()[0].isupper():  # N and D are sizes, `d` may be data or depth
+        return None
     words = bare.split("_")
     place = usual.index(bare) if bare in usual else len(usual)
     if ours == "loss":
@@ -143,14 +177,14 @@ def _rank(ours: str, name: str) -> tuple[int, int, int] | None:
     return (1, 0, usual.index(max(ends, key=len))) if ends and set(before) <= _HARMLESS else None
 
 
-def _numeric(cells: Iterable[Any]) -> bool:
+def is_numeric(cells: Iterable[Any]) -> bool:
     """Whether the first cell that is not empty is a number, or begins like one, as 7B."""
     first = next((text for cell in cells if cell is not None and (text := str(cell).strip())), "")
     return bool(re.match(r"[-+]?\.?\d|nan|inf", first.lower()))
 
 
-def _sizes(cells: Any) -> bool:
-    """Whether all cells are numbers above 0, as sizes are."""
+def positive(cells: Any) -> bool:
+    """Whether all cells are numbers above 0, as sizes and losses are."""
     try:
         return bool(np.all(np.array(cells, float) > 0))
     except (TypeError, ValueError):

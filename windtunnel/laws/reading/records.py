@@ -20,7 +20,19 @@ from windtunnel.laws.reading.naming import is_loss, usual_for
 from windtunnel.laws.reading.tables import Table
 
 NAMED = "run, by its name"  # the column of names under which runs stand
-SECTIONS = {"train", "training", "val", "valid", "validation", "eval", "test", "model", "optimizer"}
+SECTIONS = {
+    "train",
+    "training",
+    "val",
+    "valid",
+    "validation",
+    "eval",
+    "test",
+    "model",
+    "optimizer",
+    "config",
+    "summary",
+}
 NESTED = ("config", "summary", "summarymetrics", "summary_metrics", "params", "metrics", "tags", "hparams", "data")
 _NO_JSON = (ValueError, RecursionError)  # no JSON, a number of thousands of digits, nested for ever
 _WRAPPER = ({"value"}, {"value", "desc"})  # how W&B stores a config entry
@@ -101,7 +113,7 @@ def _records_of(whole: dict[str, Any]) -> list[Any]:
         if isinstance(whole.get(name), list) and all(isinstance(each, dict) for each in whole[name]):
             return whole[name]
     columns = list(whole.values())
-    if columns and all(isinstance(c, dict) and _is_run(name, c) for name, c in whole.items()):
+    if _are_runs(whole):
         return [{NAMED: name, **record} for name, record in whole.items()]
     if columns and all(isinstance(c, dict) and c.keys() == columns[0].keys() and c for c in columns):
         return [{name: column[key] for name, column in whole.items()} for key in columns[0]]
@@ -110,11 +122,24 @@ def _records_of(whole: dict[str, Any]) -> list[Any]:
     return [whole]
 
 
-def _is_run(name: str, inner: dict[str, Any]) -> bool:
-    """Whether an object is a run under its name: it has a loss and a size, and is no section of one run."""
-    keys = [key.rpartition(".")[2] for key in _flat(inner)]
-    sized = any(usual_for(key) not in ("", "loss", "lr") for key in keys)
-    return name.lower() not in {*SECTIONS, *NESTED} and sized and any(map(is_loss, keys))
+def _are_runs(whole: Mapping[str, Any]) -> bool:
+    """Whether each value is a run under its name: objects that share losses or sizes, and no sections of one run.
+
+    pandas' columns are told by their own names, or by rows that are numbered.
+    """
+    names = [str(name) for name in whole]
+    if not all(isinstance(each, dict) for each in whole.values()) or any(map(_speaks, names)):
+        return False
+    keys = [{key.rpartition(".")[2] for key in _flat(each)} for each in whole.values()]
+    shared = [key for key in set().union(*keys) if 2 * sum(key in each for each in keys) > len(keys)]
+    if len(keys) == 1:  # a run, where it has both
+        return not {*map(str.lower, names)} & SECTIONS and any(map(is_loss, shared)) and any(map(usual_for, shared))
+    return not {*map(str.lower, names)} <= {*SECTIONS, *NESTED} and any(map(_speaks, shared))
+
+
+def _speaks(name: str) -> bool:
+    """Whether a name is that of a loss or a size: ours, what others call it, or the single letter of a formula."""
+    return is_loss(name) or usual_for(name) not in ("", "lr") or name in ("N", "D", "C")
 
 
 def _table(file: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Table:

@@ -15,7 +15,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
 from windtunnel.laws.reading.beside import checkpoints, sizes_unnamed, unnamed
-from windtunnel.laws.reading.cells import columns_of, finished
+from windtunnel.laws.reading.cells import columns_of, epochs_of, finished
 from windtunnel.laws.reading.choosing import as_mapping, choose, doubts_of_loss
 from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
@@ -53,13 +53,13 @@ def read_runs(
             f'"{written(mapping | {"outcome": ""})}".'
         )
     arrays, table, repeated = once(table, columns_of(table, chosen))
-    arrays, passes = without_epochs(arrays)
-    chosen = {ours: theirs for ours, theirs in chosen.items() if passes or ours != "epochs"}
     unfinished = (f"{len(dropped)} {table.noun}s of {table.file.name} did not finish and are left out.",)
-    caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated, *passes)
+    caveats = (*table.caveats, *(unfinished if dropped else ()), *repeated)
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
     runs = with_tokens_of_steps(runs)
+    stated, runs = runs, with_epochs(runs, epochs_of(table, chosen))
+    chosen = {ours: theirs for ours, theirs in chosen.items() if runs is not stated or ours != "epochs"}
     runs = replace(runs, unnamed=unnamed_sizes(table, chosen, mapping))
     mixed, unread = check_units(runs, table), (*sizes_unnamed(runs), *unnamed(runs, table, chosen))
     doubts = (
@@ -85,28 +85,26 @@ def read_targets(
     arrays: dict[str, Any] = dict(
         columns_of(table, {ours: theirs for ours, theirs in chosen.items() if ours != "outcome"}, targets=True)
     )
-    arrays, _ = without_epochs(arrays)
     count = len(table.rows)
     sizes = [arrays[name] for name in ALL_SIZES if name in arrays]
     bare = np.flatnonzero(np.all([np.isnan(size) for size in sizes], axis=0))
     if len(bare):
         raise InputError(f"{table.file} states no size in {table.named(bare)}; a target needs params=, tokens= or so.")
     arrays |= {"split": np.full(count, "predict")} | ({} if "loss" in arrays else {"loss": np.full(count, np.nan)})
-    return with_tokens_of_steps(Observations(**arrays, source=str(table.file)))
+    found = with_tokens_of_steps(Observations(**arrays, source=str(table.file)))
+    return with_epochs(found, epochs_of(table, chosen))
 
 
-def without_epochs(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Unique tokens, or tokens, from the epochs where data repeat and the other is stated, with a caveat saying so."""
-    arrays = dict(arrays)
-    epochs = arrays.pop("epochs", None)
-    stated = {"tokens", "unique_tokens"} & set(arrays)
-    if epochs is None or len(stated) != 1 or not np.any(epochs > REPEATS):
-        return arrays, ()
-    if "tokens" in stated:
-        arrays["unique_tokens"] = arrays["tokens"] / np.maximum(epochs, 1.0)
-        return arrays, (UNIQUE_OF_EPOCHS,)
-    arrays["tokens"] = arrays["unique_tokens"] * epochs
-    return arrays, (TOKENS_OF_EPOCHS,)
+def with_epochs(runs: Observations, epochs: np.ndarray | None) -> Observations:
+    """Unique tokens where data repeat, or tokens, from the epochs and the other of the two, with a caveat saying so."""
+    if epochs is None or (runs.tokens is None) == (runs.unique_tokens is None):
+        return runs
+    if runs.tokens is None:
+        tokens = runs.unique_tokens * epochs  # type: ignore[operator]
+        return replace(runs, tokens=tokens, caveats=(*runs.caveats, TOKENS_OF_EPOCHS))
+    if not np.any(epochs > REPEATS):
+        return runs
+    return replace(runs, unique_tokens=runs.tokens / np.maximum(epochs, 1.0), caveats=(*runs.caveats, UNIQUE_OF_EPOCHS))
 
 
 def with_tokens_of_steps(runs: Observations) -> Observations:
