@@ -5,7 +5,7 @@ runs the optimum of the hidden top budgets of 23 isoFLOP series (Porian 15, Open
 factor of 3.0 (root mean square of the logarithm 1.11), with those near the frontier by a factor of 1.2 (0.18). A law
 with tied exponents is left out: it says that params and tokens grow alike whatever the runs say (0.74 instead of 0.18).
 That of effective tokens gets a second exponent instead: without it a budget for repeated data was judged by overfitting
-alone, and in runs whose repeats only fade its best params were missed by a factor of 5.8 (made-up runs, 24 each of four
+alone, and in runs whose repeats only fade its best params were missed by a factor of 4.9 (made-up runs, 24 each of four
 pairs of exponents; 1.07 with it).
 """
 
