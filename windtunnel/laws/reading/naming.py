@@ -39,27 +39,8 @@ SIZES = ("params", "tokens", "flops", "active_params", "width", "steps")
 RUN = ("loss", "params", "tokens", "flops", "lr", "batch_tokens")  # what a table of runs is read by, if it has it
 _HARMLESS = {"total", "num", "n", "model", "train", "training", "trainer", "optim", "optimizer", "weight", "final"}
 _LOSS = {"loss", "nll", "ce", "xent", "bpb", "bpc", "crossentropy"}
-_NO_LOSS = {
-    "gap",
-    "reduction",
-    "delta",
-    "diff",
-    "tokens",
-    "flops",
-    "time",
-    "fn",
-    "weight",
-    "weights",
-    "coef",
-    "coefficient",
-    "scale",
-    "scaler",
-    "aux",
-    "z",
-    "std",
-    "stderr",
-    "ratio",
-}
+_NO_LOSS = {"gap", "reduction", "delta", "diff", "tokens", "flops", "time", "fn", "weight", "weights", "coef",
+            "coefficient", "scale", "scaler", "aux", "z", "std", "stderr", "ratio"}  # fmt: skip
 _JUDGED = {"val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout"}
 _TRAINED = {"train", "training"}
 _LESS = {"max", "min", "best", "ema", "step"}  # of two that are alike the one without
@@ -75,21 +56,17 @@ def hint(
     """How to name one of the columns that are `needed`, with what was `given` and those of `also` nothing names yet."""
     pairs, others = {name: theirs for name, theirs in given.items() if theirs or name not in needed}, ""
     taken = {*chosen.values(), *pairs.values()}
-    if needed == ["loss"] and also is RUN and not set(chosen) & set(SIZES) and not _any(also[1:], table):
-        also = (*also, "active_params", "width", "steps")  # any size will do
-    wanted = [name for name in (*needed, *also) if name not in {*chosen, *pairs} and not _follows(name, chosen)]
-    found = {name: [each for each in likely(name, table) if each not in taken] for name in dict.fromkeys(wanted)}
+    names = dict.fromkeys((*needed, *also, *(SIZES if also is RUN else ())))
+    found = {name: [each for each in likely(name, table) if each not in taken] for name in names if name not in chosen}
     one = next((name for name in needed if found.get(name)), needed[0])
-    for name, names in found.items():
-        if name == one or (names and name in also):
-            pairs[name] = names[0] if names else "THEIR_NAME"
-        if name == one and len(names) > 1:
-            others = f" (or {', '.join(names[1:4])})"
+    for name, ranked in found.items():
+        if name == one:
+            others = f" (or {', '.join(ranked[1:4])})" if len(ranked) > 1 else ""
+            pairs[name] = ranked[0] if ranked else "THEIR_NAME"
+        elif ranked and name not in pairs and not _follows(name, chosen):
+            sizeless = name in SIZES and not set(SIZES) & {*chosen, *pairs}  # any size will do
+            pairs |= {name: ranked[0]} if name in also or sizeless else {}
     return f'Name it with --columns "{written(pairs)}"{others}.'
-
-
-def _any(ours: Iterable[str], table: Table) -> bool:
-    return any(name in SIZES and likely(name, table) for name in ours)
 
 
 def renamed(table: Table) -> str:
@@ -161,20 +138,28 @@ def _rank(ours: str, name: str) -> tuple[int, int, int] | None:
     bare, usual = plain(name), USUAL.get(ours, ())
     if len(bare) == 1 and not name.strip()[0].isupper():  # N and D are sizes, `d` may be data or depth
         return None
-    words = bare.split("_")
-    place = usual.index(bare) if bare in usual else len(usual)
     if ours == "loss":
-        if place == len(usual) and (
-            not (set(words) & _LOSS or "cross_entropy" in bare or "bits_per" in bare) or set(words) & _NO_LOSS
-        ):
-            return None
-        judged = 0 if set(words) & _JUDGED else 2 if set(words) & _TRAINED else 1
-        return judged if bare != "value" else 3, len(set(words) & _LESS), place
-    if place < len(usual):
-        return 0, 0, place
+        return _rank_of_loss(bare)
+    if bare in usual:
+        return 0, 0, usual.index(bare)
     ends = [each for each in usual if len(each) > 1 and bare.endswith(f"_{each}")]
-    before = bare.removesuffix(max(ends, key=len)).strip("_").split("_") if ends else []
-    return (1, 0, usual.index(max(ends, key=len))) if ends and set(before) <= _HARMLESS else None
+    if not ends:
+        return None
+    longest = max(ends, key=len)
+    harmless = set(bare.removesuffix(f"_{longest}").split("_")) <= _HARMLESS
+    return (1, 0, usual.index(longest)) if harmless else None
+
+
+def _rank_of_loss(bare: str) -> tuple[int, int, int] | None:
+    """Losses of held-out data first, then those that do not say, then those of training."""
+    words, usual = set(bare.split("_")), USUAL["loss"]
+    if bare == "value":  # of an Optuna trial, whatever that is
+        return 3, 0, 0
+    speaks = words & _LOSS or "cross_entropy" in bare or "bits_per" in bare
+    if bare not in usual and (not speaks or words & _NO_LOSS):
+        return None
+    told = 0 if words & _JUDGED else 2 if words & _TRAINED else 1
+    return told, len(words & _LESS), usual.index(bare) if bare in usual else len(usual)
 
 
 def is_numeric(cells: Iterable[Any]) -> bool:
