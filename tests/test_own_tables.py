@@ -215,3 +215,56 @@ def test_a_verdict_prints_the_target_the_loss_and_its_caveats_first():
     place, _, said = last.partition(": ")
     assert place == "verdict on sophia at 6G params, 120G tokens, 4.32Z flops"
     assert said == f"{verdict.summary}; loss {verdict.delta.signed()} against the base"
+
+
+def _mixtures(runs, seed=0, noise=0.005, domains=3):
+    generator = np.random.default_rng(seed)
+    return generator.dirichlet(np.ones(domains), runs), np.exp(noise * generator.standard_normal(runs))
+
+
+def test_a_mixture_is_not_named_by_chance_nor_for_a_mean_over_domains_in_silence():
+    shares, noise = _mixtures(24, seed=5)
+    nothing = wt.fit_mixture(shares, 2.5 * noise)
+    assert not nothing.told and any("no more of the losses than chance" in caveat for caveat in nothing.caveats)
+    with pytest.raises(InputError, match="by chance"):
+        nothing.best()
+    one = 2 + (shares @ [1.0, 0.3, 0.05] + 0.05) ** -0.3
+    assert wt.fit_mixture(shares, one * noise).told and wt.fit_mixture(shares, one * noise).caveats == ()
+    shares, noise = _mixtures(12, seed=3, noise=0.004)
+    mean = np.mean([2 + (shares[:, i] + 0.02) ** -0.3 for i in range(3)], axis=0)
+    assert any("too few to see whether this is the loss of one domain" in c for c in
+               wt.fit_mixture(shares, mean * noise).caveats)  # fmt: skip
+
+
+def test_what_is_no_list_of_fits_or_importances_is_told():
+    shares, _ = _mixtures(24)
+    each = [wt.fit_mixture(shares, 2 + (shares @ worth + 0.05) ** -0.3) for worth in np.eye(3) + 0.1]
+    assert wt.laws.best_mixture(each[0]).argmax() == 0
+    wrong = ([1, 2], {"web": 1}, [1, 2, -1], [0, 0, 0], [1, 2, np.nan])
+    for importance in wrong:
+        with pytest.raises(InputError, match="give 3 numbers, one a fit"):
+            wt.laws.best_mixture(each, importance=importance)
+    for fits in ([], [each[0], "fit"]):
+        with pytest.raises(InputError, match="what fit_mixture returns"):
+            wt.laws.best_mixture(fits)
+    other, _ = _mixtures(24, domains=4)
+    with pytest.raises(InputError, match=r"over \[3, 4\] domains"):
+        wt.laws.best_mixture([each[0], wt.fit_mixture(other, 2 + (other[:, 0] + 0.05) ** -0.3)])
+
+
+def test_an_idea_of_a_table_is_charged_for_the_parameters_it_adds():
+    rows = [(n, seed) for n in SIZES for seed in range(3)]
+    n, seed = np.array(rows).T
+    noise = 1 + 0.001 * np.random.default_rng(0).standard_normal((2, len(n)))
+    base = wt.Observations(params=n, tokens=20 * n, seed=seed, loss=_loss(n, 20 * n) * noise[0])
+    wider = wt.Observations(params=1.09 * n, tokens=20 * n, seed=seed, loss=_loss(1.09 * n, 20 * n) * noise[1])
+    verdict = wt.compare(base, wider, wt.Target(params=6e9, tokens=1.2e11))
+    assert any("takes 1.09 times the base's FLOPs" in caveat for caveat in verdict.caveats)
+    assert verdict.compute_multiplier.high < 1.06
+
+
+def test_a_score_says_whether_it_held():
+    loss = np.linspace(3.4, 2.3, 8)
+    told = wt.fit_task(loss, 0.25 + 0.65 / (1 + np.exp(5 * (loss - 2.5))), chance=0.25).predict(2.4)
+    assert told.holds(told.median) and not told.holds(told.high + 0.01)
+    assert str(told) == f"score {told.median:.3f} [{told.low:.3f}, {told.high:.3f}] at 90%"

@@ -154,7 +154,7 @@ def test_without_a_ladder_the_end_is_held_more_loosely(run):
     taught, typical = (look_at(forecast, *at(share, loss, 0.6), s) for s in (shapes_of(forecast), typical_shapes()))
     assert np.log(typical.final.high / typical.final.low) > 2 * np.log(taught.final.high / taught.final.low)
     assert typical.final.holds(final)
-    assert len(typical_shapes(falling=True)) == 1
+    assert len(typical_shapes(falling=0.1)) == 1
 
 
 def test_a_ladder_without_whole_curves_is_refused():

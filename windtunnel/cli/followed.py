@@ -31,6 +31,7 @@ from windtunnel.store import Store
 END = 1.0005  # share of the horizon up to which a row is at it, but for rounding
 NEAR = 0.01  # of the horizon: so near its end a run may have logged its last row (guess)
 ROWS, MOST_ROWS = 10, 1e7  # so many rows tell how many a whole run would have, and no run has so many (guesses)
+FALLEN, HELD = 0.95, 0.999  # of its peak: below the first a rate has fallen, down to the second it was held
 ABSURD = 20  # times the horizon: no run goes on so long, so steps and tokens are mixed up (guess)
 ENOUGH_JUDGED = 10  # evaluations from which the judge's losses of a ladder make a curve
 TYPICAL = (
@@ -89,7 +90,7 @@ class FollowedLog:
 
     def shapes(self, log: Log) -> Shapes:
         """The ladder's shape, or the typical ones."""
-        return self.shape or typical_shapes(_falling(log))
+        return self.shape or typical_shapes(_falling(log, self.shares(log)))
 
 
 class FollowedRun:
@@ -214,10 +215,15 @@ def _learned(
     return ((1.0, shape_of(pasts, foretold.loss.median)),)
 
 
-def _falling(log: Log) -> bool:
-    """Whether the learning rate has been seen to fall from its peak."""
-    lr = log.lr[np.isfinite(log.lr)] if log.lr is not None else np.zeros(0)
-    return bool(len(lr)) and bool(lr[-1] < 0.95 * lr.max())
+def _falling(log: Log, share: np.ndarray) -> float | None:
+    """The share of the run from which the learning rate was seen to fall from its peak, or None."""
+    known = np.isfinite(log.lr) if log.lr is not None else np.zeros(len(share), bool)
+    if log.lr is None or not known.any():
+        return None
+    lr, share = log.lr[known], share[known]
+    if lr[-1] >= FALLEN * lr.max():
+        return None
+    return float(share[np.flatnonzero(lr >= HELD * lr.max())[-1]])
 
 
 def _past(path: Path, args: argparse.Namespace, remarks: list[str]) -> Past:

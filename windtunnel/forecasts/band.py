@@ -226,23 +226,28 @@ def _misfit(grid: np.ndarray, finals: np.ndarray, index: int) -> float:
 # that from 0.8 is 0.003 to 0.012, of WSD 0.037; spreads are wide on purpose.
 LOOSE = 12.0  # variance beside that of a learned shape: 4 covered 0.64 to 0.78 of 0.9 late in those runs, 12 0.91
 TYPICAL, LATE_GAIN = ((0.08, 0.05), (0.0, 0.01), (0.0, 0.02), (0.015, 0.02)), (0.03, 0.015)
+SEEN = 4.0  # times the spread of its gain where a decay is known to be under way (made-up runs of two gains, followed
+# to 3, 5, 10 and 15 % of the run into it: intervals of 90 % hold 0.9, with 1 half of them and none of the larger gain)
+NARROWEST = 0.02  # share of a run that a decay takes at least
 LATE, LATE_SHARE = 0.2, 0.15  # how long a late decay usually runs (2405.18392), and how often there is one (guess)
 
 
-def typical_shapes(falling: bool = False) -> tuple[tuple[float, Shape], ...]:
+def typical_shapes(falling: float | None = None) -> tuple[tuple[float, Shape], ...]:
     """Shapes, with probabilities, where no finished run of the recipe is at hand: without and with a late sudden decay.
 
-    The run's own curve then decides between the terms. `falling` says that the learning rate has been seen to fall
-    already, so that no late decay is to come.
+    The run's own curve then decides between the terms. `falling` is the share of the run from which the learning rate
+    was seen to fall: one that fell early has no late decay to come, one that fell late is in it.
     """
     terms = np.stack([SHARES**-0.5 - 1, SHARES**-1.0 - 1, 1 - SHARES, (1 + np.cos(np.pi * SHARES)) / 2])
     median, spread = np.array(TYPICAL).T
     excess = median @ terms
     covariance = (terms.T * spread**2) @ terms + LOOSE * _covariance(excess)
     smooth = Shape(excess, covariance, PRIOR_WEIGHT, 0, 0, 1.0)
-    if falling:
+    if falling is not None and falling < 1 - 2 * LATE:
         return ((1.0, smooth),)
-    late = np.minimum(1.0, (1 - SHARES) / LATE)
-    wider = covariance + LATE_GAIN[1] ** 2 * np.outer(late, late)
+    lasts, times = (LATE, 1.0) if falling is None else (max(1 - falling, NARROWEST), SEEN)
+    around = np.linspace(-BIN, BIN, 9) if falling is not None else np.zeros(1)  # the kink is gathered with its rows
+    late = np.mean(np.clip((1 - SHARES - around[:, None]) / lasts, 0.0, 1.0), axis=0)
+    wider = covariance + (times * LATE_GAIN[1]) ** 2 * np.outer(late, late)
     more = Shape(excess + LATE_GAIN[0] * late, wider, PRIOR_WEIGHT, 0, 0, 1.0)
-    return ((1 - LATE_SHARE, smooth), (LATE_SHARE, more))
+    return ((1.0, more),) if falling is not None else ((1 - LATE_SHARE, smooth), (LATE_SHARE, more))

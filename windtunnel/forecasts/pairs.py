@@ -24,7 +24,8 @@ class Pairs:
     """Of each pair the base run's sizes, log ratio of losses (idea over base), rung number; and if seeds matched.
 
     `alone` counts base and idea runs of a rung and seed that the other side lacks; `tried` how many values of lr and
-    batch a rung was tried with, the base's and the idea's, as medians over rungs (nan where they are not stated).
+    batch a rung was tried with, the base's and the idea's, as medians over rungs (nan where they are not stated);
+    `dearer` the idea's FLOPs over the base's at the largest common rung (1 where they are not stated).
     """
 
     sizes: Sizes
@@ -33,6 +34,7 @@ class Pairs:
     seeded: bool
     alone: tuple[int, int] = (0, 0)
     tried: tuple[float, float] = (float("nan"), float("nan"))
+    dearer: float = 1.0
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -72,7 +74,17 @@ def paired(base: Observations, idea: Observations) -> Pairs:
     both = {(rung, name) for rung, name, _ in found}
     alone = (_outside(both, ours, base.seed), _outside(both, theirs, idea.seed)) if seeded else (0, 0)
     tried = _settings_tried(base, ours), _settings_tried(idea, theirs)
-    return Pairs(Sizes.of(base, first[rung]), gap, np.unique(rung, return_inverse=True)[1], seeded, alone, tried)
+    sizes, label = Sizes.of(base, first[rung]), np.unique(rung, return_inverse=True)[1]
+    return Pairs(sizes, gap, label, seeded, alone, tried, _dearer(base, idea, ours, theirs))
+
+
+def _dearer(base: Observations, idea: Observations, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """FLOPs of the idea's runs over the base's at the largest rung that both have."""
+    if base.flops is None or idea.flops is None:
+        return 1.0
+    cost = {rung: float(np.mean(base.flops[ours == rung])) for rung in set(ours) & set(theirs)}
+    top = max(cost, key=lambda rung: cost[rung])
+    return float(np.mean(idea.flops[theirs == top])) / cost[top]
 
 
 def _settings_tried(o: Observations, rung: np.ndarray) -> float:

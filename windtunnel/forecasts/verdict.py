@@ -147,7 +147,7 @@ def compare(
     gap, ladder = law.at(place.sizes), law.on_ladder()
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))
     relative = gap.interval(level)
-    better, dearer = float(gap.cdf(0.0)), _dearer(base, idea)
+    better, dearer = float(gap.cdf(0.0)), _dearer(base, idea, pairs)
     worth = multiplier(base_fit, place.sizes, gap, level, seed)
 
     def halved() -> bool:
@@ -199,16 +199,17 @@ def _observations(runs: Observations | Sequence[Run]) -> Observations:
     return with_flops(with_tokens_of_flops(o)).ordered()
 
 
-def _dearer(base: Observations | Sequence[Run], idea: Observations | Sequence[Run]) -> float | None:
+def _dearer(base: Observations | Sequence[Run], idea: Observations | Sequence[Run], pairs: Pairs) -> float | None:
     """FLOPs of the idea's runs over the base's at the largest rung that both have; None where that is 1, or untold.
 
-    Told by what runs cost, which a table of runs does not say.
+    Told by what runs cost, and of a table by the FLOPs it states.
     """
     if isinstance(base, Observations) or isinstance(idea, Observations):
-        return None
-    ours, theirs = (_bills(runs) for runs in (base, idea))
-    both = sorted(set(ours) & set(theirs), key=lambda rung: ours[rung])
-    ratio = theirs[both[-1]] / ours[both[-1]] if both else 1.0
+        ratio = pairs.dearer
+    else:
+        ours, theirs = (_bills(runs) for runs in (base, idea))
+        both = sorted(set(ours) & set(theirs), key=lambda rung: ours[rung])
+        ratio = theirs[both[-1]] / ours[both[-1]] if both else 1.0
     return None if abs(ratio - 1) < 0.01 else ratio
 
 

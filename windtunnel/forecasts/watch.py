@@ -21,6 +21,7 @@ from windtunnel.forecasts.interval import Interval
 
 WARN_BELOW = 0.5  # warn when the final loss is likelier outside than inside
 CALM = 0.5  # of the way back up to 1 before a warning is taken back, so that noise does not repeat it (guess)
+LOW = 0.6  # times what is expected: no run is so much better (guess)
 UNITS = (("bits", 1 / np.log(2)), ("nats where the forecast is in bits", np.log(2)))
 
 
@@ -193,6 +194,11 @@ def unit_doubt(look: Look) -> str:
     for name, factor in UNITS:
         if abs(np.log(ratio / factor)) < 0.05:
             return f"the log's loss is {ratio:.3g} times what is expected here: is it in {name}? write both in one unit"
+    if ratio < LOW:
+        return (
+            f"the log's loss is {ratio:.2g} times what is expected here: is it another unit (bits per byte?), another "
+            f"tokenizer or another loss?"
+        )
     if abs(np.log(look.loss) - look.expected.median) < 0.3 and look.loss > 3 * look.expected.median:
         return f"the log's loss, {look.loss:.4g}, is about e to the power of what is expected: is it a perplexity?"
     return ""

@@ -7,7 +7,7 @@ best mixture anywhere on the simplex: shares beyond those tried are not foretold
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ LEAST = 1e-9  # worth of a mixture of worthless domains
 # one at a time, have 0.1 to 2.4 % (n = 13), their mean 25 %.
 BENT = 0.05
 SHOWN = 20  # domains whose worth is printed
+CHANCE = 0.05  # probability with which shares that do nothing seem to explain the losses
+NOTHING = "The shares explain no more of the losses than chance would: train mixtures that lie further apart, or more."
+ENOUGH = 3  # runs a parameter from which a mean over domains is mostly seen to be none (made-up means)
 FEW = 3  # degrees of freedom below which worths rest on beliefs (guess)
 
 
@@ -44,7 +47,8 @@ class MixtureFit:
 
     `noise` is the standard deviation of one run's log loss on `df` degrees of freedom; `covered` (2, domains) the least
     and the largest share of each domain that was tried; `bent` the share of the spread of log losses that the squares
-    of the shares explain beyond the law and beyond chance; `runs` how many were fitted.
+    of the shares explain beyond the law and beyond chance; `runs` how many were fitted; `told` whether the shares
+    explain more of the losses than chance would.
     """
 
     theta: np.ndarray
@@ -54,11 +58,14 @@ class MixtureFit:
     covered: np.ndarray
     bent: float = 0.0
     runs: int = 0
+    told: bool = True
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """What must be said before a mixture is ranked or chosen."""
         found, parameters = [], len(self.theta)
+        if not self.told:
+            found.append(NOTHING)
         if self.bent > BENT:
             found.append(
                 f"Squares of the shares explain {100 * self.bent:.0f} % of the spread of losses beyond this law: it is "
@@ -67,6 +74,11 @@ class MixtureFit:
             )
         if self.runs < parameters + FEW:
             found.append(f"{self.runs} runs for {parameters} parameters: what domains are worth rests on beliefs.")
+        elif self.runs < ENOUGH * parameters and self.bent <= BENT:
+            found.append(
+                f"{self.runs} runs are too few to see whether this is the loss of one domain, as the law has it; of a "
+                f"mean over domains its best mixture would be far off."
+            )
         return tuple(found)
 
     @property
@@ -99,8 +111,11 @@ class MixtureFit:
     def best(self) -> np.ndarray:
         """Shares of the lowest foretold loss within those tried: (domains,).
 
-        Raises InputError where the law misses how the loss bends in the shares, as that of a mean over domains does.
+        Raises InputError where the law misses how the loss bends in the shares, as that of a mean over domains does,
+        and where the shares explain no more than chance would.
         """
+        if not self.told:
+            raise InputError(f"best() would name a mixture by chance. {NOTHING}")
         if self.bent > BENT:
             raise InputError(f"best() would name a mixture that is not the best. {self.caveats[0]}")
         return best_mixture([self])
@@ -147,7 +162,9 @@ def fit_mixture(weights: Any, loss: Any) -> MixtureFit:
     slopes = _residuals(theta, shares, logs, noise)[1]
     covered = np.stack([shares.min(axis=0), shares.max(axis=0)])
     bent = _bent(logs - _log_loss(theta, shares)[0], shares, float(np.sum((logs - logs.mean()) ** 2)))
-    return MixtureFit(theta, np.linalg.pinv(slopes.T @ slopes), noise, df, covered, bent, len(logs))
+    gain = float(np.sum((logs - logs.mean()) ** 2)) - df * noise**2
+    told = explains(gain, shares.shape[1] - 1, noise**2, df, CHANCE)
+    return MixtureFit(theta, np.linalg.pinv(slopes.T @ slopes), noise, df, covered, bent, len(logs), told)
 
 
 def _bent(residuals: np.ndarray, shares: np.ndarray, spread: float) -> float:
@@ -162,9 +179,10 @@ def _bent(residuals: np.ndarray, shares: np.ndarray, spread: float) -> float:
 def best_mixture(fits: Sequence[MixtureFit], importance: Sequence[float] | None = None) -> np.ndarray:
     """Shares that minimise the mean log loss of several fits, weighted by importance, within the shares tried.
 
-    The problem is as good as convex (every loss is convex in the shares), so one descent suffices.
+    The problem is as good as convex (every loss is convex in the shares), so one descent suffices. Raises InputError
+    for fits of other domains, and importances that are no numbers of at least 0, one a fit.
     """
-    weigh = np.ones(len(fits)) if importance is None else np.asarray(importance, float)
+    fits, weigh = _judged(fits, importance)
     low = np.max([fit.covered[0] for fit in fits], axis=0)
     high = np.min([fit.covered[1] for fit in fits], axis=0)
     if low.sum() > 1 + 1e-9 or high.sum() < 1 - 1e-9:
@@ -182,6 +200,25 @@ def best_mixture(fits: Sequence[MixtureFit], importance: Sequence[float] | None 
     bounds = list(zip(low, high, strict=True))
     found = optimize.minimize(value, start, jac=True, method="SLSQP", bounds=bounds, constraints=[sum_to_one])
     return np.clip(found.x, low, high)
+
+
+def _judged(fits: Any, importance: Any) -> tuple[list[MixtureFit], np.ndarray]:
+    """The fits, and how much each counts."""
+    some = list(fits) if isinstance(fits, Iterable) else [fits]
+    if not some or not all(isinstance(fit, MixtureFit) for fit in some):
+        raise InputError("fits are what fit_mixture returns, one a judged domain; give a list of one or more.")
+    domains = sorted({fit.covered.shape[1] for fit in some})
+    if len(domains) > 1:
+        raise InputError(f"the fits are over {domains} domains; one mixture needs fits over the same ones.")
+    try:
+        weigh = np.ones(len(some)) if importance is None else np.asarray(importance, float)
+    except (TypeError, ValueError):
+        weigh = np.zeros(0)
+    if weigh.shape != (len(some),) or not np.all(np.isfinite(weigh) & (weigh >= 0)) or not weigh.any():
+        raise InputError(
+            f"importance is {importance!r}; give {len(some)} numbers, one a fit, none below 0 and some above."
+        )
+    return some, weigh
 
 
 def _log_loss(theta: np.ndarray, shares: np.ndarray, by_share: bool = False) -> tuple[np.ndarray, np.ndarray]:

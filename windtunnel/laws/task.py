@@ -40,6 +40,10 @@ class Scores(NamedTuple):
     high: float
     level: float
 
+    def holds(self, score: float) -> bool:
+        """Whether a score lies inside."""
+        return self.low <= score <= self.high
+
     def __repr__(self) -> str:
         return f"score {self.median:.3f} [{self.low:.3f}, {self.high:.3f}] at {100 * self.level:g}%"
 
