@@ -9,7 +9,7 @@ readout, is counted).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -273,7 +273,12 @@ class Target:
     def __str__(self) -> str:
         if self.rung is not None:
             return str(self.rung)
-        return ", ".join(f"{compact(value)} {name}" for name, value in self.stated().items())
+        return in_words(self.stated())
+
+
+def in_words(sizes: Mapping[str, float]) -> str:
+    """Sizes by name as a reader says them: '1.23M params, 24.6M tokens'."""
+    return ", ".join(f"{compact(value)} {name}" for name, value in sizes.items())
 
 
 def compact(number: float) -> str:

@@ -237,8 +237,7 @@ def _caveats(fit: Fit, curves: Curves, best: Best, spread: _Spread, flops: float
     epochs = 0.0 if unique is None else spread.of(best.tokens / unique).median
     if unique is None and repeating(o):
         found.append("All tokens are taken as new ones, though these runs repeat theirs; state unique_tokens.")
-    seen = float(np.max(o.tokens / o.unique_tokens)) if o.unique_tokens is not None else 1.0
-    if (past := past_repeats(epochs, seen)) and known:
+    if (past := past_repeats(epochs, o)) and known:
         found.append(f"At the best split: {past}")
     if epochs > 1 and not known:
         found.append(f"Unique tokens repeat {epochs:.3g} times; their worth is taken from 2305.16264, not these runs.")

@@ -19,7 +19,7 @@ from windtunnel.files import misfit, shape_of
 from windtunnel.forecasts.backtest import Backtest, Hidden
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import Place, located, runs_of
-from windtunnel.ladder import Size, Target, compact
+from windtunnel.ladder import Size, Target, compact, in_words
 from windtunnel.notebook import card, marked, printed
 from windtunnel.runs import Run, canonical
 
@@ -100,7 +100,7 @@ class Forecast:
     @property
     def place(self) -> str:
         """The target's sizes in words."""
-        return ", ".join(f"{compact(value)} {name}" for name, value in self.target.items())
+        return in_words(self.target)
 
     @property
     def question(self) -> tuple[Any, ...]:

@@ -295,14 +295,15 @@ def _check_repeats(o: Observations, known: dict[str, float], caveats: list[str])
     """Beyond what any run has seen again, and beyond where repeated tokens are known to be worth nearly as much."""
     if "unique_tokens" not in known or "tokens" not in known:
         return
-    epochs, seen = known["tokens"] / known["unique_tokens"], 1.0
+    past = past_repeats(known["tokens"] / known["unique_tokens"], o)
+    caveats += [f"The target: {past}"] if past else []
+
+
+def past_repeats(epochs: float, o: Observations) -> str:
+    """What must be said of data that are seen more often than known to be worth it and than any run saw them."""
+    seen = 1.0
     if o.tokens is not None and o.unique_tokens is not None:
         seen = float(np.max(o.tokens / o.unique_tokens))
-    caveats += [f"The target: {past}"] if (past := past_repeats(epochs, seen)) else []
-
-
-def past_repeats(epochs: float, seen: float) -> str:
-    """What must be said of data that are seen more often than known to be worth it and than any run saw them."""
     if epochs <= max(EPOCHS, seen):
         return ""
     return (

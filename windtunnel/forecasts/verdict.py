@@ -22,7 +22,7 @@ from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
-from windtunnel.ladder import Size, Target, compact
+from windtunnel.ladder import Size, Target, compact, in_words
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations, check_numbers, with_flops, with_tokens_of_flops
 from windtunnel.notebook import card, marked, printed
@@ -70,11 +70,9 @@ class Verdict:
     _repr_pretty_ = printed
 
     def __str__(self) -> str:
-        at = ", ".join(f"{compact(value)} {name}" for name, value in self.target.items())
         of = f" on {self.idea}" if self.idea else ""
-        return "\n".join(
-            [*marked(self.caveats), f"verdict{of} at {at}: {self.summary}; loss {self.delta.signed()} against the base"]
-        )
+        verdict = f"verdict{of} at {in_words(self.target)}: {self.summary}"
+        return "\n".join([*marked(self.caveats), f"{verdict}; loss {self.delta.signed()} against the base"])
 
     @property
     def summary(self) -> str:
@@ -89,7 +87,7 @@ class Verdict:
         facts = {
             "loss against the base": self.delta.signed(),
             "pairs": f"{self.pairs} at {self.rungs} rungs",
-            "target": ", ".join(f"{compact(value)} {name}" for name, value in self.target.items()),
+            "target": in_words(self.target),
         }
         title = f"Verdict on {self.idea}" if self.idea else "Verdict"
         return card(title, says=self.summary, caveats=self.caveats, facts=facts)

@@ -24,10 +24,9 @@ TYPICAL_NOISE, TYPICAL_DF = 0.003, 1
 # at 1e19-1e20 (OLMo ladder) are 0.15 to 0.2 per e-fold of compute; the spread of the belief is a guess.
 SHRINKS, SHRINKS_SPREAD = 0.15, 0.1
 FALSE_ALARMS = 0.001  # share of columns that do nothing of which it may be said that the loss goes with them
-SEARCHED = ("lr", "batch_tokens", "steps")  # what differs between the runs of one search
-SAME = (
-    0.01  # values of a hyperparameter that are so near each other in the logarithm are one (guess; sweeps step by 5 %)
-)
+HYPERPARAMETERS = ("lr", "batch_tokens")
+SEARCHED = (*HYPERPARAMETERS, "steps")  # what differs between the runs of one search
+SAME = 0.01  # values of a hyperparameter so near each other in the logarithm are one (guess; sweeps step by 5 %)
 MOST_RUNGS = 12  # more distinct sizes than this are merged into LEVELS steps of equal width in log size
 LEVELS = 8
 
@@ -72,14 +71,18 @@ def repeats(observations: Observations) -> np.ndarray:
     columns = {name: column for name in ALL_SIZES if (column := getattr(observations, name)) is not None}
     if not columns:
         return np.zeros(len(observations), int)
-    labels = [settings(c) if name in SEARCHED[:2] else np.round(np.log(c), 3) for name, c in columns.items()]
-    table = np.nan_to_num(np.stack(labels, axis=1), nan=-1.0)
+    table = np.nan_to_num(np.stack([value_labels(*column) for column in columns.items()], axis=1), nan=-1.0)
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def searched(o: Observations) -> tuple[str, ...]:
     """What runs of one size may be searched over: steps are their size where nothing else is."""
     return tuple(name for name in SEARCHED if name != o.axis)
+
+
+def value_labels(name: str, column: np.ndarray) -> np.ndarray:
+    """A label of each value; a beta of 0.999 is another than one of 0.99, a rate of 6.01e-4 none but 6e-4."""
+    return settings(column) if name in HYPERPARAMETERS else np.round(np.log(column), 3)
 
 
 def settings(column: np.ndarray) -> np.ndarray:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.laws.noise import settings
+from windtunnel.laws.noise import HYPERPARAMETERS, value_labels
 from windtunnel.laws.observations import Observations
 
-HYPERPARAMETERS = ("lr", "batch_tokens")
 SAME_SIZE = 0.02  # runs whose sizes differ by less than 2 % are of one cell (tokens rounded to whole batches)
 FAR = 0.1  # runs more than 10 % above their cell's floor tell of divergence, not of the basin
 MOST_CELLS, MOST_RUNS = 400, 20_000  # enough for some 20 shared parameters; more would only cost time
@@ -133,7 +132,7 @@ def _varying(columns: Mapping[str, np.ndarray], cell: np.ndarray) -> list[str]:
     """Hyperparameters that take 3 values in all and 2 at some size."""
     found, counts = [], {}
     for name, column in columns.items():
-        values = _labels(name, column)
+        values = value_labels(name, column)
         counts[name] = len(np.unique(values))
         within = len(np.unique(np.stack([cell, values], axis=1), axis=0)) - len(np.unique(cell))
         if counts[name] >= 3 and within >= 2:
@@ -147,15 +146,10 @@ def _varying(columns: Mapping[str, np.ndarray], cell: np.ndarray) -> list[str]:
     return found
 
 
-def _labels(name: str, column: np.ndarray) -> np.ndarray:
-    """A label of each value; a beta of 0.999 is another than one of 0.99, a rate of 6.01e-4 none but 6e-4."""
-    return settings(column) if name in HYPERPARAMETERS else np.round(np.log(column), 3)
-
-
 def _left_alone(columns: Mapping[str, np.ndarray], names: list[str]) -> tuple[str, ...]:
     found = []
     for name, column in columns.items():
-        count = len(np.unique(_labels(name, column)))
+        count = len(np.unique(value_labels(name, column)))
         if name not in names and count > 1:
             why = "takes two values only" if count == 2 else "changes with size but was not searched at any size"
             found.append(f"{name} {why}, so its own best cannot be told.")

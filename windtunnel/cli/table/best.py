@@ -15,18 +15,18 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.hyperparameters import BestHyperparameters, best_hyperparameters
 from windtunnel.ladder import Target
 from windtunnel.laws.law import Sizes
+from windtunnel.laws.noise import HYPERPARAMETERS, SEARCHED
 from windtunnel.laws.observations import Observations
 from windtunnel.laws.surface import Surface
 from windtunnel.laws.surface_fit import fit_surface
 
-SEARCHED = ("lr", "batch_tokens")
 Place = tuple[tuple[str, float], ...]
 SEARCH = 5  # truth rows of one size that make a search, below which its best is no best (guess)
 
 
 def surface_of(runs: Observations) -> Surface | None:
     """How loss depends on lr and batch around their best, from the runs to fit; None where they were not searched."""
-    columns = [column for name in SEARCHED if (column := getattr(runs, name)) is not None]
+    columns = [column for name in HYPERPARAMETERS if (column := getattr(runs, name)) is not None]
     known = np.all([np.isfinite(column) for column in columns], axis=0) if columns else np.zeros(len(runs), bool)
     if not known.any():
         return None
@@ -40,7 +40,7 @@ def best_at(surface: Surface | None, sizes: Mapping[str, float], level: float) -
     """The best hyperparameters at a target's sizes; None where nothing can be said."""
     if surface is None:
         return None
-    named: dict[str, Any] = {name: np.array([value]) for name, value in sizes.items() if name not in SEARCHED}
+    named: dict[str, Any] = {name: np.array([value]) for name, value in sizes.items() if name not in HYPERPARAMETERS}
     try:
         return best_hyperparameters(surface, Sizes(**named), level)
     except InputError:
@@ -49,7 +49,7 @@ def best_at(surface: Surface | None, sizes: Mapping[str, float], level: float) -
 
 def place_of(target: Target) -> Place:
     """The target's sizes without its hyperparameters: what the rows of one search have in common."""
-    apart = {*SEARCHED, "steps"} if target.tokens else {"lr"}
+    apart = {*SEARCHED} if target.tokens else {"lr"}
     return tuple((name, value) for name, value in target.stated().items() if name not in apart)
 
 
@@ -59,7 +59,7 @@ def regrets(
     """Relative excess of the true loss nearest to the foretold hyperparameters over the best true loss, by size."""
     searches: dict[Place, list[tuple[Target, float]]] = {}
     for target, truth in targets:
-        if np.isfinite(truth) and any(name in target.stated() for name in SEARCHED):
+        if np.isfinite(truth) and any(name in target.stated() for name in HYPERPARAMETERS):
             searches.setdefault(place_of(target), []).append((target, truth))
     for place, rows in searches.items():
         answer = best.get(place)

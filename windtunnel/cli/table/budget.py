@@ -15,7 +15,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit
 from windtunnel.forecasts.allocation import Allocation, allocate
 from windtunnel.forecasts.next_runs import Advice, next_runs
-from windtunnel.ladder import Target, compact
+from windtunnel.ladder import Target, compact, in_words
 
 MOST_TARGETS = 3  # of one series that get advice of their own
 
@@ -38,8 +38,7 @@ class Spending:
         """In words."""
         lines = []
         for target, advice in self.runs:
-            at = ", ".join(f"{compact(value)} {name}" for name, value in target.stated().items())
-            lines += [f"to narrow the interval at {at}:"] if len(self.runs) > 1 else []
+            lines += [f"to narrow the interval at {in_words(target.stated())}:"] if len(self.runs) > 1 else []
             lines += [f"next: {each}" for each in advice]
             lines += [] if advice else ["next: no further run of this kind would narrow the interval by 2 %."]
         if self.split is not None:

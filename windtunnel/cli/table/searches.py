@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.cli.table.best import SEARCHED, place_of
+from windtunnel.cli.table.best import place_of
 from windtunnel.cli.table.groups import Group
 from windtunnel.forecasts import Fit
 from windtunnel.ladder import Target
+from windtunnel.laws.noise import HYPERPARAMETERS
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def _searched(group: Group, fitted: Fit) -> bool:
 def _of_search(place: Target, rows: Sequence[tuple[Target, float]]) -> Iterator[Question]:
     """The best row where the rows differ in lr or batch; rows that differ only in their seed are each a truth."""
     known = [truth for _, truth in rows if np.isfinite(truth)]
-    tried = {tuple(getattr(target, name) for name in SEARCHED) for target, _ in rows}
+    tried = {tuple(getattr(target, name) for name in HYPERPARAMETERS) for target, _ in rows}
     if not known:
-        unused = tuple(n for n in SEARCHED if any(getattr(t, n) for t, _ in rows) and n not in place.stated())
+        unused = tuple(n for n in HYPERPARAMETERS if any(getattr(t, n) for t, _ in rows) and n not in place.stated())
         yield Question(place, float("nan"), unused=unused)
     elif len(tried) == 1:
         yield from (Question(place, truth) for _, truth in rows)

@@ -13,7 +13,7 @@ from windtunnel.cli.table.json import scores
 from windtunnel.cli.table.verdicts import Judged
 from windtunnel.forecasts import Fit
 from windtunnel.forecasts.interval import digits
-from windtunnel.ladder import compact, four_decimals
+from windtunnel.ladder import four_decimals, in_words
 from windtunnel.notebook import marked
 
 FEW = 3
@@ -168,7 +168,7 @@ def _verdicts(whole: Whole) -> list[str]:
 
 def _verdict(judged: Judged) -> list[str]:
     verdict, of = judged.verdict, f" ({judged.series})" if judged.series else ""
-    place = ", ".join(f"{compact(value)} {name}" for name, value in verdict.target.items())
+    place = in_words(verdict.target)
     lines = [f"verdict on {judged.idea}{of} at {place}: {verdict.summary}; loss {verdict.delta.signed()}"]
     if judged.truth == judged.truth:
         right = "better" if judged.truth < 0 else "worse"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from windtunnel.laws.noise import FALSE_ALARMS, SEARCHED, explains, repeats, searched, settings
+from windtunnel.laws.noise import FALSE_ALARMS, HYPERPARAMETERS, explains, repeats, searched, settings
 from windtunnel.laws.observations import Observations, joint
 from windtunnel.laws.reading.naming import is_numeric, usual_for
 from windtunnel.laws.reading.tables import Table
@@ -49,7 +49,7 @@ def _searched_apart(runs: Observations, table: Table, others: Sequence[str]) -> 
     if runs.lr is None or repeats(runs).max() == (size := repeats(bare)).max():
         return ()
     worded = [name for name in others if not is_numeric(table.columns[name])]
-    rates = [settings(column) for name in SEARCHED[:2] if (column := getattr(runs, name)) is not None]
+    rates = [settings(column) for name in HYPERPARAMETERS if (column := getattr(runs, name)) is not None]
     found = [
         name
         for name in worded
