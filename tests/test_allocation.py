@@ -200,3 +200,11 @@ def _porian(shared_data):
         params, tokens, flops, loss = np.array(rows).T
         low = flops <= tops[key][0] / 4 * 1.01
         yield (Observations(loss=loss[low], params=params[low], tokens=tokens[low], flops=flops[low]), *tops[key])
+
+
+@pytest.mark.parametrize("flops", [1e11, 1e34])
+def test_a_budget_in_another_unit_is_refused_and_one_far_off_is_said(chinchilla, flops):
+    with pytest.raises(InputError, match=r"these runs cost .* are both in FLOPs\?"):
+        allocate(chinchilla, flops)
+    far = allocate(chinchilla, 1e15 if flops < 1e18 else 1e24)
+    assert any("take the intervals as a lower bound" in each for each in far.caveats)

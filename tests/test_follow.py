@@ -162,6 +162,30 @@ def test_a_resumed_run_is_read_as_it_was_trained_last(tmp_path):
     assert "10 row(s) were written again" in log.notes[0]
 
 
+def test_a_counter_that_begins_anew_while_the_loss_goes_on_is_said(tmp_path):
+    path, loss = tmp_path / "log.csv", [4.0 * s**-0.1 for s in range(1, 101)]
+    anew = [*range(1, 61), *range(1, 41)]
+    path.write_text("step,loss\n" + "".join(f"{s},{v}\n" for s, v in zip(anew, loss, strict=True)))
+    log = read_log(path)
+    assert len(log) == 40 and "begins again at 1 after 60" in log.notes[-1] and "first 60 row(s)" in log.notes[-1]
+    again = [*loss[:60], *loss[:40]]  # trained anew from the start
+    path.write_text("step,loss\n" + "".join(f"{s},{v}\n" for s, v in zip(anew, again, strict=True)))
+    assert not any("begins again" in note for note in read_log(path).notes)
+
+
+def test_a_trainers_folder_is_read_from_its_newest_checkpoint(tmp_path):
+    for steps in (9, 50, 100):  # by number, not by name
+        folder = tmp_path / "out" / f"checkpoint-{steps}"
+        folder.mkdir(parents=True)
+        as_trainer(folder, rows()[:steps])
+    assert len(read_log(tmp_path / "out")) == 100 and len(read_log(tmp_path / "out" / "checkpoint-50")) == 50
+    as_trainer(tmp_path / "out", rows()[:120])  # at the end, or by save_state
+    assert len(read_log(tmp_path / "out")) == 120
+    (tmp_path / "out" / "runs").mkdir()
+    as_events(tmp_path / "out" / "runs", rows()[:150])  # one folder of events is the run, and further
+    assert len(read_log(tmp_path / "out")) == 150
+
+
 PASSES = [(s, s, 3.0) for s in range(1, 51)] + [(s, s, 2.5) for s in range(21, 31)]  # resumed at 20, now at 30
 
 
@@ -519,3 +543,21 @@ def test_a_loss_far_below_what_is_expected_is_asked_about(tmp_path, forecast, la
     log = csv_of(tmp_path / "bytes.csv", [(i, t, v / np.log(2) / 4.2) for i, t, v in rows()[:100]])
     main(["score", forecast, "--follow", str(log), "--once", *ladder])
     assert "times what is expected here: is it another unit (bits per byte?)" in capsys.readouterr().err
+
+
+def test_a_log_whose_learning_rate_goes_unlike_the_ladders_is_asked_about_once(tmp_path, forecast, capsys):
+    def rated(name: str, made, rate) -> str:
+        path, end = tmp_path / name, made[-1][1]
+        path.write_text("tokens,loss,lr\n" + "".join(f"{t},{v:.6f},{rate(t / end):.6g}\n" for _, t, v in made))
+        return str(path)
+
+    def cosine(share: float) -> float:
+        return 1e-3 * min(share / 0.02, 0.5 + 0.5 * np.cos(np.pi * share))
+
+    flags = [flag for n in (1e7, 4e7, 1.6e8) for flag in ("--ladder", rated(f"{n:g}.csv", rows(n), cosine))]
+    main(["score", forecast, "--follow", rated("same.csv", rows(), cosine), "--once", *flags])
+    assert "under another schedule" not in capsys.readouterr().err
+    held = rated("held.csv", rows(), lambda share: 1e-3 * min(1, share / 0.02, (1 - share) / 0.1))
+    main(["score", forecast, "--follow", held, "--once", *flags])
+    said = capsys.readouterr().err
+    assert said.count("under another schedule") == 1 and "of its peak, the ladder's at" in said

@@ -32,6 +32,7 @@ END = 1.0005  # share of the horizon up to which a row is at it, but for roundin
 NEAR = 0.01  # of the horizon: so near its end a run may have logged its last row (guess)
 ROWS, MOST_ROWS = 10, 1e7  # so many rows tell how many a whole run would have, and no run has so many (guesses)
 FALLEN, HELD = 0.95, 0.999  # of its peak: below the first a rate has fallen, down to the second it was held
+WARM, OTHER = 0.1, 0.15  # of the run, in which rates still warm up; of its peak, by which a rate differs (guesses)
 ABSURD = 20  # times the horizon: no run goes on so long, so steps and tokens are mixed up (guess)
 ENOUGH_JUDGED = 10  # evaluations from which the judge's losses of a ladder make a curve
 TYPICAL = (
@@ -47,9 +48,10 @@ class FollowedLog:
         self.args, self.foretold = args, foretold
         self.tail = Tail(Path(args.follow), args.columns, args.tokens_per_step)
         self.remarks = self.tail.said
-        self.shape = _learned(args, foretold, store, self.remarks, train="train" in (args.columns or ""))
+        self.pasts = _pasts(args, foretold, store, self.remarks, train="train" in (args.columns or ""))
+        self.shape = _shape(self.pasts, foretold)
         self.truth: float | None = None
-        self.ended = False
+        self.ended, self.asked = False, False
 
     def read(self) -> Log | None:
         """The log if it has changed."""
@@ -57,6 +59,9 @@ class FollowedLog:
         if log is not None and len(log):
             log = self._until_horizon(log)
             share = self.shares(log)
+            if not self.asked and (doubt := _other_schedule(log, share, self.pasts)):
+                self.remarks.append(doubt)
+                self.asked = True
             self.ended = _complete(share)
             self.truth = final_loss(share, log.loss) if self.ended and np.isfinite(log.loss).any() else None
         return log
@@ -99,7 +104,7 @@ class FollowedRun:
     def __init__(self, args: argparse.Namespace, foretold: Foretold, store: Store) -> None:
         self.args, self.foretold, self.store, self.key = args, foretold, store, args.run or ""
         self.remarks: list[str] = []
-        self.shape = _learned(args, foretold, store, self.remarks, train=True)
+        self.shape = _shape(_pasts(args, foretold, store, self.remarks, train=True), foretold)
         self.truth: float | None = None
         self.ended = False
         self.steps, self.rows = 1.0, -1
@@ -192,10 +197,10 @@ def _steps(args: argparse.Namespace, foretold: Foretold, store: Store) -> float:
     return float(np.ceil(tokens / each))
 
 
-def _learned(
+def _pasts(
     args: argparse.Namespace, foretold: Foretold, store: Store | None, remarks: list[str], *, train: bool
-) -> Shapes:
-    """The shape of the curves of --ladder, or of the forecast's own runs in the store; empty where there are none."""
+) -> Sequence[Past]:
+    """The runs of --ladder, or the forecast's own in the store; empty where there are none."""
     pasts: Sequence[Past] = [_past(Path(path), args, remarks) for path in args.ladder]
     if store is None and (args.store != DEFAULT_STORE or (foretold.runs and Store(args.store).exists())):
         store = existing_store(args)
@@ -211,8 +216,40 @@ def _learned(
             )
     if not pasts:
         remarks.append(TYPICAL)
-        return ()
-    return ((1.0, shape_of(pasts, foretold.loss.median)),)
+    return pasts
+
+
+def _shape(pasts: Sequence[Past], foretold: Foretold) -> Shapes:
+    return ((1.0, shape_of(pasts, foretold.loss.median)),) if pasts else ()
+
+
+def _other_schedule(log: Log, share: np.ndarray, pasts: Sequence[Past]) -> str:
+    """What says that the run's learning rate does not go as those of all finished runs did; empty where they agree.
+
+    Rates are compared as shares of their peaks, after the warm-up, which may be as many steps at every size.
+    """
+    at = share[share >= WARM]
+    own = _over_peak(share, log.lr, at)
+    ladder = [rates for past in pasts if (rates := _over_peak(past.share, past.lr, at)) is not None]
+    if own is None or not ladder or not len(at):
+        return ""
+    apart = np.min(np.abs(np.array(ladder) - own), axis=0)
+    most = int(np.argmax(apart))
+    if apart[most] < OTHER:
+        return ""
+    return (
+        f"at {100 * at[most]:.0f} % of the run the learning rate was at {100 * own[most]:.0f} % of its peak, the "
+        f"ladder's at {100 * np.median(np.array(ladder)[:, most]):.0f} %: under another schedule a curve has another "
+        f"shape, so theirs do not tell where this one is heading; give --ladder logs of runs with its schedule"
+    )
+
+
+def _over_peak(share: np.ndarray, lr: np.ndarray | None, at: np.ndarray) -> np.ndarray | None:
+    """A run's learning rate as a share of its peak at shares of the run, None where it is not known."""
+    known = np.isfinite(lr) if lr is not None else np.zeros(0, bool)
+    if lr is None or not (lr[known] > 0).any():
+        return None
+    return np.interp(at, share[known], lr[known] / lr[known].max())
 
 
 def _falling(log: Log, share: np.ndarray) -> float | None:
@@ -240,4 +277,4 @@ def _past(path: Path, args: argparse.Namespace, remarks: list[str]) -> Past:
     if len(log) < 2:
         raise InputError(f"{path} has {len(log)} row(s); a ladder's log is that of a finished run.")
     share = log.at / log.at[-1]
-    return Past(share, log.loss, final_loss(share, log.loss), path.name)
+    return Past(share, log.loss, final_loss(share, log.loss), path.name, log.lr)

@@ -29,7 +29,8 @@ OFF = (0.25, 0.5, 2.0, 4.0)  # params as multiples of the optimum whose cost is 
 WITHIN = (0.001, 0.01)  # shares of the loss within which a region of params is told
 MOST_WASTE = 64.0  # compute multiples are told up to this
 UNSETTLED = 0.5  # share of draws without an optimum from which none is told
-FAR = 30.0  # times the largest run from which a budget is called far (guess, as for forecasts)
+FAR = 30.0  # times the largest run, or a share of the smallest, from which a budget is called far (guess)
+ABSURD = (1e-6, 1e12)  # of the smallest and times the largest run: beyond, a budget is in another unit (guesses)
 _NAMES = ("params", "tokens", "tokens_per_param", "loss", "exponent")
 
 
@@ -111,11 +112,17 @@ def allocate(
     """The params and tokens with the least expected loss for `flops`, from runs that vary both.
 
     Training costs `flops_per_param_token` x params x tokens, serving `inference_tokens` a third of that per token.
-    `unique_tokens` is how many distinct ones there are. Raises InputError where no law tells params from tokens, or
-    where most draws have no optimum.
+    `unique_tokens` is how many distinct ones there are. Raises InputError where no law tells params from tokens, where
+    most draws have no optimum, and for a budget a millionth of the smallest run or 1e12 times the largest.
     """
     _check(flops=flops, inference_tokens=inference_tokens, unique_tokens=unique_tokens, level=level)
     curves = _curves(fit, flops_per_param_token, inference_tokens, unique_tokens)
+    low, high = _prices(fit, curves.cost)
+    if not ABSURD[0] * low < flops < ABSURD[1] * high:
+        raise InputError(
+            f"flops is {flops:.3g}, and these runs cost {low:.3g} to {high:.3g} ({curves.cost:g} x params x tokens); "
+            f"are both in FLOPs? Write plain numbers, as 1e21."
+        )
     best, near, spread = curves.optimum(flops), curves.optimum(flops * 1.1), _Spread(curves.weights, level)
     if curves.weights @ best.edge > UNSETTLED:
         raise InputError(
@@ -137,6 +144,14 @@ def allocate(
         unique_tokens=unique_tokens,
         caveats=tuple(_caveats(fit, curves, best, spread, flops)),
     )
+
+
+def _prices(fit: Fit, cost: float) -> tuple[float, float]:
+    """FLOPs of the smallest run and of the largest."""
+    o = fit.observations
+    assert o.params is not None and o.tokens is not None
+    prices = cost * o.params * o.tokens
+    return float(np.min(prices)), float(np.max(prices))
 
 
 def flops_for(
@@ -224,10 +239,11 @@ def _within(curves: Curves, flops: float) -> dict[float, tuple[float, float]]:
 
 def _caveats(fit: Fit, curves: Curves, best: Best, spread: _Spread, flops: float) -> list[str]:
     found, o = list(fit.caveats), fit.observations
-    assert o.params is not None and o.tokens is not None
-    times = flops / (curves.cost * float(np.max(o.params * o.tokens)))
-    if times > FAR:
-        found.append(f"The budget is {times:.3g}x the largest run; take the intervals as a lower bound of the doubt.")
+    low, high = _prices(fit, curves.cost)
+    for times, run in ((flops / high, "larger than the largest"), (low / flops, "smaller than the smallest")):
+        if times > FAR:
+            said = f"The budget is {times:.3g} times {run} run"
+            found.append(f"{said}; take the intervals as a lower bound of the doubt.")
     if curves.weights @ best.edge > 0.05:
         found.append("For some draws more params, or more tokens, always help: these runs do not settle the split.")
     if all(ties(law.law) for law, _ in curves.laws):

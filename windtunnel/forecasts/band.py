@@ -37,13 +37,15 @@ PRIOR_WEIGHT = 3.0  # rungs that these are worth beside the ladder's own past (g
 class Past:
     """A finished run: `share` of its horizon (n,) rising to 1, `loss` (n,), and its `final` loss.
 
-    `loss` may be of another kind than `final` (training beside held-out loss): the gap is part of the shape.
+    `loss` may be of another kind than `final` (training beside held-out loss): the gap is part of the shape. `lr` (n,)
+    is None where it is not known.
     """
 
     share: np.ndarray
     loss: np.ndarray
     final: float
     name: str = "run"
+    lr: np.ndarray | None = None
 
     @cached_property
     def excess(self) -> np.ndarray:

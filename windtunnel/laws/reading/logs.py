@@ -27,10 +27,12 @@ from windtunnel.laws.reading.naming import hint
 from windtunnel.laws.reading.records import read_json
 from windtunnel.laws.reading.tables import Table, read_csv, read_parquet, text_of
 
+STATE = "trainer_state.json"  # where a Hugging Face Trainer keeps its log, at the end of a run and in each checkpoint
 LARGEST = 512 * 2**20  # bytes of a log that is read (guess: a million steps with twenty metrics is 200 MB)
 WANTED = ("tokens", "steps", "loss", "lr", "batch_tokens")
 NO_VALUE = {"none", "null", "na", "n/a", "-"}  # what programs write where there is no loss
 PRINTED = re.compile(r"loss\W{0,3}\d", re.IGNORECASE)  # in the first line
+FALLEN = 0.1  # of log loss, from which a run's first part tells its beginning from its end (guess)
 # In a log of one run these can mean nothing else; W&B's own `_step` can, and must be named with --columns.
 _ALSO = {"steps": ("step", "global_step", "train/global_step"), "lr": ("learning_rate", "train/learning_rate")}
 
@@ -63,7 +65,8 @@ def read_log(
     path: Path, columns: Mapping[str, str] | str | None = None, *, tokens_per_step: float | None = None,
     whole: bool = False,
 ) -> Log:  # fmt: skip
-    """The log at a path: CSV, JSON lines or an array, Parquet, TensorBoard, MLflow's run folder, a tracker's export.
+    """The log at a path: CSV, JSON lines or an array, Parquet, TensorBoard, MLflow's run folder, a tracker's export, a
+    Hugging Face Trainer's folder.
 
     Columns: loss, and tokens or steps; lr where there is one. `columns` maps them to the file's names.
     `tokens_per_step` turns steps to tokens. `whole` False leaves out a last line without its end, which may be half
@@ -92,6 +95,7 @@ def read_log(
             f'(nats per token is usual). Name another column with --columns "loss=THEIR_NAME".'
         )
     notes = [*torn, *strange, *_said(len(kept) - len(last), int(np.sum(~np.isfinite(loss[last]))))]
+    notes += _anew(place[kept], loss[kept])
     return Log(place[last], np.where(np.isfinite(loss[last]), loss[last], np.nan), unit,
                None if lr is None else lr[last], tuple(notes), str(path))  # fmt: skip
 
@@ -103,6 +107,24 @@ def _said(repeated: int, broken: int) -> list[str]:
     if broken:
         said.append(f"{broken} row(s) have a loss that is NaN or infinite; they are left out")
     return said
+
+
+def _anew(place: np.ndarray, loss: np.ndarray) -> list[str]:
+    """A sentence where the counter began again and the loss did not: then no rows were written again, but the first
+    part of the run is missing. Asked of the last pass that began where the log began."""
+    starts = np.flatnonzero((place[1:] <= place[:-1]) & (place[1:] <= place[0])) + 1
+    for start in starts[::-1].tolist():
+        few = max(1, min(5, start // 20))
+        first, before, after = (np.median(loss[i : i + few]) for i in (0, start - few, start))
+        if not np.isfinite([first, before, after]).all() or min(first, before, after) <= 0:
+            continue
+        if np.log(first / before) > FALLEN and np.log(after / before) < np.log(first / before) / 2:
+            return [
+                f"the counter begins again at {place[start]:.4g} after {place[start - 1]:.4g}, but the loss goes on "
+                f"({after:.4g} after {before:.4g}; the first was {first:.4g}): where this is one run, resumed with a "
+                f"new counter, its first {start} row(s) are missing here; add {place[start - 1]:.4g} to what follows"
+            ]
+    return []
 
 
 def _table(path: Path, whole: bool) -> tuple[Table, list[str]]:
@@ -166,8 +188,14 @@ def _cells_as(header: str, path: Path) -> Any:
 
 
 def _folder(folder: Path) -> Table:
-    """A TensorBoard run's folder, or an MLflow run's: one run, or InputError."""
+    """A TensorBoard run's folder, an MLflow run's, or a Trainer's: one run, or InputError.
+
+    A Trainer's state holds the whole run up to its checkpoint; of event files each time it is resumed makes others.
+    """
     runs = sorted({path.parent for path in folder.rglob(f"*{EVENTS}*") if path.is_file()})
+    state = _newest_state(folder)
+    if state is not None and len(runs) != 1:
+        return recognised(read_json(state, text_of(state)))
     if runs:
         run = _only(folder, runs)
         series: dict[str, list[tuple[int, float]]] = {}
@@ -177,10 +205,26 @@ def _folder(folder: Path) -> Table:
         return _series_table(run, series)
     stores = sorted(path.parent for path in folder.rglob("metrics") if path.is_dir())
     if not stores:
-        raise InputError(f"{folder} holds neither TensorBoard event files nor an MLflow run; give the path of a log.")
+        raise InputError(
+            f"{folder} holds neither TensorBoard event files, nor an MLflow run, nor a Trainer's {STATE}; give the "
+            f"path of a log."
+        )
     metrics = _only(folder, stores) / "metrics"
     files = sorted(path for path in metrics.rglob("*") if path.is_file())
     return _series_table(folder, {path.relative_to(metrics).as_posix(): _metric(path) for path in files})
+
+
+def _newest_state(folder: Path) -> Path | None:
+    """The Trainer's state with most steps, in a checkpoint's folder or a run's with its checkpoints; None if none."""
+    found = [path for path in (folder / STATE, *folder.glob(f"checkpoint-*/{STATE}")) if path.is_file()]
+    return max(found, key=_steps_of, default=None)
+
+
+def _steps_of(state: Path) -> float:
+    try:
+        return float(json.loads(text_of(state))["global_step"])
+    except (ValueError, KeyError, TypeError, InputError):
+        return -1.0
 
 
 def _begun(file: Path) -> tuple[list[int], str]:
