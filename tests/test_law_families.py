@@ -263,6 +263,15 @@ def test_scores_that_have_seen_the_bend_need_no_caveat():
     assert fit_task(loss, _under(0.9, loss), 0.25).caveats == ()
 
 
+def test_chance_that_nobody_told_is_asked_about_where_no_score_is_near_zero():
+    loss = np.linspace(3.8, 2.3, 12)
+    forgotten, told = fit_task(loss, _under(0.9, loss)), fit_task(loss, _under(0.9, loss), 0.25)
+    assert "give chance=1/k" in forgotten.caveats[0] and str(forgotten).startswith("caveat: Chance is taken as 0")
+    assert not any("Chance" in each for each in told.caveats)
+    free = fit_task(loss, 0.9 / (1 + np.exp(5 * (loss - 2.8))))
+    assert not any("Chance" in each for each in free.caveats)
+
+
 def test_a_forecast_of_the_loss_is_carried_on_with_its_doubt():
     loss = np.linspace(1.3, 0.85, 12)
     fit = fit_task(loss, _scores(loss), 0.25)

@@ -26,6 +26,7 @@ from windtunnel.notebook import marked, printed
 CEILINGS = ((2 / 3, float(np.log(0.93)), 0.1), (1 / 3, float(np.log(0.7)), 0.5))
 NO_RISE = 0.05  # probability of a rise that is scatter, from which none is believed
 SEEN = 0.7  # of the way from chance to the ceiling: scores that reach it have seen the bend (guess)
+ASKED = 0.15  # lowest score from which chance is asked about: that of guessing among six is 0.17 (guess)
 STEEP = (-3.0, 5.0)  # log of the steepness per unit of loss: from flat over a nat to a step of 0.01
 TYPICAL_NOISE = 0.01  # standard deviation of a score: 100 to 10,000 questions give 0.05 to 0.005
 QUANTILES = 64  # of a forecast
@@ -54,7 +55,8 @@ class TaskFit:
 
     `draws` (draws, 4) hold height, steepness (per unit of loss, at the middle), middle and power, mixed by `weights` of
     LINKS and CEILINGS; `thetas` (6, 4) are the best of each; `noise` is one run's standard deviation; `covered` the
-    range of losses fitted, `reached` the highest expected score among them.
+    range of losses fitted, `reached` the highest expected score among them; `untold` the lowest score where nobody said
+    what chance is.
     """
 
     chance: float
@@ -64,10 +66,22 @@ class TaskFit:
     noise: float
     covered: tuple[float, float]
     reached: float
+    untold: float | None = None
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """What must be said before a score is foretold."""
+        return (*self._floor(), *self._ceiling())
+
+    def _floor(self) -> tuple[str, ...]:
+        if self.untold is None or self.untold < ASKED:
+            return ()
+        return (
+            f"Chance is taken as 0, though no score is below {self.untold:.2f}; where the answer is one of k choices, "
+            f"give chance=1/k (chance=0 if there are none).",
+        )
+
+    def _ceiling(self) -> tuple[str, ...]:
         ceilings = self.chance + np.quantile(self.draws[:, 0], [0.05, 0.5, 0.95])
         if self.reached >= self.chance + SEEN * (ceilings[1] - self.chance):
             return ()
@@ -153,7 +167,7 @@ def fit_task(loss: Any, score: Any, chance: float | None = None, *, draws: int =
             belief = mean + sd * special.ndtri(share)
             drawn.append(_solve(x, made, floor, noise, (belief, sd), power, [_to_free(theta, floor)]))
     found = TaskFit(floor, thetas, weights, np.array(drawn), noise, (float(x.min()), float(x.max())), 0.0)
-    return replace(found, reached=float(found(x.min())))
+    return replace(found, reached=float(found(x.min())), untold=float(y.min()) if chance is None else None)
 
 
 def _likely(loss: Any) -> np.ndarray:
