@@ -54,6 +54,7 @@ def test_a_step_that_cannot_be_compiled_is_trained_as_written_with_the_reason(co
         raise RuntimeError("no compiler here\nsecond line")
 
     monkeypatch.setattr(torch, "compile", refuse)
+    monkeypatch.setattr(compiling, "_in_two_files", refuse)
     whole = pack(corpus, 1e-2)
     (run,), (written,) = train(whole, device=tiny.CPU, compile=True), train(whole, device=tiny.CPU)
     assert run.outcome is Outcome.FINISHED and tiny.numbers(run) == tiny.numbers(written)
@@ -80,10 +81,47 @@ def test_a_compiled_step_with_the_same_losses_and_another_update_is_not_used(cor
     assert run.cost.compiled_steps == 0 and "moved the weights elsewhere" in run.cost.eager_because
 
 
+@pytest.mark.slow
+@needs_a_compiler
+def test_what_cannot_be_compiled_in_two_files_is_compiled_as_torch_does_it(corpus, monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("an operation that is not known there")
+
+    whole = pack(corpus, 1e-3, 1e-2)
+    ours = train(whole, device=tiny.CPU, compile=True)
+    monkeypatch.setattr(compiling, "_in_two_files", refuse)
+    monkeypatch.setattr(compiling, "_JOINED", {})
+    theirs = train(whole, device=tiny.CPU, compile=True)
+    assert all(run.cost.compiled_steps == tiny.STEPS for run in (*ours, *theirs))
+    assert [tiny.numbers(run) for run in ours] == [tiny.numbers(run) for run in theirs]
+
+
+def test_a_process_compiles_a_graph_once_and_others_by_themselves(monkeypatch):
+    made: list[str] = []
+
+    def joined(recorded, tensors, graph, on_cpu):
+        made.append(graph)
+        return recorded
+
+    monkeypatch.setattr(compiling, "_joined", joined)
+    monkeypatch.setattr(compiling, "_look_ahead", lambda: None)
+    monkeypatch.setattr(compiling, "_JOINED", {})
+    x, y = torch.randn(3), torch.randn(3)
+
+    def by(constant):
+        return lambda given: {"x": given["x"] * constant - given["y"], "name": given["name"]}
+
+    one, two = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 4.0])
+    for constant, given, count in ((one, x, 1), (one, y, 1), (one, y.double(), 2), (two, y, 3), (two, y[:1], 4)):
+        run = compiling._graph(by(constant), ({"x": given, "y": y[:1], "name": "kept"},), "float32")
+        found = run({"y": y[:1], "name": "kept", "x": given})  # a dictionary in another order is the same one
+        assert torch.equal(found["x"], given * constant - y[:1]) and found["name"] == "kept" and len(made) == count
+
+
 def recorded(step, *arguments):
     """Names of the operations of a graph as it is given to the compiler, and what it computes."""
-    graph = compiling._recorded(step, arguments, "float32")
-    return {str(node.target) for node in graph.graph.nodes}, graph(*arguments)
+    graph, taken, rebuilt = compiling._recorded(step, arguments, "float32")
+    return [str(node.target) for node in graph.graph.nodes], rebuilt(graph(*taken(arguments)))
 
 
 @pytest.mark.parametrize("shape, dim", [((3, 5, 7), 2), ((3, 5, 7), -1), ((4, 6), 0)])
@@ -122,10 +160,9 @@ def test_only_long_stretches_are_compiled(corpus, monkeypatch):
 
 def test_what_is_computed_twice_is_computed_once():
     x = torch.randn(4, 4)
-    names = [str(n.target) for n in compiling._recorded(lambda x: x.exp() @ x.exp(), (x,), "float32").graph.nodes]
+    names, found = recorded(lambda x: x.exp() @ x.exp(), x)
     assert names.count("aten.exp.default") == 1
-    graph = compiling._recorded(lambda x: x.exp() @ x.exp(), (x,), "float32")
-    assert torch.equal(graph(x), x.exp() @ x.exp())
+    assert torch.equal(found, x.exp() @ x.exp())
 
 
 def test_numbers_that_are_equal_and_not_the_same_stay_apart():
@@ -134,7 +171,7 @@ def test_numbers_that_are_equal_and_not_the_same_stay_apart():
     def step(x, i):
         return i + 1, i + 1.0, x / (x * 0.0), x / (x * -0.0), torch.full((2,), 1), torch.full((2,), 1.0)
 
-    for found, expected in zip(compiling._recorded(step, (x, i), "float32")(x, i), step(x, i), strict=True):
+    for found, expected in zip(recorded(step, x, i)[1], step(x, i), strict=True):
         assert found.dtype == expected.dtype and torch.equal(found, expected)
 
 
@@ -151,9 +188,8 @@ def test_a_graph_that_writes_in_place_or_draws_numbers_stays_as_it_is():
         "aten.rand_like.default": lambda x: torch.rand_like(x) - torch.rand_like(x),
     }
     for name, step in twice.items():
-        names = [str(node.target) for node in compiling._recorded(step, (x,), "float32").graph.nodes]
-        assert names.count(name) == 2
-    assert torch.equal(compiling._recorded(filled, (x,), "float32")(x), x)
+        assert recorded(step, x)[0].count(name) == 2
+    assert torch.equal(recorded(filled, x)[1], x)
 
 
 HOLDS = """

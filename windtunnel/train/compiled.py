@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import math
 import os
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from windtunnel.train.rewritten import rewritten
 
@@ -37,7 +41,16 @@ ROUNDING = {"float32": 1e-4, "bfloat16": 2e-3}
 # into a whole step (measured: below 1e-4 in float32, 0.07 in bfloat16; 0.3 leaves room for tensors without a gradient).
 TURNED = 0.3
 
+# All kernels of a graph in one C++ file and what calls them in another, instead of a file and a run of the C++ compiler
+# for each: half the seconds, the same digits, and a step a twentieth shorter (measured). Headers compiled beforehand
+# cost more than they save two files. Not tried on other devices.
+IN_TWO_FILES = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True, "cpp_cache_precompile_headers": False}
+
 WAITS = 120.0  # seconds, for another process to compile the same graph (guess: three times what was seen on busy cores)
+
+_JOINED: dict[str, Callable[..., Any]] = {}  # graphs that this process has compiled: the next pack's is often one
+
+PLACE = object()  # of a tensor, in an answer
 
 Step = Callable[..., tuple[list[Tensor], list[dict[str, Tensor]], Tensor, dict[str, Tensor]]]
 
@@ -70,17 +83,90 @@ def _norm(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
-    recorded = _recorded(step, arguments, precision)
-    joined = torch.compile(recorded, dynamic=False)
+    tensors = _tensors(arguments)
+    on_cpu = all(each.device.type == "cpu" for each in tensors)
+    if on_cpu and not _JOINED:
+        threading.Thread(target=_look_ahead, daemon=True).start()
+    recorded, taken, rebuilt = _recorded(step, arguments, precision)
+    graph = _name(recorded, tensors)
+    if graph not in _JOINED:
+        _JOINED[graph] = _joined(recorded, tensors, graph, on_cpu)
+    joined = _JOINED[graph]
 
     def run(*given: Any) -> Any:
         with torch.no_grad():  # the backward pass is part of the graph
-            return joined(*given)
+            return rebuilt(joined(*taken(given)))
 
-    shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
-    with _by_one(f"{recorded.code} {shapes}"):
-        run(*arguments)  # the first call is what compiles
     return run
+
+
+def _joined(recorded: GraphModule, tensors: list[Tensor], graph: str, on_cpu: bool) -> Callable[..., Sequence[Tensor]]:
+    """The graph compiled, on a CPU as `IN_TWO_FILES` says; as torch does it where that is not so or cannot be done."""
+    with torch.no_grad(), _unsaid():
+        if on_cpu:
+            with suppress(Exception):
+                joined = _in_two_files(recorded, tensors, graph)
+                joined(*tensors)
+                return joined
+        joined = torch.compile(recorded, dynamic=False)
+        with _by_one(graph):
+            joined(*tensors)  # the first call is what compiles
+        return joined
+
+
+def _in_two_files(recorded: GraphModule, tensors: list[Tensor], graph: str) -> Callable[..., Sequence[Tensor]]:
+    """The graph given to the compiler as it is: torch.compile would read it once more, which takes seconds, and ask at
+    every step whether its tensors are of the same kind still, which takes a twentieth of a small model's step."""
+    from torch._inductor import compile_fx, config
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    kinds = FakeTensorMode(shape_env=ShapeEnv())
+    inputs = [kinds.from_tensor(each, static_shapes=True) for each in tensors]
+    for node, kind in zip(recorded.graph.find_nodes(op="placeholder"), inputs, strict=True):
+        node.meta["val"] = kind
+
+    def one_process(*given: Any, **more: Any) -> Any:
+        with _by_one(graph):
+            return compile_fx.compile_fx_inner(*given, **more)
+
+    known = {name: value for name, value in IN_TWO_FILES.items() if hasattr(config, name)}  # torch 2.6 lacks some
+    made: Any = compile_fx.compile_fx(recorded, inputs, inner_compile=one_process, config_patches=known)
+    return made
+
+
+def _name(recorded: GraphModule, tensors: Sequence[Tensor]) -> str:
+    """Stands for the graph, the constants in it and the tensors that it is for."""
+    found = hashlib.sha256(f"{recorded.code} {[(each.shape, each.dtype, each.device) for each in tensors]}".encode())
+    for node in recorded.graph.find_nodes(op="get_attr"):
+        held = attrgetter(node.target)(recorded)
+        written = held.detach().cpu().tolist() if isinstance(held, Tensor) else getattr(held, "code", held)
+        found.update(f"{node.target} {getattr(held, 'dtype', '')} {written}".encode())
+    return found.hexdigest()
+
+
+def _look_ahead() -> None:
+    """Have torch try which instructions the processor has, which runs a C++ compiler six times, on another core while
+    the step is recorded: what is found is kept, on disk too."""
+    with suppress(Exception):  # then it tries when it needs to know
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        pick_vec_isa()
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without torch's remarks on operations that it calls one by one, of which no user can make anything."""
+
+    def never(record: logging.LogRecord) -> bool:
+        return False
+
+    talk = logging.getLogger("torch._inductor.ir")
+    talk.addFilter(never)
+    try:
+        yield
+    finally:
+        talk.removeFilter(never)
 
 
 @contextmanager
@@ -116,15 +202,45 @@ def _lock(file: int, place: int) -> bool:
     return False
 
 
-def _recorded(step: Callable[..., Any], arguments: tuple[Any, ...], precision: str) -> Any:
-    """The step as a flat graph: the compiler then sees neither vmap nor autograd, which it follows only in part."""
+def _tensors(given: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+
+
+def _recorded(
+    step: Callable[..., Any], arguments: tuple[Any, ...], precision: str
+) -> tuple[GraphModule, Callable[[tuple[Any, ...]], list[Tensor]], Callable[[Sequence[Tensor]], Any]]:
+    """The step as a flat graph from tensors to tensors; what takes the tensors out of arguments (whose dictionaries may
+    be in another order), and what gives those it computes the form of the step's answer.
+
+    The compiler then sees neither vmap nor autograd, which it follows only in part. What is no tensor stays as it is
+    now, in arguments and answer.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    # make_fx counts the arguments of a method wrongly
-    return _once(make_fx(lambda *given: step(*given), decomposition_table=rewritten(precision))(*arguments))
+    leaves, form = tree_flatten(arguments)
+    answer: list[Any] = []
+
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        left = iter(tensors)
+        given = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        found, found_form = tree_flatten(step(*tree_unflatten(given, form)))
+        answer[:] = [PLACE if isinstance(leaf, Tensor) else leaf for leaf in found], found_form
+        return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+    graph = _once(make_fx(flat, decomposition_table=rewritten(precision))(*_tensors(arguments)))
+    places, answer_form = answer
+
+    def taken(given: tuple[Any, ...]) -> list[Tensor]:
+        return [leaf for leaf in form.flatten_up_to(given) if isinstance(leaf, Tensor)]
+
+    def rebuilt(tensors: Sequence[Tensor]) -> Any:
+        left = iter(tensors)
+        return tree_unflatten([next(left) if each is PLACE else each for each in places], answer_form)
+
+    return graph, taken, rebuilt
 
 
-def _once(recorded: Any) -> Any:
+def _once(recorded: GraphModule) -> GraphModule:
     """What forward and backward pass compute alike computed once: 4 to 8 % of the time of small models in bfloat16.
 
     Two calls are one where everything they are given is written alike (1 is not 1.0). A graph that writes into its
