@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import windtunnel as wt
-from benchmarks.engine import MEMBERS, PACK, pack_of, plain
+from benchmarks.engine import MEMBERS, pack_of, plain
 from windtunnel.launch.here import Here
 
 CORES = len(os.sched_getaffinity(0))
@@ -29,10 +29,11 @@ def train(width: int, member: int, steps: int, precision: str) -> float:
 
 
 def windtunnel(width: int, steps: int, precision: str) -> None:
-    """Packs in as many workers as cores."""
+    """Packs, as wide as the launcher says, in as many workers as cores."""
     whole = pack_of(width, MEMBERS, steps, precision)
-    packs = [whole.part(range(i, i + PACK)) for i in range(0, MEMBERS, PACK)]
-    Here(devices=CORES)(packs, wt.Store(tempfile.mkdtemp(prefix="engine-")))
+    launcher, store = Here(devices=CORES), wt.Store(tempfile.mkdtemp(prefix="engine-"))
+    rows = launcher.pack_rows(MEMBERS, store, whole.size().total)
+    launcher([whole.part(range(i, min(i + rows, MEMBERS))) for i in range(0, MEMBERS, rows)], store)
 
 
 def optuna(width: int, steps: int, precision: str) -> None:

@@ -18,7 +18,7 @@ class Inventing:
     def __init__(self, noise: float = 0.002, most: int | None = None) -> None:
         self.noise, self.most, self.packs = noise, most, 0
 
-    def pack_rows(self, asked: int, store: wt.Store) -> int:
+    def pack_rows(self, asked: int, store: wt.Store, params: int) -> int:
         return 1
 
     def __call__(self, packs, store, report=None, finished=None):

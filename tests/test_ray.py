@@ -110,11 +110,13 @@ def test_workers_killed_again_and_again_lose_nothing_and_change_no_bit(launcher,
 
 def test_a_cluster_is_asked_for_its_gpus_before_packs_are_formed(launcher, tmp_path, monkeypatch):
     store = wt.Store(tmp_path / "store")
-    assert launcher.pack_rows(60, store) == 8 and launcher._gpus == 0  # it said so when it trained its first pack
+    assert (
+        launcher.pack_rows(60, store, 10**6) == 8 and launcher._gpus == 0
+    )  # it said so when it trained its first pack
     monkeypatch.setattr(launcher, "_gpus", 2)
-    assert launcher.pack_rows(60, store) == 30
+    assert launcher.pack_rows(60, store, 10**6) == 30
     monkeypatch.setattr(launcher, "devices", 1)
-    assert launcher.pack_rows(60, store) == 60
+    assert launcher.pack_rows(60, store, 10**6) == 60
 
 
 def test_an_interrupt_cancels_the_tasks(launcher, corpus, tmp_path):

@@ -10,7 +10,7 @@ import windtunnel as wt
 from windtunnel.launch import here
 from windtunnel.launch.here import Here
 from windtunnel.launch.slurm import Slurm
-from windtunnel.launch.width import A_CORE, most_rows
+from windtunnel.launch.width import A_CORE, SMALL, most_rows
 from windtunnel.study.plan import plan
 from windtunnel.study.speed import timed_here
 from windtunnel.study.stages import Stages, _evenly
@@ -22,7 +22,7 @@ class Wide:
     def __init__(self, most: int) -> None:
         self.most, self.asked = most, list[int]()
 
-    def pack_rows(self, asked: int, store: wt.Store) -> int:
+    def pack_rows(self, asked: int, store: wt.Store, params: int) -> int:
         self.asked.append(asked)
         return self.most
 
@@ -77,18 +77,25 @@ def test_a_launcher_that_says_nothing_has_packs_for_cpu_cores(corpus, tmp_path):
     def launcher(packs, store, report=None, finished=None): ...
 
     stages = Stages(tiny.study(corpus), wt.Store(tmp_path / "store"), launcher=launcher)
-    assert stages.pack_rows(1000) == A_CORE == Here().pack_rows(1000, stages.store)
+    assert stages.pack_rows(1000, 10**6) == A_CORE == Here().pack_rows(1000, stages.store, 10**6)
+
+
+def test_small_models_are_packed_wider_on_cores_that_have_enough_of_them(tmp_path):
+    store = wt.Store(tmp_path / "store")
+    asked = (1, 16, 20, 32, 40, 1000)
+    assert [Here(devices=2).pack_rows(count, store, SMALL - 1) for count in asked] == [8, 8, 10, 16, 16, 16]
+    assert [Here(devices=2).pack_rows(count, store, SMALL) for count in asked] == [8] * 6
 
 
 def test_this_machine_and_its_local_jobs_go_by_its_gpus_and_sbatch_by_what_it_is_asked_for(tmp_path, monkeypatch):
     store = wt.Store(tmp_path / "store")
-    assert Slurm(settings={"partition": "learn"}).pack_rows(60, store) == A_CORE
-    assert Slurm(settings={"gpus_per_node": "1"}).pack_rows(60, store) == 60
-    assert Slurm(devices=4, settings={"gres": "gpu:1"}).pack_rows(60, store) == 15
+    assert Slurm(settings={"partition": "learn"}).pack_rows(60, store, 10**6) == A_CORE
+    assert Slurm(settings={"gpus_per_node": "1"}).pack_rows(60, store, 10**6) == 60
+    assert Slurm(devices=4, settings={"gres": "gpu:1"}).pack_rows(60, store, 10**6) == 15
     monkeypatch.setattr(here, "device_of", lambda worker: torch.device("cuda", worker))
     monkeypatch.setattr(here, "default_devices", lambda: 2)
-    assert Here().pack_rows(60, store) == 30 == Slurm(settings={"cluster": "local"}).pack_rows(60, store)
-    assert Here(devices=1).pack_rows(60, store) == 60
+    assert Here().pack_rows(60, store, 10**6) == 30 == Slurm(settings={"cluster": "local"}).pack_rows(60, store, 10**6)
+    assert Here(devices=1).pack_rows(60, store, 10**6) == 60
 
 
 def test_a_plan_counts_the_memory_of_the_packs_that_will_be_trained(corpus, tmp_path):

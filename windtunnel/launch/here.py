@@ -27,7 +27,7 @@ from windtunnel.errors import InputError, Paused, Stopped
 from windtunnel.launch.errand import refused
 from windtunnel.launch.leave import GRACE_SECONDS, asked_to_leave, stopped_by_sigterm
 from windtunnel.launch.one import Report, execute, sweep
-from windtunnel.launch.width import most_rows
+from windtunnel.launch.width import most_on_cores, most_rows
 from windtunnel.launch.worker import LEFT
 from windtunnel.store import Store
 from windtunnel.train.loop import Progress
@@ -68,9 +68,10 @@ class Here:
             _Workers(workers, store, report, finished).train(packs)
             sweep(store)  # what a worker that was replaced left half-written
 
-    def pack_rows(self, asked: int, store: Store) -> int:
-        """Most rows of a pack, of so many of one shape that are asked."""
-        return most_rows(asked, (self.devices or default_devices()) if device_of(0).type == "cuda" else 0)
+    def pack_rows(self, asked: int, store: Store, params: int) -> int:
+        """Most rows of a pack, of so many of one shape and size that are asked."""
+        devices = self.devices or default_devices()
+        return most_rows(asked, devices) if device_of(0).type == "cuda" else most_on_cores(asked, devices, params)
 
 
 def default_devices() -> int:

@@ -74,7 +74,7 @@ class Ray:
         if packs:
             self._ask(packs, store, report, finished)
 
-    def pack_rows(self, asked: int, store: Store) -> int:
+    def pack_rows(self, asked: int, store: Store, params: int) -> int:
         """Most rows of a pack, of so many of one shape that are asked; the cluster says whether it has GPUs.
 
         Raises InputError if Ray is not installed or no cluster answers.

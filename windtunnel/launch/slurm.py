@@ -82,10 +82,10 @@ class Slurm:
                 jobs.cancel()
             raise
 
-    def pack_rows(self, asked: int, store: Store) -> int:
+    def pack_rows(self, asked: int, store: Store, params: int) -> int:
         """Most rows of a pack, of so many of one shape that are asked: wide ones where the jobs ask for GPUs."""
         if self.settings.get("cluster") == "local":
-            return Here(devices=self.devices).pack_rows(asked, store)
+            return Here(devices=self.devices).pack_rows(asked, store, params)
         on_gpu = any("gpu" in word for setting in self.settings.items() for word in setting)
         return most_rows(asked, (self.devices or 1) if on_gpu else 0)
 

@@ -74,7 +74,7 @@ class Torchrun:
                 if finished is not None:
                     finished(pack)
 
-    def pack_rows(self, asked: int, store: Store) -> int:
+    def pack_rows(self, asked: int, store: Store, params: int) -> int:
         """Most rows of a pack, of so many of one shape that are asked."""
         return most_rows(asked, self.ranks.world if self.ranks.device.type == "cuda" else 0)
 

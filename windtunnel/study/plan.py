@@ -161,7 +161,7 @@ def plan(
     check(stages)
     rungs = at_most(stages)
     rows = [row for name in stages.recipes for row in _rows(stages, name, rungs)]
-    rows = [replace(row, together=stages.pack_rows(row.runs)) if row.missing else row for row in rows]
+    rows = [replace(row, together=stages.pack_rows(row.runs, row.size.total)) if row.missing else row for row in rows]
     rows, source = _timed(stages, rows, measure)
     return Plan(
         study=study.name,

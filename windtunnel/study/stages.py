@@ -68,8 +68,8 @@ class TuningState:
 class Stages:
     """A study beside a store. A record is read once and kept: records never change.
 
-    What is missing is trained in `precision` and in packs of at most `launcher.pack_rows(asked, store)` rows, which
-    change nothing of what is asked.
+    What is missing is trained in `precision` and in packs of at most `launcher.pack_rows(asked, store, params)` rows,
+    which change nothing of what is asked.
     """
 
     def __init__(self, study: Study, store: Store, precision: str = "float32", launcher: Any = None) -> None:
@@ -279,10 +279,11 @@ class Stages:
 
     # packs
 
-    def pack_rows(self, asked: int) -> int:
-        """Most rows of a pack, of so many of one shape that are asked: what the launcher says, else a CPU core's."""
+    def pack_rows(self, asked: int, params: int) -> int:
+        """Most rows of a pack, of so many of one shape that are asked and so many parameters each: what the launcher
+        says, else a CPU core's."""
         of_launcher = getattr(self._launcher, "pack_rows", None)
-        return A_CORE if of_launcher is None else of_launcher(asked, self.store)
+        return A_CORE if of_launcher is None else of_launcher(asked, self.store, params)
 
     def packs(self, asks: Sequence[Ask]) -> list[Pack]:
         """Missing runs as packs, dearest first. Runs of a recipe at a rung share a pack, up to as many rows as the
@@ -306,7 +307,9 @@ class Stages:
             kind = (first.name, self._is_elsewhere(first.stage), *(ask.spec.rung for ask in trunk), repr(shape))
             together.setdefault(kind, []).append(trunk)
         for group in together.values():
-            most = self.pack_rows(alike[self._begins(group[0][0])[0]])
+            first = group[0][0]
+            size = self.study.size(self.recipe(first.name, first.stage), first.spec.rung)
+            most = self.pack_rows(alike[self._begins(first)[0]], size.total)
             packs += [self.packed([ask for trunk in chunk for ask in trunk]) for chunk in _evenly(group, most)]
         return sorted(packs, key=Pack.training_flops, reverse=True)
 

@@ -220,9 +220,9 @@ class Engine:
 
     def _count(self, state: State, losses: Tensor) -> None:
         found, row = losses.detach().double().cpu().numpy(), np.full(len(self.pack.specs), np.nan)
-        for members, loss in zip(state.rows, found, strict=True):
-            row[list(members)] = loss
-            state.spent[list(members)] += 1 / len(members)
+        together = np.array([len(members) for members in state.rows])
+        row[state.alive] = np.repeat(found, together)
+        state.spent[state.alive] += np.repeat(1 / together, together)
         state.train_loss.append(row)
         state.step += 1
         bad = [m for m in state.alive if not math.isfinite(row[m])]

@@ -82,7 +82,13 @@ class Shards:
 
 def default_cache() -> Path:
     """`$WINDTUNNEL_CACHE`, or `~/.cache/windtunnel`."""
-    return Path(os.environ.get("WINDTUNNEL_CACHE") or os.path.expanduser("~/.cache/windtunnel"))
+    return _home(os.environ.get("WINDTUNNEL_CACHE"), os.environ.get("HOME"))
+
+
+@cache
+def _home(named: str | None, user: str | None) -> Path:
+    """Asked for every row of every step, so worked out once."""
+    return Path(named or os.path.expanduser("~/.cache/windtunnel"))
 
 
 @cache
