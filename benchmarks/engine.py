@@ -357,48 +357,52 @@ def start() -> dict[str, Any]:
     return found
 
 
-def sweep(names: list[str], steps: int, asked: list[str], warm: bool) -> dict[str, Any]:
-    """Tokens a second over a sweep of 32 members, from start to end, on every core, the ways one after another.
+def sweep(names: list[str], steps: int, asked: list[str], warm: bool, turns: int) -> dict[str, Any]:
+    """Tokens a second over a sweep of 32 members, from start to end, on every core, all ways in each turn.
 
     The compiler's cache is empty at first, so that a sweep pays what the first one on a machine pays; `warm` has each
-    done twice and counts the second, as the next sweep of these shapes.
+    done twice and counts the second, as the next sweep of these shapes. Ratios are of one turn.
     """
     found: dict[str, Any] = {}
     for name in names:
-        tokens, ways = MEMBERS * steps * BATCH * CONTEXT, {}
-        for way in asked:
-            trainer, _, low = way.partition("-")
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.engine_ways",
-                trainer,
-                "--precision",
-                low or "float32",
-                "--width",
-                str(WIDTHS[name]),
-                "--steps",
-                str(steps),
-            ]
-            with tempfile.TemporaryDirectory(prefix="engine-compiler-") as empty:
-                apart = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": empty}
-                for _ in range(1 + warm):
-                    began = time.perf_counter()
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | apart)
-            ways[way] = tokens / (time.perf_counter() - began)
-            print(f"{name}, {way}: {ways[way]:,.0f} tokens a second", flush=True)
+        ways: dict[str, list[float]] = {way: [] for way in asked}
+        for _ in range(turns):
+            for way, rates in ways.items():
+                rates.append(MEMBERS * steps * BATCH * CONTEXT / _swept(name, steps, way, warm))
+                print(f"{name}, {way}: {rates[-1]:,.0f} tokens a second", flush=True)
         row = {"steps": steps, "tokens_a_second": ways, "bar": BARS[name]}
-        others = {way: rate for way, rate in ways.items() if way.startswith(OTHERS)}
-        plain = [rate for way, rate in others.items() if not way.endswith("-bfloat16")]
+        others = {way: rates for way, rates in ways.items() if way.startswith(OTHERS)}
+        plain = [rates for way, rates in others.items() if not way.endswith("-bfloat16")]
         for ours in (way for way in ways if way.startswith("windtunnel") and plain):
-            over = {"over_best_in_float32": ways[ours] / max(plain), "over_best": ways[ours] / max(others.values())}
+            over = {}
+            for kind, theirs in (("over_best_in_float32", plain), ("over_best", others.values())):
+                ratios = [our / max(turn) for our, *turn in zip(ways[ours], *theirs, strict=True)]
+                over[kind] = {"median": median(ratios), "least": min(ratios), "most": max(ratios), "turns": turns}
             row[ours] = over
             print(
-                f"{name}, {ours}: {over['over_best_in_float32']:.2f}x the best of the others in float32, "
-                f"{over['over_best']:.2f}x the best of them in either precision (bar {BARS[name]})", flush=True
-            )  # fmt: skip
+                f"{name}, {ours}, {turns} turns: {_in_words(over['over_best_in_float32'])}x the best of the others in "
+                f"float32, {_in_words(over['over_best'])}x the best of them in either precision (bar {BARS[name]})",
+                flush=True,
+            )
         found[f"{name}, {steps} steps{', again' * warm}"] = row
     return found
+
+
+def _in_words(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+
+
+def _swept(name: str, steps: int, way: str, warm: bool) -> float:
+    """Seconds of one sweep, with a compiler's cache of its own."""
+    trainer, _, low = way.partition("-")
+    command = [sys.executable, "-m", "benchmarks.engine_ways", trainer, "--precision", low or "float32"]
+    command += ["--width", str(WIDTHS[name]), "--steps", str(steps)]
+    with tempfile.TemporaryDirectory(prefix="engine-compiler-") as empty:
+        apart = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": empty}
+        for _ in range(1 + warm):
+            began = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | apart)
+        return time.perf_counter() - began
 
 
 def main() -> None:
@@ -410,6 +414,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=list(WIDTHS), choices=list(WIDTHS))
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="ours, and others to set it beside")
     parser.add_argument("--warm", action="store_true", help="count the second sweep of the same shapes")
+    parser.add_argument("--turns", type=int, default=3, help="of a sweep")
     parser.add_argument("--width", type=int)
     parser.add_argument("--members", type=int)
     args = parser.parse_args()
@@ -419,7 +424,8 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "rates": lambda: rates(args.sizes, args.pairs), "agreement": lambda: agreement(args.sizes),
         "roofline": lambda: roofline(args.sizes), "members": lambda: members(args.sizes, args.pairs), "start": start,
-        "kept": lambda: kept(args.pairs), "sweep": lambda: sweep(args.sizes, args.steps, args.ways, args.warm),
+        "kept": lambda: kept(args.pairs),
+        "sweep": lambda: sweep(args.sizes, args.steps, args.ways, args.warm, args.turns),
     }  # fmt: skip
     path = RESULTS / "engine.json"
     before = json.loads(path.read_text()) if path.is_file() else {}

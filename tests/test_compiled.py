@@ -118,6 +118,32 @@ def test_a_process_compiles_a_graph_once_and_others_by_themselves(monkeypatch):
         assert torch.equal(found["x"], given * constant - y[:1]) and found["name"] == "kept" and len(made) == count
 
 
+@needs_a_compiler
+def test_tensors_of_another_layout_or_type_are_computed_right_and_compiled_once(monkeypatch):
+    """Half a minute at worst: the compiler's code holds for one layout, and an optimizer may transpose its weights."""
+    made: list[str] = []
+    real = compiling._joined
+
+    def joined(recorded, tensors, graph, on_cpu):
+        made.append(graph)
+        return real(recorded, tensors, graph, on_cpu)
+
+    monkeypatch.setattr(compiling, "_joined", joined)
+    monkeypatch.setattr(compiling, "_JOINED", {})
+
+    def step(x, w):
+        return [(x @ w).exp() * 0.5 + w.sum(0), w * 2]
+
+    x, w = torch.randn(4, 4), torch.randn(4, 4)
+    run = compiling._graph(step, (x, w), "float32")
+    for _ in range(2):
+        for other in (w, w.t(), w.double().float(), w[:, :2], w.t()):
+            for found, expected in zip(run(x, other), step(x, other), strict=True):
+                torch.testing.assert_close(found, expected)
+    double = run(x.double(), w.double())
+    assert double[0].dtype == torch.float64 and len(made) == len(set(made)) == 4
+
+
 def recorded(step, *arguments):
     """Names of the operations of a graph as it is given to the compiler, and what it computes."""
     graph, taken, rebuilt = compiling._recorded(step, arguments, "float32")

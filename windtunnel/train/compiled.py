@@ -83,21 +83,35 @@ def _norm(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
+    """The step compiled for arguments of this kind, and for any other kind when it comes.
+
+    What the compiler makes holds for one shape, type and layout of every tensor. Layouts change: an optimizer may leave
+    its weights transposed.
+    """
     tensors = _tensors(arguments)
     on_cpu = all(each.device.type == "cpu" for each in tensors)
     if on_cpu and not _JOINED:
-        threading.Thread(target=_look_ahead, daemon=True).start()
+        _look_ahead()
     recorded, taken, rebuilt = _recorded(step, arguments, precision)
-    graph = _name(recorded, tensors)
+    graph, kinds = _name(recorded, tensors), _kinds(tensors)
     if graph not in _JOINED:
         _JOINED[graph] = _joined(recorded, tensors, graph, on_cpu)
-    joined = _JOINED[graph]
+    joined, others = _JOINED[graph], list[Step]()
 
     def run(*given: Any) -> Any:
+        tensors = taken(given)
+        if _kinds(tensors) != kinds:
+            if not others:
+                others.append(_graph(step, given, precision))
+            return others[0](*given)
         with torch.no_grad():  # the backward pass is part of the graph
-            return rebuilt(joined(*taken(given)))
+            return rebuilt(joined(*tensors))
 
     return run
+
+
+def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
+    return [(each.shape, each.stride(), each.dtype, each.device) for each in tensors]
 
 
 def _joined(recorded: GraphModule, tensors: list[Tensor], graph: str, on_cpu: bool) -> Callable[..., Sequence[Tensor]]:
@@ -115,8 +129,7 @@ def _joined(recorded: GraphModule, tensors: list[Tensor], graph: str, on_cpu: bo
 
 
 def _in_two_files(recorded: GraphModule, tensors: list[Tensor], graph: str) -> Callable[..., Sequence[Tensor]]:
-    """The graph given to the compiler as it is: torch.compile would read it once more, which takes seconds, and ask at
-    every step whether its tensors are of the same kind still, which takes a twentieth of a small model's step."""
+    """The graph given to the compiler as it is: torch.compile would first read it once more, which takes seconds."""
     from torch._inductor import compile_fx, config
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -137,7 +150,7 @@ def _in_two_files(recorded: GraphModule, tensors: list[Tensor], graph: str) -> C
 
 def _name(recorded: GraphModule, tensors: Sequence[Tensor]) -> str:
     """Stands for the graph, the constants in it and the tensors that it is for."""
-    found = hashlib.sha256(f"{recorded.code} {[(each.shape, each.dtype, each.device) for each in tensors]}".encode())
+    found = hashlib.sha256(f"{recorded.code} {_kinds(tensors)}".encode())
     for node in recorded.graph.find_nodes(op="get_attr"):
         held = attrgetter(node.target)(recorded)
         written = held.detach().cpu().tolist() if isinstance(held, Tensor) else getattr(held, "code", held)
@@ -149,9 +162,14 @@ def _look_ahead() -> None:
     """Have torch try which instructions the processor has, which runs a C++ compiler six times, on another core while
     the step is recorded: what is found is kept, on disk too."""
     with suppress(Exception):  # then it tries when it needs to know
+        import torch._inductor.compile_fx  # noqa: F401  all of it, as two threads must not import at once
         from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-        pick_vec_isa()
+        def tried() -> None:
+            with suppress(Exception):
+                pick_vec_isa()
+
+        threading.Thread(target=tried, daemon=True).start()
 
 
 @contextmanager
