@@ -31,7 +31,7 @@ from windtunnel.train.rewritten import rewritten
 
 # From which work compiling a stretch pays, in tokens (of all rows) times the root of the parameters: that is how the
 # passes over memory grow that compiling joins. It saves 1.5e-8 seconds for each (1.2 to 2.3 at 14 thousand to 1 million
-# parameters, one quiet core), here 15 seconds; it costs 5 to 15, or 3 once the compiler's own cache knows the shape. On
+# parameters, one quiet core), here 15 seconds; it costs 10 to 20, or 4 once the compiler's own cache knows the shape. On
 # a slower core both take longer.
 PAYS_FROM = 1e9
 # Largest relative difference of the first losses that rounding explains (guess: float32 has 1e-7, sums of thousands
