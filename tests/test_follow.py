@@ -557,7 +557,28 @@ def test_a_log_whose_learning_rate_goes_unlike_the_ladders_is_asked_about_once(t
     flags = [flag for n in (1e7, 4e7, 1.6e8) for flag in ("--ladder", rated(f"{n:g}.csv", rows(n), cosine))]
     main(["score", forecast, "--follow", rated("same.csv", rows(), cosine), "--once", *flags])
     assert "under another schedule" not in capsys.readouterr().err
+    assert _asked_of(rated, forecast, capsys, *_same_schedules()) == 0
     held = rated("held.csv", rows(), lambda share: 1e-3 * min(1, share / 0.02, (1 - share) / 0.1))
     main(["score", forecast, "--follow", held, "--once", *flags])
     said = capsys.readouterr().err
     assert said.count("under another schedule") == 1 and "of its peak, the ladder's at" in said
+
+
+def _same_schedules():
+    """Schedules that warm up late, jump or begin again; how far the run is, and how often its ladder was logged."""
+    late = lambda share: 1e-3 * min(share / 0.3, 0.5 + 0.5 * np.cos(np.pi * (share - 0.3) / 0.7))  # noqa: E731
+    jumps = lambda share: 1e-3 * (1.0 if share < 0.6 else 0.1 if share < 0.85 else 0.01)  # noqa: E731
+    again = lambda share: 1e-3 * (0.5 + 0.5 * np.cos(np.pi * ((4 * share) % 1)))  # noqa: E731
+    return [(rate, until, every) for rate in (late, jumps, again) for until in (0.15, 0.7, 1.0) for every in (1, 4)]
+
+
+def _asked_of(rated, forecast, capsys, *cases):
+    said = 0
+    for number, (rate, until, every) in enumerate(cases):
+        flags = ["--ladder", rated(f"ladder-{number}.csv", rows(4e7)[every - 1 :: every], rate)]
+        path = rated(f"run-{number}.csv", rows(), rate)
+        lines = Path(path).read_text().splitlines()[: 1 + int(until * ROWS)]
+        Path(path).write_text("\n".join(lines) + "\n")
+        main(["score", forecast, "--follow", path, "--once", *flags])
+        said += capsys.readouterr().err.count("under another schedule")
+    return said

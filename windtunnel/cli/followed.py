@@ -32,7 +32,8 @@ END = 1.0005  # share of the horizon up to which a row is at it, but for roundin
 NEAR = 0.01  # of the horizon: so near its end a run may have logged its last row (guess)
 ROWS, MOST_ROWS = 10, 1e7  # so many rows tell how many a whole run would have, and no run has so many (guesses)
 FALLEN, HELD = 0.95, 0.999  # of its peak: below the first a rate has fallen, down to the second it was held
-WARM, OTHER = 0.1, 0.15  # of the run, in which rates still warm up; of its peak, by which a rate differs (guesses)
+WARM, LASTS, OTHER = 0.1, 0.05, 0.15  # of the run: rates warm up, a difference lasts; of a peak: rates differ (guesses)
+OFTEN = 20  # times a log has a rate, from which its schedule is known (guess)
 ABSURD = 20  # times the horizon: no run goes on so long, so steps and tokens are mixed up (guess)
 ENOUGH_JUDGED = 10  # evaluations from which the judge's losses of a ladder make a curve
 TYPICAL = (
@@ -226,30 +227,40 @@ def _shape(pasts: Sequence[Past], foretold: Foretold) -> Shapes:
 def _other_schedule(log: Log, share: np.ndarray, pasts: Sequence[Past]) -> str:
     """What says that the run's learning rate does not go as those of all finished runs did; empty where they agree.
 
-    Rates are compared as shares of their peaks, after the warm-up, which may be as many steps at every size.
+    Rates are compared as shares of their peaks, once all have peaked: warm-ups may be as many steps at every size. Only
+    a difference that lasts counts: where a rate jumps, rows of two logs lie on either side.
     """
-    at = share[share >= WARM]
-    own = _over_peak(share, log.lr, at)
-    ladder = [rates for past in pasts if (rates := _over_peak(past.share, past.lr, at)) is not None]
-    if own is None or not ladder or not len(at):
+    own = _over_peak(share, log.lr)
+    ladder = [rates for past in pasts if (rates := _over_peak(past.share, past.lr)) is not None]
+    if own is None or not ladder:
         return ""
-    apart = np.min(np.abs(np.array(ladder) - own), axis=0)
-    most = int(np.argmax(apart))
-    if apart[most] < OTHER:
-        return ""
-    return (
-        f"at {100 * at[most]:.0f} % of the run the learning rate was at {100 * own[most]:.0f} % of its peak, the "
-        f"ladder's at {100 * np.median(np.array(ladder)[:, most]):.0f} %: under another schedule a curve has another "
-        f"shape, so theirs do not tell where this one is heading; give --ladder logs of runs with its schedule"
-    )
+    kept = own[0] >= max(WARM, *(_peaked(*rates) for rates in (own, *ladder)))
+    at, mine = own[0][kept], own[1][kept]
+    theirs = np.array([np.interp(at, *rates) for rates in ladder])
+    apart = np.min(np.abs(theirs - mine), axis=0)
+    for stretch in np.split(np.arange(len(at)), np.flatnonzero(np.diff(apart > OTHER)) + 1):
+        if len(stretch) > 1 and apart[stretch[0]] > OTHER and at[stretch[-1]] - at[stretch[0]] > LASTS:
+            most = stretch[int(np.argmax(apart[stretch]))]
+            return (
+                f"at {100 * at[most]:.0f} % of the run the learning rate was at {100 * mine[most]:.0f} % of its peak, "
+                f"the ladder's at {100 * np.median(theirs[:, most]):.0f} %: under another schedule a curve has another "
+                f"shape, so theirs do not tell where this one is heading; give --ladder logs of runs with its schedule"
+            )
+    return ""
 
 
-def _over_peak(share: np.ndarray, lr: np.ndarray | None, at: np.ndarray) -> np.ndarray | None:
-    """A run's learning rate as a share of its peak at shares of the run, None where it is not known."""
+def _over_peak(share: np.ndarray, lr: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Shares of a run at which its learning rate is known, and the rate there over its peak; None where it is known too
+    seldom."""
     known = np.isfinite(lr) if lr is not None else np.zeros(0, bool)
-    if lr is None or not (lr[known] > 0).any():
+    if lr is None or known.sum() < OFTEN or not (lr[known] > 0).any():
         return None
-    return np.interp(at, share[known], lr[known] / lr[known].max())
+    return share[known], lr[known] / lr[known].max()
+
+
+def _peaked(share: np.ndarray, rate: np.ndarray) -> float:
+    """The share at which a rate first was at its peak."""
+    return float(share[np.flatnonzero(rate >= HELD)[0]])
 
 
 def _falling(log: Log, share: np.ndarray) -> float | None:

@@ -31,8 +31,8 @@ from windtunnel.train.rewritten import rewritten
 
 # From which work compiling a stretch pays, in tokens (of all rows) times the root of the parameters: that is how the
 # passes over memory grow that compiling joins. It saves 1.5e-8 seconds for each (1.2 to 2.3 at 14 thousand to 1 million
-# parameters, one quiet core), here 15 seconds; it costs 10 to 20, or 4 once the compiler's own cache knows the shape. On
-# a slower core both take longer.
+# parameters, one quiet core), here 15 seconds; it costs 10 to 20, or 4 once the compiler's own cache knows the shape.
+# On a slower core both take longer.
 PAYS_FROM = 1e9
 # Largest relative difference of the first losses that rounding explains (guess: float32 has 1e-7, sums of thousands
 # of terms in another order a hundred times that; bfloat16, where the compiler leaves roundings out, up to 1.4e-4 seen).
@@ -83,11 +83,13 @@ def _norm(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
-    """The step compiled for arguments of this kind, and for any other kind when it comes.
+    """The step compiled for arguments of this kind.
 
-    What the compiler makes holds for one shape, type and layout of every tensor. Layouts change: an optimizer may leave
-    its weights transposed.
+    What the compiler makes holds for one shape, type and layout of every tensor. Layouts change, for an optimizer may
+    leave its weights transposed and a checkpoint does not: such tensors are copied into the layout they had, so that
+    the arithmetic stays one. Anything else is computed as written.
     """
+    arguments = _ordered(arguments)
     tensors = _tensors(arguments)
     on_cpu = all(each.device.type == "cpu" for each in tensors)
     if on_cpu and not _JOINED:
@@ -96,22 +98,35 @@ def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
     graph, kinds = _name(recorded, tensors), _kinds(tensors)
     if graph not in _JOINED:
         _JOINED[graph] = _joined(recorded, tensors, graph, on_cpu)
-    joined, others = _JOINED[graph], list[Step]()
+    joined = _JOINED[graph]
 
     def run(*given: Any) -> Any:
         tensors = taken(given)
         if _kinds(tensors) != kinds:
-            if not others:
-                others.append(_graph(step, given, precision))
-            return others[0](*given)
+            tensors = [_laid_out(each, kind[1]) for each, kind in zip(tensors, kinds, strict=True)]
+            if _kinds(tensors) != kinds:
+                return step(*given)
         with torch.no_grad():  # the backward pass is part of the graph
             return rebuilt(joined(*tensors))
 
     return run
 
 
+def _ordered(tree: Any) -> Any:
+    """With every dictionary in the order of its keys: a checkpoint gives them in any."""
+    if type(tree) is dict:
+        return {key: _ordered(tree[key]) for key in sorted(tree)}
+    return type(tree)(map(_ordered, tree)) if type(tree) in (list, tuple) else tree
+
+
 def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
     return [(each.shape, each.stride(), each.dtype, each.device) for each in tensors]
+
+
+def _laid_out(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    if tensor.stride() == stride or tensor.dim() != len(stride):
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _joined(recorded: GraphModule, tensors: list[Tensor], graph: str, on_cpu: bool) -> Callable[..., Sequence[Tensor]]:
@@ -149,8 +164,9 @@ def _in_two_files(recorded: GraphModule, tensors: list[Tensor], graph: str) -> C
 
 
 def _name(recorded: GraphModule, tensors: Sequence[Tensor]) -> str:
-    """Stands for the graph, the constants in it and the tensors that it is for."""
-    found = hashlib.sha256(f"{recorded.code} {_kinds(tensors)}".encode())
+    """Stands for the graph, the constants in it, the tensors that it is for, and what else the compiler goes by."""
+    how = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    found = hashlib.sha256(f"{recorded.code} {_kinds(tensors)} {how}".encode())
     for node in recorded.graph.find_nodes(op="get_attr"):
         held = attrgetter(node.target)(recorded)
         written = held.detach().cpu().tolist() if isinstance(held, Tensor) else getattr(held, "code", held)

@@ -32,6 +32,7 @@ LARGEST = 512 * 2**20  # bytes of a log that is read (guess: a million steps wit
 WANTED = ("tokens", "steps", "loss", "lr", "batch_tokens")
 NO_VALUE = {"none", "null", "na", "n/a", "-"}  # what programs write where there is no loss
 PRINTED = re.compile(r"loss\W{0,3}\d", re.IGNORECASE)  # in the first line
+FEWEST = 40  # rows of a first part, below which noise may look like going on (guess)
 FALLEN = 0.1  # of log loss, from which a run's first part tells its beginning from its end (guess)
 # In a log of one run these can mean nothing else; W&B's own `_step` can, and must be named with --columns.
 _ALSO = {"steps": ("step", "global_step", "train/global_step"), "lr": ("learning_rate", "train/learning_rate")}
@@ -114,7 +115,9 @@ def _anew(place: np.ndarray, loss: np.ndarray) -> list[str]:
     part of the run is missing. Asked of the last pass that began where the log began."""
     starts = np.flatnonzero((place[1:] <= place[:-1]) & (place[1:] <= place[0])) + 1
     for start in starts[::-1].tolist():
-        few = max(1, min(5, start // 20))
+        if start < FEWEST:
+            continue
+        few = max(3, min(10, start // 20))
         first, before, after = (np.median(loss[i : i + few]) for i in (0, start - few, start))
         if not np.isfinite([first, before, after]).all() or min(first, before, after) <= 0:
             continue

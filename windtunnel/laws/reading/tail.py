@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from windtunnel.errors import InputError
-from windtunnel.laws.reading.logs import Log, read_log
+from windtunnel.laws.reading.folders import EVENTS
+from windtunnel.laws.reading.logs import STATE, Log, read_log
 
 PATIENCE = 3  # looks for which a file that was good may be unreadable, as while an exporter writes it anew
 
@@ -54,6 +55,8 @@ class Tail:
         before = {name: (node, size) for name, node, size, _ in self._seen or ()}
         now = {name: (node, size) for name, node, size, _ in seen}
         for name, (node, size) in before.items():
+            if name.endswith(STATE):  # a Trainer writes it anew each time, and drops old checkpoints
+                continue
             if name not in now:
                 self.said.append(f"{name} is gone; reading what is left")
             elif now[name][1] < size:
@@ -65,6 +68,8 @@ class Tail:
 def _signature(path: Path) -> tuple[tuple[str, int, int, int], ...]:
     """Name, inode, size and time of every file of the log."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if path.is_dir() and any(file.name == STATE for file in files):  # beside weights, which are no log
+        files = [file for file in files if file.name == STATE or EVENTS in file.name]
     found = []
     for file in files:
         try:
