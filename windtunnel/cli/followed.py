@@ -230,9 +230,9 @@ def _other_schedule(log: Log, share: np.ndarray, pasts: Sequence[Past]) -> str:
     Rates are compared as shares of their peaks, once all have peaked: warm-ups may be as many steps at every size. Only
     a difference that lasts counts: where a rate jumps, rows of two logs lie on either side.
     """
-    own = _over_peak(share, log.lr)
-    ladder = [rates for past in pasts if (rates := _over_peak(past.share, past.lr)) is not None]
-    if own is None or not ladder:
+    own, *others = (_over_peak(*each) for each in ((share, log.lr), *((past.share, past.lr) for past in pasts)))
+    ladder = [rates for rates in others if len(rates[0]) >= OFTEN]
+    if len(own[0]) < OFTEN or not ladder:
         return ""
     kept = own[0] >= max(WARM, *(_peaked(*rates) for rates in (own, *ladder)))
     at, mine = own[0][kept], own[1][kept]
@@ -249,12 +249,11 @@ def _other_schedule(log: Log, share: np.ndarray, pasts: Sequence[Past]) -> str:
     return ""
 
 
-def _over_peak(share: np.ndarray, lr: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Shares of a run at which its learning rate is known, and the rate there over its peak; None where it is known too
-    seldom."""
+def _over_peak(share: np.ndarray, lr: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of a run at which its learning rate is known, and the rate there over its peak; empty where none."""
     known = np.isfinite(lr) if lr is not None else np.zeros(0, bool)
-    if lr is None or known.sum() < OFTEN or not (lr[known] > 0).any():
-        return None
+    if lr is None or not (lr[known] > 0).any():
+        return np.zeros(0), np.zeros(0)
     return share[known], lr[known] / lr[known].max()
 
 
@@ -265,13 +264,8 @@ def _peaked(share: np.ndarray, rate: np.ndarray) -> float:
 
 def _falling(log: Log, share: np.ndarray) -> float | None:
     """The share of the run from which the learning rate was seen to fall from its peak, or None."""
-    known = np.isfinite(log.lr) if log.lr is not None else np.zeros(len(share), bool)
-    if log.lr is None or not known.any():
-        return None
-    lr, share = log.lr[known], share[known]
-    if lr[-1] >= FALLEN * lr.max():
-        return None
-    return float(share[np.flatnonzero(lr >= HELD * lr.max())[-1]])
+    at, rate = _over_peak(share, log.lr)
+    return float(at[np.flatnonzero(rate >= HELD)[-1]]) if len(rate) and rate[-1] < FALLEN else None
 
 
 def _past(path: Path, args: argparse.Namespace, remarks: list[str]) -> Past:

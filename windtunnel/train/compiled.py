@@ -87,10 +87,10 @@ def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
 
     What the compiler makes holds for one shape, type and layout of every tensor. Layouts change, for an optimizer may
     leave its weights transposed and a checkpoint does not: such tensors are copied into the layout they had, so that
-    the arithmetic stays one. Anything else is computed as written.
+    the arithmetic stays one. Another shape or type is computed as written.
     """
     arguments = _ordered(arguments)
-    tensors = _tensors(arguments)
+    tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
     on_cpu = all(each.device.type == "cpu" for each in tensors)
     if on_cpu and not _JOINED:
         _look_ahead()
@@ -236,10 +236,6 @@ def _lock(file: int, place: int) -> bool:
     return False
 
 
-def _tensors(given: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
-
-
 def _recorded(
     step: Callable[..., Any], arguments: tuple[Any, ...], precision: str
 ) -> tuple[GraphModule, Callable[[tuple[Any, ...]], list[Tensor]], Callable[[Sequence[Tensor]], Any]]:
@@ -261,11 +257,11 @@ def _recorded(
         answer[:] = [PLACE if isinstance(leaf, Tensor) else leaf for leaf in found], found_form
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
-    graph = _once(make_fx(flat, decomposition_table=rewritten(precision))(*_tensors(arguments)))
-    places, answer_form = answer
-
     def taken(given: tuple[Any, ...]) -> list[Tensor]:
         return [leaf for leaf in form.flatten_up_to(given) if isinstance(leaf, Tensor)]
+
+    graph = _once(make_fx(flat, decomposition_table=rewritten(precision))(*taken(arguments)))
+    places, answer_form = answer
 
     def rebuilt(tensors: Sequence[Tensor]) -> Any:
         left = iter(tensors)

@@ -220,12 +220,12 @@ class Engine:
 
     def _count(self, state: State, losses: Tensor) -> None:
         found, row = losses.detach().double().cpu().numpy(), np.full(len(self.pack.specs), np.nan)
-        together = np.array([len(members) for members in state.rows])
-        row[state.alive] = np.repeat(found, together)
-        state.spent[state.alive] += np.repeat(1 / together, together)
+        alive, together = state.alive, np.array([len(members) for members in state.rows])
+        row[alive] = np.repeat(found, together)
+        state.spent[alive] += np.repeat(1 / together, together)
         state.train_loss.append(row)
         state.step += 1
-        bad = [m for m in state.alive if not math.isfinite(row[m])]
+        bad = [m for m in alive if not math.isfinite(row[m])]
         self._retire(state, bad, f"the training loss was not finite at step {state.step}")
 
     def _retire(self, state: State, bad: Sequence[int], why: str) -> None:
