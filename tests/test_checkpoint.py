@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import tiny
+from torch import zeros_like
 
 import windtunnel as wt
 from windtunnel.launch import one
@@ -16,6 +19,23 @@ from windtunnel.train import checkpoint
 from windtunnel.train.loop import train
 
 VALUES = [{"lr": 1e-3}, {"lr": 1e-2}, {"lr": 3e-2}]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A user's optimizer whose states, and moves, are transposed views: sums over them are in another order."""
+
+    lr: float = wt.tuned(1e-3, 1e-1)
+
+    geometry = "spectral"
+
+    def init(self, param, site):
+        return {"mean": zeros_like(param.T)}
+
+    def update(self, grad, state, param, hp, site):
+        mean = (0.9 * state["mean"].T + grad).T
+        move = mean.T if mean.ndim < 2 else (mean @ (mean.T @ mean) / (1e-9 + mean.norm() ** 2)).T
+        return -hp["lr"] * move, {"mean": mean}
 
 
 class Stopped(Exception):
@@ -51,6 +71,7 @@ def assert_same_bits(pack, folder, *steps, **options):
         {"optimizer": SGD(weight_decay=0.1)},
         {"optimizer": Lion()},
         {"optimizer": Muon(others_lr=0.01)},
+        {"optimizer": Turned()},
         {"model": Transformer(gains=True, mlp=GELU, tied=True)},
     ],
 )

@@ -124,7 +124,7 @@ def test_a_process_compiles_a_graph_once_and_others_by_themselves(monkeypatch):
 
 @needs_a_compiler
 def test_tensors_of_another_layout_shape_or_type_are_computed_right_and_nothing_is_compiled_anew(monkeypatch):
-    """The compiler's code holds for one layout, and an optimizer may transpose its weights."""
+    """The compiler's code holds for one layout."""
     made: list[str] = []
     real = compiling._joined
 

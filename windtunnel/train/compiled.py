@@ -85,9 +85,7 @@ def _norm(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
     """The step compiled for arguments of this kind.
 
-    What the compiler makes holds for one shape, type and layout of every tensor. Layouts change, for an optimizer may
-    leave its weights transposed and a checkpoint does not: such tensors are copied into the layout they had, so that
-    the arithmetic stays one. Another shape or type is computed as written.
+    What the compiler makes holds for one shape, type and layout of every tensor; others are computed as written.
     """
     arguments = _ordered(arguments)
     tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
@@ -103,9 +101,7 @@ def _graph(step: Step, arguments: tuple[Any, ...], precision: str) -> Step:
     def run(*given: Any) -> Any:
         tensors = taken(given)
         if _kinds(tensors) != kinds:
-            tensors = [_laid_out(each, kind[1]) for each, kind in zip(tensors, kinds, strict=True)]
-            if _kinds(tensors) != kinds:
-                return step(*given)
+            return step(*given)
         with torch.no_grad():  # the backward pass is part of the graph
             return rebuilt(joined(*tensors))
 
@@ -121,12 +117,6 @@ def _ordered(tree: Any) -> Any:
 
 def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
     return [(each.shape, each.stride(), each.dtype, each.device) for each in tensors]
-
-
-def _laid_out(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
-    if tensor.stride() == stride or tensor.dim() != len(stride):
-        return tensor
-    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _joined(recorded: GraphModule, tensors: list[Tensor], graph: str, on_cpu: bool) -> Callable[..., Sequence[Tensor]]:

@@ -179,7 +179,7 @@ def update(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..
         hps = sums(params, grads, states, hps)
         for rule, param, grad, state, hp in zip(rules, params, grads, states, hps, strict=True):
             flat, state = rule(param.flatten(0, 1), grad.flatten(0, 1), state, hp)
-            done.append((flat.view_as(param), state))
+            done.append((_plain(flat).view_as(param), _plain(state)))
         return [p for p, _ in done], [s for _, s in done]
 
     return apply
@@ -203,7 +203,7 @@ def readout(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[.
 def first_states(groups: Sequence[Group], optimizer: Any, params: Sequence[Tensor], packed: bool) -> list[Tree]:
     """The optimizer's initial state for each group, tensors (m * g, ...)."""
     return [
-        over_tensors(lambda p, site=group.site: optimizer.init(p, site), packed)(param.flatten(0, 1))
+        _plain(over_tensors(lambda p, site=group.site: optimizer.init(p, site), packed)(param.flatten(0, 1)))
         for group, param in zip(groups, params, strict=True)
     ]
 
@@ -287,6 +287,12 @@ def _named(groups: Sequence[Group], params: Sequence[Tensor]) -> dict[str, Tenso
     # unbind, not indexing: its backward is one stack instead of a zero-filled copy for each tensor
     pairs = zip(groups, params, strict=True)
     return {name: t for group, stack in pairs for name, t in zip(group.names, stack.unbind(0), strict=True)}
+
+
+def _plain(tree: Any) -> Any:
+    """With every tensor laid out row after row, as one from a checkpoint is, or a row that was copied: in which order a
+    product is summed depends on that."""
+    return _map(tree, Tensor.contiguous)
 
 
 def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
