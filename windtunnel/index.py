@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.files import sha256
-from windtunnel.places import Local, Place
+from windtunnel.places import Local, Place, default_cache
 from windtunnel.records import read_record, row
 
 WORTH = 200  # records that are read from their files without a thought of keeping their rows (guess)
@@ -48,8 +48,7 @@ def _stamp(path: str) -> list[int] | None:
 
 
 def _file(place: Local) -> Path:
-    home = Path(os.environ.get("WINDTUNNEL_CACHE") or Path.home() / ".cache" / "windtunnel")
-    return home / "index" / f"{sha256(str(place.path().resolve()).encode())[:20]}.json"
+    return default_cache() / "index" / f"{sha256(str(place.path().resolve()).encode())[:20]}.json"
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -152,6 +153,17 @@ class Local:
             if not (depth == 0 and part in _TOP) and os.path.islink(path):
                 raise InputError(f"{path} is a link; a store follows none. Put the folder itself there.")
         return os.path.join(path, pieces[-1])
+
+
+def default_cache() -> Path:
+    """What this machine keeps for itself, outside any store: `$WINDTUNNEL_CACHE`, or `~/.cache/windtunnel`."""
+    return _home(os.environ.get("WINDTUNNEL_CACHE"), os.environ.get("HOME"))
+
+
+@cache
+def _home(named: str | None, user: str | None) -> Path:
+    """Asked for every row of every step, so worked out once."""
+    return Path(named or os.path.expanduser("~/.cache/windtunnel"))
 
 
 def parts(name: str) -> list[str]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from windtunnel.errors import InputError
-from windtunnel.places import check_size, parts
+from windtunnel.places import check_size, default_cache, parts
 
 _TOO_OLD = (TypeError, NotImplementedError)  # what a file system says that cannot create exclusively
 
@@ -128,8 +127,7 @@ class Remote:
 
 def scratch(url: str) -> Path:
     """A folder of this machine for what concerns it alone: the locks of packs that it trains for a store elsewhere."""
-    home = Path(os.environ.get("WINDTUNNEL_CACHE") or Path.home() / ".cache" / "windtunnel")
-    folder = home / "locks" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = default_cache() / "locks" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.parts.data.corpus import held_out, unique
-from windtunnel.parts.data.shards import default_cache
 from windtunnel.parts.data.text import Text, as_tokenizer, text
+from windtunnel.places import default_cache
 
 _INSTALL = "pip install 'windtunnel[hf]'"
 SEPARATOR = "<|endoftext|>"

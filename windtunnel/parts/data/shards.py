@@ -80,17 +80,6 @@ class Shards:
         return _mapped(os.path.join(self.folder, f"{side}.bin"), self.dtype)
 
 
-def default_cache() -> Path:
-    """`$WINDTUNNEL_CACHE`, or `~/.cache/windtunnel`."""
-    return _home(os.environ.get("WINDTUNNEL_CACHE"), os.environ.get("HOME"))
-
-
-@cache
-def _home(named: str | None, user: str | None) -> Path:
-    """Asked for every row of every step, so worked out once."""
-    return Path(named or os.path.expanduser("~/.cache/windtunnel"))
-
-
 @cache
 def prepared(source: Source, tokenizer: Tokenizer, validation: float, home: str) -> Shards:
     """The shards of a source, from the cache `home` or built there.

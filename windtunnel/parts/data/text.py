@@ -19,7 +19,8 @@ from windtunnel.errors import InputError
 from windtunnel.parts.data.altered import Subset, limited
 from windtunnel.parts.data.corpus import Files, Source, StandardLibrary
 from windtunnel.parts.data.order import VERSION, check_first_pass, draw, spread
-from windtunnel.parts.data.shards import Bytes, Shards, Tokenizer, default_cache, prepared
+from windtunnel.parts.data.shards import Bytes, Shards, Tokenizer, prepared
+from windtunnel.places import default_cache
 from windtunnel.recipe import DataShape
 
 _BYTES = Bytes()
