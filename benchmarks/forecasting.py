@@ -12,6 +12,7 @@ stands twice, once with the constants in use and once with constants learned wit
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -101,14 +102,19 @@ ROWS = (
 def main() -> None:
     """Run, compare or check, as asked."""
     path = RESULTS / "forecasting.json"
-    if "--check" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    only = parser.add_mutually_exclusive_group()
+    for name in ("same", "page", "check"):
+        only.add_argument(f"--{name}", action="store_true")
+    asked = parser.parse_args()
+    if asked.check:
         fail_unless(PAGE.read_text() == page(*results()), f"{PAGE} does not show {path}")
         return
-    if "--page" in sys.argv:
+    if asked.page:
         PAGE.write_text(page(*results()))
         return
     found = json.loads(json.dumps(record()))  # as it will be read again
-    if "--same" in sys.argv:
+    if asked.same:
         fail_unless(digits(found) == digits(json.loads(path.read_text())), f"a second run differs from {path}")
         return
     write("forecasting", found)

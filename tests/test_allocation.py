@@ -12,6 +12,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.allocation import Allocation, allocate, flops_for
 from windtunnel.forecasts.budgets import Curves, near_frontier
 from windtunnel.forecasts.fit import Fit, fit
+from windtunnel.forecasts.price import Price
 from windtunnel.laws.chinchilla import Chinchilla
 from windtunnel.laws.fitting import LawFit
 from windtunnel.laws.law import Sizes
@@ -88,7 +89,7 @@ def test_the_published_example_of_serving_two_trillion_tokens_is_met():
     """Figure 1 of 2401.00448: 13B quality and 2T tokens served is cheapest at 7B, 1.7e22 FLOPs (17 %) below."""
     theta = np.array([1.69, 406.4, 410.7, 0.336, 0.283])  # the constants that paper takes from 2203.15556
     law = LawFit(Chinchilla(), theta, theta[None], np.zeros(1), 0.01, 1)
-    curves = Curves(((law, 1.0),), 6.0, inference_tokens=2e12)
+    curves = Curves(((law, 1.0),), Price(6.0), inference_tokens=2e12)
     tokens = ((0.283 * 410.7) / (0.336 * 406.4) * 13e9**0.336) ** (1 / 0.283)
     usual = 6 * 13e9 * tokens + 2 * 13e9 * 2e12
     wanted = float(law.law(theta, Sizes(params=np.array([13e9]), tokens=np.array([tokens])))[0])

@@ -18,6 +18,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts.budgets import READS, Best, Curves, frontier_laws, near_frontier, ties
 from windtunnel.forecasts.interval import Interval, digits
 from windtunnel.forecasts.place import past_repeats, runs_of
+from windtunnel.forecasts.price import ROUGH, SIX, Price, price_of
 from windtunnel.ladder import compact
 from windtunnel.laws.repeated import repeating
 from windtunnel.notebook import marked, printed
@@ -62,12 +63,13 @@ class Off:
 class Allocation:
     """How to spend `flops` (training, and serving where `inference_tokens` are asked for).
 
-    `loss` is the expected loss at the median split. `exponent` is the power of the budget with which the best params
-    grow there. `within` maps a share of the loss to the range of params whose expected loss is at most that share above
-    the least.
+    `price` is what a run was taken to cost, `loss` the expected loss at the median split. `exponent` is the power of
+    the budget with which the best params grow there. `within` maps a share of the loss to the range of params whose
+    expected loss is at most that share above the least.
     """
 
     flops: float
+    price: Price
     params: Interval
     tokens: Interval
     tokens_per_param: Interval
@@ -83,6 +85,7 @@ class Allocation:
 
     def __str__(self) -> str:
         lines = marked(self.caveats)
+        lines += [] if str(self.price) == str(SIX) else [f"a run costs {self.price}"]
         for name in _NAMES[:3]:
             median, *ends = (compact(getattr(getattr(self, name), end)) for end in ("median", "low", "high"))
             lines.append(f"best {name.replace('_', ' ')}: {median} [{', '.join(ends)}] at {100 * self.params.level:g}%")
@@ -95,6 +98,7 @@ class Allocation:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         stated = {name: getattr(self, name) for name in ("flops", "inference_tokens", "unique_tokens")}
+        stated |= {"flops_per_param_token": self.price.per_param, "flops_per_token": self.price.per_token}
         stated |= {name: getattr(self, name).to_json() for name in _NAMES}
         stated |= {"off": [each.to_json() for each in self.off], "caveats": list(self.caveats)}
         return stated | {"within": {f"{share:g}": list(ends) for share, ends in self.within.items()}}
@@ -106,21 +110,22 @@ def allocate(
     *,
     inference_tokens: float = 0.0,
     unique_tokens: float | None = None,
-    flops_per_param_token: float = 6.0,
+    flops_per_param_token: float | None = None,
     level: float = 0.9,
 ) -> Allocation:
     """The params and tokens with the least expected loss for `flops`, from runs that vary both.
 
-    Training costs `flops_per_param_token` x params x tokens, serving `inference_tokens` a third of that per token.
+    Training costs `flops_per_param_token` x params x tokens, or where that is None what the runs' own FLOPs say (6 x
+    params x tokens where they have none); serving `inference_tokens` a third of the params' part per token.
     `unique_tokens` is how many distinct ones there are. Raises InputError where no law tells params from tokens, where
     most draws have no optimum, and for a budget a millionth of the smallest run or 1e12 times the largest.
     """
     _check(flops=flops, inference_tokens=inference_tokens, unique_tokens=unique_tokens, level=level)
     curves = _curves(fit, flops_per_param_token, inference_tokens, unique_tokens)
-    low, high = _prices(fit, curves.cost)
+    low, high = _prices(fit, curves.price)
     if not ABSURD[0] * low < flops < ABSURD[1] * high:
         raise InputError(
-            f"flops is {flops:.3g}, and these runs cost {low:.3g} to {high:.3g} ({curves.cost:g} x params x tokens); "
+            f"flops is {flops:.3g}, and these runs cost {low:.3g} to {high:.3g} ({curves.price}); "
             f"are both in FLOPs? Write plain numbers, as 1e21."
         )
     best, near, spread = curves.optimum(flops), curves.optimum(flops * 1.1), _Spread(curves.weights, level)
@@ -133,6 +138,7 @@ def allocate(
     split = spread.of(best.params)
     return Allocation(
         flops=float(flops),
+        price=curves.price,
         params=split,
         tokens=spread.of(best.tokens),
         tokens_per_param=spread.of(best.tokens / best.params),
@@ -146,11 +152,11 @@ def allocate(
     )
 
 
-def _prices(fit: Fit, cost: float) -> tuple[float, float]:
+def _prices(fit: Fit, price: Price) -> tuple[float, float]:
     """FLOPs of the smallest run and of the largest."""
     o = fit.observations
     assert o.params is not None and o.tokens is not None
-    prices = cost * o.params * o.tokens
+    prices = price.flops(o.params, o.tokens)
     return float(np.min(prices)), float(np.max(prices))
 
 
@@ -160,7 +166,7 @@ def flops_for(
     *,
     inference_tokens: float = 0.0,
     unique_tokens: float | None = None,
-    flops_per_param_token: float = 6.0,
+    flops_per_param_token: float | None = None,
     level: float = 0.9,
 ) -> Interval:
     """The least total FLOPs (training and serving) that reach `loss`; infinite where the floor lies above it.
@@ -169,20 +175,22 @@ def flops_for(
     """
     _check(loss=loss, inference_tokens=inference_tokens, unique_tokens=unique_tokens, level=level)
     curves = _curves(fit, flops_per_param_token, inference_tokens, unique_tokens)
-    budgets = np.geomspace(1e6, 1e32, 157)
+    budgets = np.exp(curves.middle) * np.geomspace(1e-13, 1e13, 157)
     rows = curves.frontier(budgets)
     reached = [np.interp(-loss, -row, np.log(budgets), left=-np.inf, right=np.inf) for row in rows]
     return _Spread(curves.weights, level).of(np.exp(np.array(reached)))
 
 
-def _curves(fit: Fit, cost: float, inference_tokens: float, unique_tokens: float | None) -> Curves:
+def _curves(fit: Fit, cost: float | None, inference_tokens: float, unique_tokens: float | None) -> Curves:
     _check(flops_per_param_token=cost)
     runs = runs_of(fit)
     laws = frontier_laws(fit)
     o = near_frontier(runs)
     assert o.params is not None and o.tokens is not None
-    middle = float(np.mean(np.log(cost * o.params * o.tokens)))
-    return Curves(laws, cost, inference_tokens, unique_tokens, middle)
+    told = price_of(runs.params, runs) if cost is None else Price(float(cost))
+    price = told if told is not None and told.per_param else SIX
+    middle = float(np.mean(np.log(price.flops(o.params, o.tokens))))
+    return Curves(laws, price, inference_tokens, unique_tokens, middle)
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,7 @@ def _loss(fit: Fit, curves: Curves, params: float, flops: float, level: float) -
     split = np.array([params])
     sizes = curves.sizes(curves.laws[0][0], split, curves.tokens(split, flops))
     assert sizes.params is not None and sizes.tokens is not None
-    at = replace(sizes, flops=curves.cost * sizes.params * sizes.tokens)
+    at = replace(sizes, flops=curves.price.flops(sizes.params, sizes.tokens))
     return some.predict(at, noise=False).interval(level, exponential=True)
 
 
@@ -239,7 +247,15 @@ def _within(curves: Curves, flops: float) -> dict[float, tuple[float, float]]:
 
 def _caveats(fit: Fit, curves: Curves, best: Best, spread: _Spread, flops: float) -> list[str]:
     found, o = list(fit.caveats), fit.observations
-    low, high = _prices(fit, curves.cost)
+    low, high = _prices(fit, curves.price)
+    if o.active_params is not None and o.params is not None:
+        waiting = compact(float(np.exp(np.mean(np.log(o.params / o.active_params)))))
+        found.append(f"Params are all params, {waiting} for each active one, as in these runs.")
+    if curves.price.off > ROUGH:
+        found.append(
+            f"These runs' FLOPs are no sum of a part for params and one for tokens; {curves.price}, which is taken, is "
+            f"up to {np.exp(curves.price.off):.2g} times off. Give flops_per_param_token if you know it."
+        )
     for times, run in ((flops / high, "larger than the largest"), (low / flops, "smaller than the smallest")):
         if times > FAR:
             said = f"The budget is {times:.3g} times {run} run"

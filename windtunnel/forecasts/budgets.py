@@ -19,6 +19,7 @@ from scipy import special
 
 from windtunnel.errors import InputError
 from windtunnel.forecasts.design import by_law
+from windtunnel.forecasts.price import Price
 from windtunnel.laws.fitting import LawFit, fit_law
 from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.observations import Observations
@@ -42,7 +43,7 @@ REACH, POINTS = 7.0, 281  # log params searched to either side of the root of th
 def near_frontier(o: Observations, enough: int = ENOUGH) -> Observations:
     """The runs whose loss is little above the best of any run that cost no more and had no more unique tokens."""
     assert o.params is not None and o.tokens is not None
-    cost = np.log(o.params * o.tokens)
+    cost = np.log(o.params * o.tokens if o.flops is None else o.flops)
     unique = np.zeros(len(o)) if o.unique_tokens is None else np.log(o.unique_tokens)
     best = np.array(
         [o.loss[(cost <= c + 0.02) & (unique <= u + 0.02)].min() for c, u in zip(cost, unique, strict=True)]
@@ -103,13 +104,13 @@ class Best:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Loss against params at a budget. `cost` is FLOPs per parameter and training token; serving one costs a third.
+    """Loss against params at a budget. `price` is that of training; serving a token costs a third of its params' part.
 
     `unique_tokens` None means that no token repeats. `middle` is the mean log FLOPs of the runs that were fitted.
     """
 
     laws: tuple[tuple[LawFit, float], ...]
-    cost: float
+    price: Price
     inference_tokens: float = 0.0
     unique_tokens: float | None = None
     middle: float = 0.0
@@ -121,13 +122,15 @@ class Curves:
 
     def params(self, flops: float, points: int = POINTS) -> np.ndarray:
         """The searched params, evenly spaced in the logarithm, up to those that leave no tokens to train on."""
-        root = np.sqrt(flops / self.cost)
-        most = 3 * flops / (self.cost * self.inference_tokens) if self.inference_tokens > 0 else np.inf
+        root = np.sqrt(flops / self.price.per_param)
+        served = self.price.per_param * self.inference_tokens / 3
+        most = flops / served if served > 0 else np.inf
         return np.geomspace(min(root, most) * np.exp(-REACH), min(root * np.exp(REACH), 0.999 * most), points)
 
     def tokens(self, params: np.ndarray, flops: float) -> np.ndarray:
         """Training tokens that the budget leaves at these params; negative where it leaves none."""
-        return flops / (self.cost * params) - self.inference_tokens / 3
+        left = flops - self.price.per_param * params * self.inference_tokens / 3
+        return left / self.price.flops(params, 1.0)
 
     def losses(self, params: np.ndarray, flops: float) -> np.ndarray:
         """(draws, n): every draw's optimum moved by the law's own error, repeats of the unique tokens discounted."""

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from windtunnel.errors import InputError
+from windtunnel.forecasts.price import Bill, columns_of
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 
@@ -25,7 +26,7 @@ class Pairs:
 
     `alone` counts base and idea runs of a rung and seed that the other side lacks; `tried` how many values of lr and
     batch a rung was tried with, the base's and the idea's, as medians over rungs (nan where they are not stated);
-    `dearer` the idea's FLOPs over the base's at the largest common rung (1 where they are not stated).
+    `bill` the idea's FLOPs over the base's (None where they are not stated).
     """
 
     sizes: Sizes
@@ -34,7 +35,7 @@ class Pairs:
     seeded: bool
     alone: tuple[int, int] = (0, 0)
     tried: tuple[float, float] = (float("nan"), float("nan"))
-    dearer: float = 1.0
+    bill: Bill | None = None
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -67,7 +68,8 @@ def paired(base: Observations, idea: Observations) -> Pairs:
     if len(np.unique(rung)) < 2:
         raise InputError(
             f"{len(found)} pair(s) at {len(np.unique(rung))} rung(s) are common to base and idea; a verdict needs "
-            f"pairs at 2 rungs or more. Train both at the same rungs and seeds."
+            f"pairs at 2 rungs or more. Train both at the same rungs and seeds; if the idea has other params there, "
+            f"name each run's rung in a column `rung`."
         )
     first = np.unique(ours, return_index=True)[1]
     gap = np.array([gap for _, _, gap in found])
@@ -75,16 +77,15 @@ def paired(base: Observations, idea: Observations) -> Pairs:
     alone = (_outside(both, ours, base.seed), _outside(both, theirs, idea.seed)) if seeded else (0, 0)
     tried = _settings_tried(base, ours), _settings_tried(idea, theirs)
     sizes, label = Sizes.of(base, first[rung]), np.unique(rung, return_inverse=True)[1]
-    return Pairs(sizes, gap, label, seeded, alone, tried, _dearer(base, idea, ours, theirs))
+    return Pairs(sizes, gap, label, seeded, alone, tried, _bill(base, idea, ours, theirs))
 
 
-def _dearer(base: Observations, idea: Observations, ours: np.ndarray, theirs: np.ndarray) -> float:
-    """FLOPs of the idea's runs over the base's at the largest rung that both have."""
+def _bill(base: Observations, idea: Observations, ours: np.ndarray, theirs: np.ndarray) -> Bill | None:
     if base.flops is None or idea.flops is None:
-        return 1.0
-    cost = {rung: float(np.mean(base.flops[ours == rung])) for rung in set(ours) & set(theirs)}
-    top = max(cost, key=lambda rung: cost[rung])
-    return float(np.mean(idea.flops[theirs == top])) / cost[top]
+        return None
+    sides = ((base.flops, ours), (idea.flops, theirs))
+    cost, costs = ({rung: float(np.mean(flops[at == rung])) for rung in set(at.tolist())} for flops, at in sides)
+    return Bill.of(cost, costs, dict(zip(ours.tolist(), columns_of(base), strict=True)))
 
 
 def _settings_tried(o: Observations, rung: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
+from windtunnel.forecasts.price import ROUGH, Price, price_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import ALL_SIZES, OFF_LINE, SIZE_COLUMNS, Observations, at_work
@@ -72,7 +73,7 @@ def located(
     _complete_others(o, known, caveats)
     _complete(o, known, caveats)
     _complete_others(o, known, caveats)  # of what has just been found
-    _price(o, known)
+    _price(o, known, caveats)
     wanted = [name for name in ALL_SIZES if getattr(o, name) is not None and (name in SIZE_COLUMNS or name in reads)]
     missing = [name for name in wanted if name not in known]
     if {"params", "tokens"} <= set(wanted) and {"params", "tokens"} & set(missing):
@@ -91,7 +92,11 @@ def located(
     _check_reach(o, target)
     sizes = Sizes(**{n: np.array([value]) for n, value in known.items()})
     supported = all(
-        [_check_path(o, known, caveats), *(_check_unread(o, reads, name, known, caveats) for name in unread)]
+        [
+            _check_path(o, known, caveats),
+            _check_sparsity(o, reads, known, caveats),
+            *(_check_unread(o, reads, name, known, caveats) for name in unread),
+        ]
     )
     _check_distance(o, known, caveats)
     _check_price(o, target.stated(), caveats)
@@ -153,32 +158,38 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
         known["batch_tokens"] = known["tokens"] / known["steps"]
 
 
-def _price(o: Observations, known: dict[str, float]) -> None:
-    """FLOPs as params (those at work on a token) times tokens, at the price that the top run has."""
-    working = _working(o)
-    if o.flops is None or o.tokens is None or "flops" in known or not {working, "tokens"} <= set(known):
+def _price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
+    """FLOPs at the runs' price, by which the top run's are carried to the params (those at work) and tokens."""
+    column, working = at_work(o), _working(o)
+    price = price_of(column, o)
+    if price is None or "flops" in known or not {working, "tokens"} <= set(known):
         return
-    if (column := at_work(o)) is not None:
-        top = int(np.argmax(o.flops))
-        known["flops"] = float(o.flops[top] / (column[top] * o.tokens[top])) * known[working] * known["tokens"]
+    assert o.flops is not None and o.tokens is not None and column is not None
+    top = int(np.argmax(o.flops))
+    told = price if price.sure else Price(1.0)
+    ratio = told.flops(known[working], known["tokens"]) / told.flops(column[top], o.tokens[top])
+    known["flops"] = float(o.flops[top] * ratio)
+    if price.sure and price.per_token:
+        caveats.append(f"FLOPs were not stated; at the runs' {price} they are {compact(known['flops'])}.")
+    elif price.off > ROUGH:
+        rates = o.flops / (column * o.tokens)
+        caveats.append(
+            f"FLOPs were not stated; the runs' are {np.min(rates):.3g} to {np.max(rates):.3g} x {working} x tokens. "
+            f"{compact(known['flops'])} are taken, as of the top rung: state the target's flops."
+        )
 
 
 def _from_price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
     """Params (those at work) or tokens that follow from the other and FLOPs, where all runs have one price."""
-    price, working = _price_of(o), _working(o)
-    for name, other in (("tokens", working), (working, "tokens")):
-        if price is not None and name not in known and {"flops", other} <= set(known):
-            known[name] = known["flops"] / (price * known[other])
-            caveats.append(f"{name} were not stated; FLOPs and {other} give {compact(known[name])}.")
-
-
-def _price_of(o: Observations) -> float | None:
-    """FLOPs over tokens and the params at work on them, where all runs have the same."""
-    column = at_work(o)
-    if o.flops is None or column is None or o.tokens is None:
-        return None
-    prices = np.log(o.flops / (column * o.tokens))
-    return float(np.exp(prices.mean())) if np.ptp(prices) < VARIES else None
+    price, working = price_of(at_work(o), o), _working(o)
+    if price is None or not price.sure or "flops" not in known:
+        return
+    if "tokens" not in known and working in known:
+        known["tokens"] = known["flops"] / price.flops(known[working], 1.0)
+        caveats.append(f"tokens were not stated; FLOPs and {working} give {compact(known['tokens'])}.")
+    elif working not in known and "tokens" in known and price.params(known["flops"], known["tokens"]) > 0:
+        known[working] = price.params(known["flops"], known["tokens"])
+        caveats.append(f"{working} were not stated; FLOPs and tokens give {compact(known[working])}.")
 
 
 def _working(o: Observations) -> str:
@@ -187,10 +198,10 @@ def _working(o: Observations) -> str:
 
 def _check_price(o: Observations, stated: dict[str, float], caveats: list[str]) -> None:
     """Sizes that somebody stated may contradict each other."""
-    price, working = _price_of(o), _working(o)
-    if price is None or not {working, "tokens", "flops"} <= set(stated):
+    price, working = price_of(at_work(o), o), _working(o)
+    if price is None or not price.sure or not {working, "tokens", "flops"} <= set(stated):
         return
-    factor = stated["flops"] / (price * stated[working] * stated["tokens"])
+    factor = stated["flops"] / price.flops(stated[working], stated["tokens"])
     if max(factor, 1 / factor) > OFF_PATH:
         caveats.append(
             f"The target's FLOPs are {factor:.3g} times what its {working} and tokens cost at the runs' price; is one "
@@ -239,7 +250,8 @@ def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) ->
         return True
     path = _path(o)
     if path is None:
-        _check_ratio(o.tokens / o.params, known["tokens"] / known["params"], caveats)
+        working = _working(o) if _working(o) in known else "params"
+        _check_ratio(o.tokens / getattr(o, working), known["tokens"] / known[working], caveats)
         return True
     expected = float(np.exp(path[0] * np.log(known["params"]) + path[1]))
     factor = known["tokens"] / expected
@@ -249,6 +261,23 @@ def _check_path(o: Observations, known: dict[str, float], caveats: list[str]) ->
             f"No run tells parameters and tokens apart, so the law cannot either. Vary tokens at one size."
         )
     return max(factor, 1 / factor) <= UNSUPPORTED
+
+
+def _check_sparsity(o: Observations, reads: Collection[str], known: dict[str, float], caveats: list[str]) -> bool:
+    """Whether as many params wait for each that a token meets as in some run, or laws say what that does."""
+    if o.params is None or not {"params", "active_params"} <= set(known):
+        return True
+    runs = o.params / (o.params if o.active_params is None else o.active_params)
+    low, high, asked = float(np.min(runs)), float(np.max(runs)), known["params"] / known["active_params"]
+    room = OFF_RATIO if "active_params" in reads else OFF_PATH
+    if low / room < asked < high * room:
+        return True
+    seen = compact(low) if high < OFF_PATH * low else f"{compact(low)} to {compact(high)}"
+    caveats.append(
+        f"The target has {compact(asked)} params for each active one, the runs {seen}: nothing here tells what so many "
+        f"experts do. Vary them at one size."
+    )
+    return max(asked / high, low / asked) <= (OFF_RATIO if "active_params" in reads else UNSUPPORTED)
 
 
 def _check_unread(

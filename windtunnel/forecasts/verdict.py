@@ -21,6 +21,7 @@ from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
+from windtunnel.forecasts.price import ALIKE, Bill, columns_of
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact, in_words
 from windtunnel.laws.law import Sizes
@@ -145,7 +146,8 @@ def compare(
     gap, ladder = law.at(place.sizes), law.on_ladder()
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))
     relative = gap.interval(level)
-    better, dearer = float(gap.cdf(0.0)), _dearer(base, idea, pairs)
+    better, bill = float(gap.cdf(0.0)), _bill_of(base, idea, base_runs, pairs)
+    dearer = 1.0 if bill is None else bill.at(columns_of(place.sizes)[0]) or float(bill.ratio[-1])
     worth = multiplier(base_fit, place.sizes, gap, level, seed)
 
     def halved() -> bool:
@@ -156,12 +158,12 @@ def compare(
         verdict=_decide(gap, ladder, level, halved),
         delta=_mapped(relative, lambda share: expected * np.expm1(share)),
         relative=_mapped(relative, np.expm1),
-        compute_multiplier=worth if dearer is None else _mapped(worth, lambda times: times / dearer),
+        compute_multiplier=worth if abs(dearer - 1) < ALIKE else _mapped(worth, lambda times: times / dearer),
         probability_better=better,
         ladder=_mapped(ladder.interval(level), np.expm1),
         pairs=len(pairs),
         rungs=pairs.rungs,
-        caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place) + _bill(dearer),
+        caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place) + _billed(bill, place),
         target=place.stated(),
         idea=name,
         study=study,
@@ -197,18 +199,13 @@ def _observations(runs: Observations | Sequence[Run]) -> Observations:
     return with_flops(with_tokens_of_flops(o)).ordered()
 
 
-def _dearer(base: Observations | Sequence[Run], idea: Observations | Sequence[Run], pairs: Pairs) -> float | None:
-    """FLOPs of the idea's runs over the base's at the largest rung that both have; None where that is 1, or untold.
-
-    Told by what runs cost, and of a table by the FLOPs it states.
-    """
-    if isinstance(base, Observations) or isinstance(idea, Observations):
-        ratio = pairs.dearer
-    else:
-        ours, theirs = (_bills(runs) for runs in (base, idea))
-        both = sorted(set(ours) & set(theirs), key=lambda rung: ours[rung])
-        ratio = theirs[both[-1]] / ours[both[-1]] if both else 1.0
-    return None if abs(ratio - 1) < 0.01 else ratio
+def _bill_of(
+    base: Observations | Sequence[Run], idea: Observations | Sequence[Run], base_runs: Observations, pairs: Pairs
+) -> Bill | None:
+    """The idea's FLOPs over the base's, told by what runs cost, and of a table by the FLOPs it states."""
+    if isinstance(base, Observations) or isinstance(idea, Observations) or base_runs.rung is None:
+        return pairs.bill
+    return Bill.of(_bills(base), _bills(idea), dict(zip(base_runs.rung.tolist(), columns_of(base_runs), strict=True)))
 
 
 def _bills(runs: Sequence[Run]) -> dict[str, float]:
@@ -220,13 +217,18 @@ def _bills(runs: Sequence[Run]) -> dict[str, float]:
     return {rung: sum(flops) / len(flops) for rung, flops in found.items()}
 
 
-def _bill(dearer: float | None) -> tuple[str, ...]:
-    if dearer is None:
+def _billed(bill: Bill | None, place: Place) -> tuple[str, ...]:
+    if bill is None or np.all(np.abs(bill.ratio - 1) < ALIKE):
         return ()
-    return (
-        f"The idea takes {dearer:.2f} times the base's FLOPs at one size; the gap is at equal size and tokens, the "
-        f"compute multiplier counts them.",
-    )
+    first, last = float(bill.ratio[0]), float(bill.ratio[-1])
+    counted = "the gap is at equal size and tokens, the compute multiplier counts them."
+    if not bill.changes:
+        return (f"The idea takes {last:.2f} times the base's FLOPs at one size; {counted}",)
+    said = f"The idea takes {first:.3g} times the base's FLOPs at the smallest rung and {last:.3g} at the largest"
+    found = bill.at(columns_of(place.sizes)[0])
+    if found is None:
+        return (f"{said}, by no rule that could be carried on: at the target as at the largest; {counted}",)
+    return (f"{said}, {found:.3g} at the target if that goes on; {counted}",)
 
 
 def _decide(gap: Mixture, ladder: Mixture, level: float, halved: Callable[[], bool]) -> str:

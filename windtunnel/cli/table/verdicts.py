@@ -7,7 +7,7 @@ made that is a note, not a failure: nobody may have asked for one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from windtunnel.cli.progress import each
 from windtunnel.cli.table.groups import Group, Refusal
 from windtunnel.errors import InputError
 from windtunnel.forecasts import Verdict, compare
-from windtunnel.ladder import Target
+from windtunnel.ladder import Target, in_words
 
 BASES = ("", "base", "baseline")
+ITS_OWN = ("params", "active_params", "flops", "width")  # sizes that an idea may have of its own at the same rung
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,23 @@ def _judge(base: Group, idea: Group, level: float, verdicts: list[Judged], decli
         except InputError as error:
             declined.append(Refusal(f"{idea.name} at {target}", f"no verdict: {error}"))
             continue
+        verdict = replace(verdict, caveats=(*_asked_elsewhere(idea, target), *verdict.caveats))
         verdicts.append(Judged(base.series, idea.idea, verdict, _truth(idea, target) - _truth(base, target)))
+
+
+def _asked_elsewhere(idea: Group, target: Target) -> list[str]:
+    """A caveat where the table asks for the idea at other tokens, batch or steps than the base."""
+    asked = target.stated()
+    each = (own.stated().items() for own, _ in idea.targets)
+    away = [{n: x for n, x in stated if asked.get(n) != x and n not in ITS_OWN} for stated in each]
+    least = min(away, key=len, default={})
+    if not least:
+        return []
+    theirs = in_words({name: asked[name] for name in least if name in asked}) or "target"
+    return [
+        f"The targets ask for {idea.idea} at {in_words(least)}; a verdict compares both at the base's {theirs}. What "
+        f"the idea comes to at its own target is its forecast."
+    ]
 
 
 def _truth(group: Group, target: Target) -> float:
