@@ -288,6 +288,20 @@ def test_a_transfer_of_noisy_basins_says_so_in_its_interval():
     assert (lost := found(0.3)).transfers is None and "lr may or may not transfer" in str(lost)
 
 
+@pytest.mark.parametrize(
+    "losses, transfers", [((1.9, 1.65, 1.2), False), ((1.55, 1.65, 1.54), None), ((1.65, 1.65, 1.65), None)]
+)
+def test_points_that_do_not_bend_cost_what_was_seen_and_not_nothing(losses, transfers):
+    def rung(at, seeds):
+        draw = np.random.default_rng(0)
+        return basin("lr", [Tried(0.1 * v, s, loss + 0.002 * draw.standard_normal()) for v, loss in at for s in seeds])
+
+    base = rung([(2.0**k, 1.8 + 0.02 * k * k) for k in (-2, -1, 0, 1, 2)], range(3))
+    found = transfer(base, rung(zip((0.5, 1, 2), losses, strict=True), range(3)), from_width=8, to_width=16)
+    assert found.transfers is transfers
+    assert found.cost.median >= 0.9 * (losses[1] / min(losses) - 1) and found.cost.high > 0.002
+
+
 def test_three_points_of_one_seed_leave_an_optimum_uncertain_by_their_spacing():
     found = basin("lr", [Tried(2.0**k, 0, 2.0 + 0.1 * (k + 6.2) ** 2) for k in (-8, -6, -4)])
     low, high = math.log2(found.optimum.low), math.log2(found.optimum.high)

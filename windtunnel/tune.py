@@ -276,11 +276,9 @@ def transfer(
     at_width = at_width or to_width
     further = math.log(at_width / from_width) / math.log(to_width / from_width) if to_width != from_width else 1.0
     moved = np.array(larger.draws) - np.array(base.draws)
-    _, b, _ = larger.parabola
-    a = _lowest(larger.tried)  # what was seen: the bottom of a parabola may lie anywhere, below 0 too
     used = base.scale.of(base.optimum.median)
     away, centre = np.array(larger.draws) - used, base.scale.of(larger.optimum.median) - used
-    steep = max(b, 0.0) / a
+    steep = _steep(larger, used)
     return Transfer(
         field=base.field,
         from_width=from_width,
@@ -292,6 +290,16 @@ def transfer(
         odds=base.scale.odds,
         axis=axis,
     )
+
+
+def _steep(basin: Basin, used: float) -> float:
+    """Loss over the lowest, minus one, an octave from the optimum: of the parabola, and no less than was seen between
+    the value used and the best one tried, for a parabola through points that do not bend is flat, however they fall."""
+    means = {basin.scale.of(value): loss for value, loss in _means(basin.tried).items()}
+    best, lowest = min(means.items(), key=lambda each: each[1])  # seen: a parabola's bottom may lie below 0
+    there = min(means, key=lambda x: abs(x - used))
+    seen = (means[there] / lowest - 1) / (there - best) ** 2 if there != best else 0.0
+    return max(basin.parabola[1] / lowest, seen)
 
 
 def interval_of(draws: Any, centre: float) -> Interval:
@@ -375,8 +383,9 @@ def _parabola(x: Any, y: Any, seeds: Any) -> tuple[float, float, float]:
 def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], generator: Any) -> Any:
     _, b, c = fitted
     found, distinct = [], np.unique(seeds)
-    level = {s: float((y - b * (x - c) ** 2)[seeds == s].mean()) for s in distinct}
-    expected = b * (x - c) ** 2 + np.array([level[s] for s in seeds])
+    bent = b * (x - c) ** 2 if b else _straight(x, y, seeds)
+    level = {s: float((y - bent)[seeds == s].mean()) for s in distinct}
+    expected = bent + np.array([level[s] for s in seeds])
     # with p parameters fitted to n points the residuals are too small by sqrt((n - p) / n)
     freedom = len(x) - len(distinct) - 2
     if freedom < 1:  # as many points as parameters: nothing tells the noise, so as far as the tried values lie apart
@@ -391,6 +400,15 @@ def _resampled(x: Any, y: Any, seeds: Any, fitted: tuple[float, float, float], g
         centre = c + stretch * (_parabola(x, again, seeds)[2] - c)
         found.append(_within(centre, x))
     return np.array(found)
+
+
+def _straight(x: Any, y: Any, seeds: Any) -> Any:
+    """The line through points without a bottom, with one level a seed: their slope is no noise."""
+    away, left = x.astype(float), y.astype(float)
+    for s in np.unique(seeds):
+        away[seeds == s] -= away[seeds == s].mean()
+        left[seeds == s] -= left[seeds == s].mean()
+    return x * float(away @ left) / max(float(away @ away), 1e-12)
 
 
 def _within(centre: float, x: Any) -> float:
