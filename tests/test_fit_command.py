@@ -108,6 +108,11 @@ def test_a_bad_target_is_explained(text):
         parse_target(text)
 
 
+def test_a_target_in_epochs_is_told_how_to_state_them():
+    with pytest.raises(InputError, match=r"unique_tokens=2.5e8"):
+        parse_target("params=1e9,epochs=4")
+
+
 def test_a_bad_level_is_explained(tmp_path, capsys):
     with pytest.raises(InputError, match="--level is 90"):
         _run(capsys, _table(tmp_path), "--level", "90")

@@ -113,6 +113,16 @@ def _repeated(params=(2e7, 6e7, 2e8, 6e8), unique=(1e8, 1e9), epochs=(1, 2, 4, 8
     return dict(zip(("params", "tokens", "unique_tokens", "epochs", "loss"), np.array(rows).T, strict=True))
 
 
+def test_a_target_has_the_data_of_all_runs_where_they_have_the_same():
+    same, fresh = wt.fit(wt.read_runs(_repeated(unique=(1e9,)))), wt.fit(wt.read_runs(_repeated(epochs=(1,))))
+    target = wt.Target(params=2e9, tokens=2e10)
+    found = same.forecast(target)
+    assert found.target["unique_tokens"] == pytest.approx(1e9)
+    assert any("unique_tokens were not stated; all runs have 1G" in each for each in found.caveats)
+    assert any("unique tokens are seen 20 times" in each for each in found.caveats)
+    assert fresh.forecast(target).target.get("unique_tokens", 2e10) == pytest.approx(2e10)
+
+
 @pytest.mark.parametrize("stated", ["tokens", "unique_tokens"])
 def test_epochs_tell_unique_tokens_or_tokens(stated):
     table = _repeated()

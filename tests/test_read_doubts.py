@@ -267,6 +267,17 @@ def test_a_budget_in_another_unit_is_refused(tmp_path):
         wt.next_runs(fit, target, 1e30)
 
 
+@pytest.mark.parametrize(
+    "name, said",
+    [("top1", True), ("val/acc", True), ("Accuracy (%)", True), ("top1_error", False), ("val_loss", False)],
+)
+def test_what_is_better_when_higher_is_said_to_be_no_loss(tmp_path, name, said):
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([f"params,tokens,{name}", *(",".join(map(str, row)) for row in _ladder())]))
+    found = read_runs(path, f"loss={name}").caveats
+    assert any("better when higher" in caveat for caveat in found) is said
+
+
 @pytest.mark.parametrize("name", ["perplexity", "val_ppl", "eval/perplexity"])
 def test_perplexity_is_said_to_be_no_loss_of_laws(tmp_path, name):
     rows = [[n, d, np.exp(loss)] for n, d, loss in _ladder()]

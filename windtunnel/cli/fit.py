@@ -93,6 +93,11 @@ def parse_target(text: str) -> Target:
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     sizes: dict[str, Any] = {}
     for name, _, value in pairs:
+        if name.strip() == "epochs":
+            raise InputError(
+                f"--target {text!r} names 'epochs'; state the distinct tokens instead, which are tokens / epochs: "
+                f'"tokens=1e9,unique_tokens=2.5e8" is 4 epochs.'
+            )
         if name.strip() not in TARGET_NAMES:
             raise InputError(
                 f"--target {text!r} names {name.strip()!r}.{meant(name.strip(), TARGET_NAMES)} Write any of "

@@ -147,7 +147,11 @@ def _complete(o: Observations, known: dict[str, float], caveats: list[str]) -> N
 
 
 def _complete_others(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
-    """Unique tokens are all tokens, and active parameters all parameters, where the target does not say otherwise."""
+    """Unique tokens are what all runs have, or else all tokens, and active parameters all parameters, where the target
+    does not say otherwise."""
+    if "unique_tokens" not in known and "tokens" in known and (unique := _same_data(o)) is not None:
+        known["unique_tokens"] = min(known["tokens"], unique)
+        caveats.append(f"unique_tokens were not stated; all runs have {compact(unique)}.")
     for name, whole in (("unique_tokens", "tokens"), ("active_params", "params")):
         column = getattr(o, name)
         if column is not None and name not in known and whole in known:
@@ -156,6 +160,13 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
             known[name] = known[whole]
     if o.batch_tokens is not None and "batch_tokens" not in known and {"steps", "tokens"} <= set(known):
         known["batch_tokens"] = known["tokens"] / known["steps"]
+
+
+def _same_data(o: Observations) -> float | None:
+    """The unique tokens of all runs where they have as many, and one of them repeats its data."""
+    if o.unique_tokens is None or o.tokens is None or np.ptp(np.log(o.unique_tokens)) >= VARIES:
+        return None
+    return float(np.exp(np.mean(np.log(o.unique_tokens)))) if np.any(o.unique_tokens < 0.95 * o.tokens) else None
 
 
 def _price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:

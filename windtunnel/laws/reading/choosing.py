@@ -27,6 +27,7 @@ from windtunnel.laws.reading.naming import (
 from windtunnel.laws.reading.tables import Table
 
 KNOWN = (*NUMBER_COLUMNS, *TEXT_COLUMNS, "epochs", "outcome")
+BETTER_HIGHER = {"accuracy", "acc", "top1", "top5", "f1", "bleu", "rouge", "auc", "auroc", "reward", "recall"}
 
 
 class NoColumn(InputError):
@@ -122,6 +123,11 @@ def doubts_of_loss(table: Table, chosen: Mapping[str, str], given: Mapping[str, 
             f'held-out data. --columns "{pasted}" reads that.',
         )
     words = set(plain(chosen.get("loss", "")).split("_"))
+    if words & BETTER_HIGHER and not words & {"error", "err", "loss", "regret"}:
+        return (
+            f"The loss is {chosen['loss']!r}, which by its name is better when higher, and every law falls with size. "
+            f"Give the error, 1 - accuracy (100 - accuracy of per cent).",
+        )
     if not words & {"perplexity", "ppl"} or words & {"log", "logarithm", "ln", "nll", "bits"}:
         return ()
     return (
