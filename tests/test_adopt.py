@@ -114,6 +114,15 @@ def test_values_of_a_constructor_that_are_not_in_use_are_found(held, given, said
     scales.check(torch.optim.AdamW(scales.groups(model, 1e-2, **given), **given))
 
 
+def test_an_optimizer_of_another_kind_than_the_tables_is_found():
+    model, scales = ready()
+    with pytest.raises(InputError, match="made for AdamW and its rates are not those of SGD, whose steps are gradient"):
+        scales.check(torch.optim.SGD(scales.groups(model, 1e-2)))
+    scales.check(torch.optim.Adam(scales.groups(model, 1e-2)))
+    stated = adopted("entrywise")  # whoever states how steps grow has said so of any optimizer
+    stated.check(torch.optim.SGD(stated.groups(model, 1e-2)))
+
+
 def test_what_the_constructor_brings_by_itself_and_what_is_in_use_all_the_same_pass():
     model, scales = ready()
     scales.check(torch.optim.AdamW(scales.groups(model, 1e-2)))  # AdamW's own 0.01 is overruled, as documented

@@ -46,9 +46,10 @@ _SAME = 1e-6  # relative: rates that differ by less are one
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
     """The scale table of one model size. `table` is plain data (`to_json`); as text, caveats first, then a line for
-    each kind of tensor."""
+    each kind of tensor. `made_for` is the torch optimizer class that it was asked for, if it was one."""
 
     table: ScaleTable
+    made_for: type | None = None
 
     _repr_pretty_ = printed
 
@@ -152,8 +153,10 @@ class Adopted:
         return model
 
     def check(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise InputError where the groups' rates no longer stand in the table's ratios, and where weight decay or eps
-        given to the optimizer's constructor are not what it trains with; call it after a few steps."""
+        """Raise InputError for an optimizer whose steps grow otherwise than the table's, where the groups' rates no
+        longer stand in its ratios, and where weight decay or eps given to the constructor are not what it trains with;
+        call it after a few steps."""
+        _check_kind(optimizer, self.made_for)
         base = [float(g["lr"]) / g["lr_mult"] for g in optimizer.param_groups if "lr_mult" in g]
         if len(base) < len(optimizer.param_groups):
             raise InputError(
@@ -252,7 +255,8 @@ def adopt(
         branches=branches,
         example=example,
     )
-    return Adopted(table=table.unwrapped())
+    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+    return Adopted(table=table.unwrapped(), made_for=kind if issubclass(kind, torch.optim.Optimizer) else None)
 
 
 def _unwrapped(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -263,6 +267,16 @@ def _unwrapped(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         return unwrapped(model) if isinstance(model, nn.Module) else model
 
     return made
+
+
+def _check_kind(optimizer: torch.optim.Optimizer, made_for: type | None) -> None:
+    found, wanted = (None if kind is None else _of_torch(kind) for kind in (type(optimizer), made_for))
+    if made_for is not None and found is not None and wanted is not None and found != wanted:
+        name = type(optimizer).__name__
+        raise InputError(
+            f"The table was made for {made_for.__name__} and its rates are not those of {name}, whose steps are "
+            f"{found} and not {wanted}; adopt(..., optimizer={name})."
+        )
 
 
 def _check_constructor(optimizer: torch.optim.Optimizer, scales: Mapping[str, Scale]) -> None:
