@@ -75,6 +75,15 @@ def test_a_budget_is_split_at_the_price_of_the_runs(seed, per_param, per_token):
     assert 6 * own.params.median * own.tokens.median == pytest.approx(1e21, rel=0.02)
 
 
+def test_what_to_run_next_is_priced_as_the_runs_are():
+    fitted = wt.fit(_runs((10.0, 20.0, 40.0, 80.0), flops=lambda n, d: (6 * n + TEACHER) * d))
+    advice = wt.next_runs(fitted, wt.Target(params=2e9, tokens=4e10), 5e20)
+    assert advice
+    for each in advice:
+        n, d = each.sizes["params"], each.sizes["tokens"]
+        assert each.flops / each.seeds == pytest.approx((6 * n + TEACHER) * d, rel=1e-6)
+
+
 def test_a_budget_for_experts_is_priced_by_the_params_at_work():
     fitted = wt.fit(_runs(active_params=lambda n: n / 16))
     params, tokens, _ = _optimum(1e21, lambda n: 6 / 16 * n)

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special
 
 from windtunnel.errors import InputError
+from windtunnel.forecasts.price import price_of
 from windtunnel.laws.law import Law, Sizes
 from windtunnel.laws.noise import two_ways
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
@@ -95,14 +96,14 @@ def _grid(o: Observations, goal: Sizes, low: float, high: float) -> Sizes:
         horizons = np.append(horizons, np.log(goal.tokens[0] / goal.params[0]))
     steps = np.geomspace(low, high, STEPS_TWO_WAYS)
     flops, ratio = (each.ravel() for each in np.meshgrid(steps, np.unique(horizons)))
-    per_pair = float(np.exp(np.median(np.log(o.flops / (o.params * o.tokens)))))
-    params = np.sqrt(flops / per_pair / np.exp(ratio))
-    found = _followed(o, {"flops": flops, "params": params, "tokens": flops / per_pair / params})
-    if o.active_params is None:
+    price, at_work = price_of(o.params, o), price_of(o.active_params, o)
+    assert price is not None
+    params = price.params_along(flops, np.exp(ratio))
+    found = _followed(o, {"flops": flops, "params": params, "tokens": np.exp(ratio) * params})
+    if at_work is None:
         return found
     assert found.active_params is not None and found.tokens is not None
-    each = np.exp(np.median(np.log(o.flops / (o.active_params * o.tokens))))  # params that wait for others cost nothing
-    dear = replace(found, flops=each * found.active_params * found.tokens)
+    dear = replace(found, flops=at_work.flops(found.active_params, found.tokens))  # params that wait cost nothing
     assert dear.flops is not None
     return Sizes.of(dear, dear.flops <= high)
 

@@ -40,6 +40,11 @@ class Price:
         """That FLOPs pay for; not above 0 where they pay for none, or where params cost nothing."""
         return (flops / tokens - self.per_token) / self.per_param if self.per_param else 0.0
 
+    def params_along(self, flops: np.ndarray, tokens_per_param: np.ndarray) -> np.ndarray:
+        """Of a run of so many tokens a param that costs these FLOPs."""
+        product = flops / tokens_per_param
+        return 2 * product / (self.per_token + np.sqrt(self.per_token**2 + 4 * self.per_param * product))
+
     @property
     def sure(self) -> bool:
         """Whether it is that of every run."""
