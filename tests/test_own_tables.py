@@ -58,6 +58,43 @@ def test_words_that_do_nothing_are_not_said_beside_rates():
     assert not any("one search" in caveat for caveat in wt.read_runs(table).caveats)
 
 
+@pytest.mark.parametrize("coded", [(0, 1), ("", 1e9), (4, 16), ("False", "True")])
+def test_variants_coded_as_numbers_with_rates_of_their_own_are_not_one_search_without_a_word(coded):
+    table = _arms({"adamw": (6e-4, [6e-4]), "sophia": (1e-3, [1e-3])})
+    table["teacher"] = [coded[name == "sophia"] for name in table.pop("optimizer")]
+    (said,) = [caveat for caveat in wt.read_runs(table).caveats if "count as one search" in caveat]
+    assert "differ in 'teacher' beside their rates" in said
+    assert not any("one search" in caveat for caveat in wt.read_runs(table, "series=teacher").caveats)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("warmup_steps", lambda n, rate: 100 if rate < 2e-3 else 200),
+        ("lr_decay", lambda n, rate: 0 if rate < 2e-3 else 1),
+        ("ramp", lambda n, rate: rate * 1e5),
+        ("factor", lambda n, rate: 6e-4 / rate),
+        ("depth", lambda n, rate: round(np.log2(n))),
+        ("run_id", lambda n, rate: round(rate / 6e-4) // 3),
+    ],
+)
+def test_numbers_that_move_with_the_rate_or_the_size_are_no_variants(name, number):
+    table = _arms({"adamw": (6e-4, 6e-4 * 2.0 ** np.arange(4))}, seeds=1)
+    table[name] = [number(n, rate) for n, rate in zip(table["params"], table["lr"], strict=True)]
+    table["lr"] = [rate * (2e7 / n) ** 0.2 for n, rate in zip(table["params"], table["lr"], strict=True)]
+    assert not any("one search" in caveat for caveat in wt.read_runs(table).caveats)
+
+
+def test_of_variants_that_share_their_rates_the_best_is_said_to_be_kept_and_of_repeats_that_they_are_noise():
+    rates = (3e-4, 6e-4, 1.2e-3, 2.4e-3)
+    table = _arms({"adamw": (6e-4, rates), "sophia": (6e-4, rates)}, seeds=1)
+    (said,) = [caveat for caveat in wt.read_runs(table).caveats if "the loss goes with" in caveat]
+    assert "'optimizer', and of those the best of each size is kept" in said and "noise" not in said
+    unsearched = _arms({"adamw": (6e-4, [6e-4]), "sophia": (6e-4, [6e-4])}, seeds=3)
+    (said,) = [caveat for caveat in wt.read_runs(unsearched).caveats if "the loss goes with" in caveat]
+    assert "'optimizer', which counts as run-to-run noise" in said
+
+
 def test_rates_that_a_logger_rounded_are_one_rate_and_close_random_ones_are_many():
     table = {name: np.array(column) for name, column in _arms({"adamw": (6e-4, [6e-4])}, seeds=3).items()}
     table["lr"] = np.tile([6e-4, 6.012e-4, 6.024e-4], len(SIZES))

@@ -14,7 +14,8 @@ import numpy as np
 
 from windtunnel.laws.noise import FALSE_ALARMS, HYPERPARAMETERS, explains, repeats, searched, settings
 from windtunnel.laws.observations import Observations, joint
-from windtunnel.laws.reading.naming import is_numeric, usual_for
+from windtunnel.laws.prepare import best_of_search
+from windtunnel.laws.reading.naming import is_numeric, is_tuned, usual_for
 from windtunnel.laws.reading.tables import Table
 
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
@@ -32,28 +33,39 @@ def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tupl
     if not found:
         return _searched_apart(runs, table, others)
     listed = ", ".join(map(repr, found[:NAMED])) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    best = _decided_by_search(runs, [table.columns[name] for name in found])
+    counts = "and of those the best of each size is kept" if best else "which counts as run-to-run noise"
     ours = {usual_for(name): name for name in reversed(found)}
     pairs = ",".join(f"{our}={name}" for our, name in ours.items() if our and our not in (*chosen, "loss"))
     if pairs:
         pairs = f' Here: --columns "{pairs}", if it is that.'
     return (
-        f"Among runs that are alike in all columns that are read the loss goes with {listed}, which counts as "
-        f"run-to-run noise. What is a setting there, and no result, can be named with --columns, as a size where it is "
-        f'one, as "idea=NAME" where variants are to be compared, else as "series=NAME".{pairs}',
+        f"Among runs that are alike in all columns that are read the loss goes with {listed}, {counts}. "
+        f"What is a setting there, and no result, can be named with --columns, as a size where it is one, as "
+        f'"idea=NAME" where variants are to be compared, else as "series=NAME".{pairs}',
     )
 
 
+def _decided_by_search(runs: Observations, columns: Sequence[Any]) -> bool:
+    """Whether of runs that differ in these columns alone one is kept, as where rates were searched."""
+    evidence = np.flatnonzero(np.isfinite(runs.loss) & runs.fitted)
+    o = replace(runs.where(evidence), key=evidence.astype(str))
+    kept = np.concatenate([best_of_search(each).key for _, each in o.by_series()]).astype(int)  # type: ignore[arg-type]
+    alike = joint(repeats(runs), np.unique(np.array(runs.labels()), return_inverse=True)[1])[kept]
+    values = [np.unique([str(column[i]) for i in kept], return_inverse=True)[1] for column in columns]
+    return all(len(np.unique(joint(alike, value))) == len(np.unique(alike)) for value in values)
+
+
 def _searched_apart(runs: Observations, table: Table, others: Sequence[str]) -> tuple[str, ...]:
-    """A caveat for words that tell runs of one size apart beside a rate that differs: all would pass for one search."""
+    """A caveat for variants of one size whose rates differ too: all would pass for one search."""
     bare = replace(runs, **dict.fromkeys(searched(runs)))
     if runs.lr is None or repeats(runs).max() == (size := repeats(bare)).max():
         return ()
-    worded = [name for name in others if not is_numeric(table.columns[name])]
     rates = [settings(column) for name in HYPERPARAMETERS if (column := getattr(runs, name)) is not None]
     found = [
         name
-        for name in worded
-        if _matters(bare, table.columns[name]) and _arms(np.array([str(c) for c in table.columns[name]]), size, rates)
+        for name in others
+        if _matters(bare, table.columns[name]) and _is_variant(name, table.columns[name], size, rates)
     ]
     if not found:
         return ()
@@ -62,6 +74,14 @@ def _searched_apart(runs: Observations, table: Table, others: Sequence[str]) -> 
         f"with that; they count as one search, of which the best is kept. Where variants are to be compared, name them "
         f'with --columns "idea={found[0]}", where they are apart with "series={found[0]}".',
     )
+
+
+def _is_variant(name: str, cells: Any, size: np.ndarray, rates: Sequence[np.ndarray]) -> bool:
+    """Whether a column may tell variants: of words, or of numbers that are no setting which is tuned with the rate."""
+    values = np.array([str(cell) for cell in cells])
+    if is_numeric(cells) and (is_tuned(name) or any(_goes_with(values, size, rate) for rate in rates)):
+        return False
+    return _arms(values, size, rates)
 
 
 def _arms(words: np.ndarray, size: np.ndarray, rates: Sequence[np.ndarray]) -> bool:
@@ -73,6 +93,17 @@ def _arms(words: np.ndarray, size: np.ndarray, rates: Sequence[np.ndarray]) -> b
     even = np.all(np.ptp(shares, axis=0) < UNEVEN) and np.all(shares.mean(axis=0) > 0.5 / counts.shape[1])
     named = [len(np.unique(joint(word, rate))) for rate in rates if len(np.unique(rate)) == counts.shape[1] > 2]
     return bool(even and counts.shape[1] not in named)
+
+
+def _goes_with(numbers: np.ndarray, size: np.ndarray, rate: np.ndarray) -> bool:
+    """Whether three or more numbers are at every size in the rate's order, or its reverse, as what scales it."""
+    if len(np.unique(numbers)) < 3 or not all(map(_number, numbers)):
+        return False
+    moves = set()
+    for each in range(size.max() + 1):
+        pairs = np.unique(np.stack([numbers.astype(float), rate])[:, size == each], axis=1)
+        moves |= set(np.sign(np.diff(pairs[1])).tolist()) if len(np.unique(pairs[0])) == pairs.shape[1] else {1.0, -1.0}
+    return moves in ({1.0}, {-1.0})
 
 
 def sizes_unnamed(runs: Observations) -> tuple[str, ...]:

@@ -43,6 +43,9 @@ _NO_LOSS = {"gap", "reduction", "delta", "diff", "tokens", "flops", "time", "fn"
             "coefficient", "scale", "scaler", "aux", "z", "std", "stderr", "ratio"}  # fmt: skip
 _JUDGED = {"val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout"}
 _TRAINED = {"train", "training"}
+_TUNED = {"lr", "rate", "warmup", "warm", "batch", "bs", "decay", "wd", "momentum", "beta", "beta1", "beta2", "eps",
+          "epsilon", "clip", "clipping", "dropout", "seed", "step", "steps", "iter", "iteration", "iterations", "id",
+          "index", "trial", "rank", "multiplier", "mult"}  # fmt: skip
 _LESS = {"max", "min", "best", "ema", "step"}  # of two that are alike the one without
 
 
@@ -112,6 +115,11 @@ def is_loss(name: str) -> bool:
 def is_plain_loss(name: str) -> bool:
     """Whether a column is nothing but a loss of held-out data by its name."""
     return is_judged(name) and set(plain(name).split("_")) <= {*_LOSS, *_JUDGED, "final", "lm", "cross", "entropy"}
+
+
+def is_tuned(name: str) -> bool:
+    """Whether a column of numbers is by its name a setting that is searched with rates, a size, a loss or a count."""
+    return bool(set(plain(name).split("_")) & _TUNED) or bool(usual_for(name)) or is_loss(name)
 
 
 def is_judged(name: str) -> bool:
