@@ -315,3 +315,49 @@ def test_a_score_says_whether_it_held():
     told = wt.fit_task(loss, 0.25 + 0.65 / (1 + np.exp(5 * (loss - 2.5))), chance=0.25).predict(2.4)
     assert told.holds(told.median) and not told.holds(told.high + 0.01)
     assert str(told) == f"score {told.median:.3f} [{told.low:.3f}, {told.high:.3f}] at 90%"
+
+
+def _families(**more):
+    """Two families of models, each trained on tokens of its own; one has 6 % more loss."""
+    sizes = {"pythia": (7e7, 1.6e8, 4.1e8, 1e9, 2.8e9), "opt": (1.25e8, 3.5e8, 1.3e9, 2.7e9, 6.7e9)}
+    tokens, worse = {"pythia": 3e11, "opt": 1.8e11}, {"pythia": 1.0, "opt": 1.06}
+    rows = [(name, n, tokens[name], worse[name] * _loss(n, tokens[name])) for name, of in sizes.items() for n in of]
+    table = dict(zip(("family", "params", "tokens", "loss"), map(list, zip(*rows, strict=True)), strict=True))
+    return table | {name: [value(*row[:3]) for row in rows] for name, value in more.items()}
+
+
+def test_a_column_that_alone_tells_the_effect_of_a_size_is_said():
+    (said,) = [caveat for caveat in wt.read_runs(_families()).caveats if "FLOPs" not in caveat]
+    assert "Nothing but 'family' tells the effect of tokens" in said and '"series=family"' in said
+    crossed = {
+        "recipe": ["a", "b", "c"] * 4,
+        "params": [1e8, 2e8, 4e8] * 4,
+        "tokens": [1e9] * 3 + [4e9] * 3 + [8e9] * 6,
+    }
+    crossed["loss"] = [_loss(n, d) for n, d in zip(crossed["params"], crossed["tokens"], strict=True)]
+    assert any("'recipe' tells the effect of params" in caveat for caveat in wt.read_runs(crossed).caveats)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("family", lambda family, n, d: "one"),
+        ("run_name", lambda family, n, d: f"{family}-{n:g}"),
+        ("horizon", lambda family, n, d: "much" if d > 2e11 else "little"),
+        ("data", lambda family, n, d: f"C4, {d / 1e9:g}B"),
+        ("trained", lambda family, n, d: "long" if d > 2e11 else "short"),
+        ("host", lambda family, n, d: f"of-{family}"),
+        ("precision", lambda family, n, d: "bf16" if n > 5e8 else "fp32"),
+    ],
+)
+def test_names_of_runs_sizes_and_hosts_and_words_beside_other_sizes_alone_tell_no_effect(name, value):
+    table = {theirs: cells for theirs, cells in _families(**{name: value}).items() if theirs in ("loss", "params",
+             "tokens", name)}  # fmt: skip
+    assert not any("Nothing but" in caveat for caveat in wt.read_runs(table).caveats)
+
+
+def test_families_that_are_named_or_whose_tokens_vary_get_no_doubt():
+    table = _families()
+    assert not any("Nothing but" in caveat for caveat in wt.read_runs(table, "series=family").caveats)
+    tied = table | {"tokens": [20 * n for n in table["params"]]}
+    assert not any("Nothing but" in caveat for caveat in wt.read_runs(tied).caveats)

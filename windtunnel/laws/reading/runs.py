@@ -21,6 +21,7 @@ from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
 from windtunnel.laws.reading.naming import unnamed_sizes, written
 from windtunnel.laws.reading.tables import Table
+from windtunnel.laws.reading.tied import tied_sizes
 from windtunnel.laws.reading.units import check_units, odd_units
 from windtunnel.laws.repeated import REPEATS
 
@@ -61,7 +62,8 @@ def read_runs(
     stated, runs = runs, with_epochs(runs, epochs_of(table, chosen))
     chosen = {ours: theirs for ours, theirs in chosen.items() if runs is not stated or ours != "epochs"}
     runs = replace(runs, unnamed=unnamed_sizes(table, chosen, mapping))
-    mixed, unread = check_units(runs, table), (*sizes_unnamed(runs), *unnamed(runs, table, chosen))
+    mixed = check_units(runs, table)
+    unread = (*sizes_unnamed(runs), *unnamed(runs, table, chosen), *tied_sizes(runs, table, chosen))
     doubts = (
         *mixed,
         *(() if mixed else odd_units(runs)),
