@@ -260,6 +260,35 @@ def test_flops_in_another_unit_are_asked_about(tmp_path, factor, said):
     assert len(found) == said and all("of 6 x params x tokens" in caveat for caveat in found)
 
 
+@pytest.mark.parametrize("unit,said", [(1e-18, True), (1e-15, True), (1.0, False), (10.0, False)])
+def test_flops_in_another_unit_beside_params_alone_are_asked_about(tmp_path, unit, said):
+    budgets = [(c, k * np.sqrt(c / 120)) for c in np.geomspace(1e18, 1e20, 5) for k in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    rows = [[round(n), c * unit, _loss(n, c / 6 / n)] for c, n in budgets]
+    found = [each for each in _doubts(tmp_path, rows, "params,flops,loss") if "other units" in each]
+    assert len(found) == said and all("too few to be taken as tokens" in caveat for caveat in found)
+
+
+@pytest.mark.parametrize(
+    "names,units",
+    [("Params (M);Tokens (B)", (1e6, 1e9)), ("params_M;tokens_billion", (1e6, 1e9)), ("N [1e6];D (10^9)", (1e6, 1e9))],
+)
+def test_a_unit_that_a_header_states_is_said_unless_the_numbers_are_plain(tmp_path, names, units):
+    grid = [(n, d) for n in (125e6, 350e6, 760e6, 1300e6) for d in (10e9, 30e9, 100e9)]
+    params, tokens = names.split(";")
+    for unit in (units, (1.0, 1.0)):
+        rows = [[int(n / unit[0]), int(d / unit[1]), _loss(n, d)] for n, d in grid]
+        runs = read_runs(_table(tmp_path, rows, f"{params},{tokens},loss"), f"params={params},tokens={tokens}")
+        found = [caveat for caveat in runs.caveats if "other units" in caveat]
+        assert len(found) == (unit == units)
+        assert all(f"{params!r}, 125 to 1300, is read as plain params; {tokens!r}" in caveat for caveat in found)
+
+
+@pytest.mark.parametrize("name", ["n_params_nonembed", "tokens (GPT2 BPE)", "N", "model.b", "params (total)", "T"])
+def test_a_header_without_a_unit_is_left_alone(tmp_path, name):
+    path = _table(tmp_path, [[20 + i, 4 - 0.1 * i] for i in range(6)], f"{name},loss")
+    assert not any("other units" in caveat for caveat in read_runs(path, f"tokens={name}").caveats)
+
+
 def test_a_budget_in_another_unit_is_refused(tmp_path):
     fit = wt.fit(read_runs(_table(tmp_path, _ladder())))
     target = Target(params=1e10, tokens=2e11)

@@ -46,6 +46,11 @@ _TRAINED = {"train", "training"}
 _TUNED = {"lr", "rate", "warmup", "warm", "batch", "bs", "decay", "wd", "momentum", "beta", "beta1", "beta2", "eps",
           "epsilon", "clip", "clipping", "dropout", "seed", "step", "steps", "iter", "iteration", "iterations", "id",
           "index", "trial", "rank", "multiplier", "mult"}  # fmt: skip
+_UNITS = {"k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "million": 1e6, "g": 1e9, "b": 1e9, "bn": 1e9, "billion": 1e9,
+          "t": 1e12, "tn": 1e12, "trillion": 1e12}  # fmt: skip
+_FLOPS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24, "kilo": 1e3, "mega": 1e6,
+          "giga": 1e9, "tera": 1e12, "peta": 1e15, "exa": 1e18, "zetta": 1e21, "yotta": 1e24}  # fmt: skip
+_POWER = re.compile(r"(?:1e|10\^)\+?(\d{1,2})")  # a unit written as a number
 _LESS = {"max", "min", "best", "ema", "step"}  # of two that are alike the one without
 
 
@@ -132,6 +137,24 @@ def plain(name: str) -> str:
     for prefix in (*RESULTS, *ASKED):
         name = name.removeprefix(prefix)
     return re.sub(r"[/\-. ]+", "_", re.sub(r"\s*\(.*?\)", "", name).lower().strip())
+
+
+def unit_of(name: str) -> float:
+    """The unit that a size's name states, as `Params (M)`, `tokens_B` and `C (EFLOPs)` do; 1 where it states none."""
+    inside = re.split(r"[\s_/-]+", " ".join(re.findall(r"[(\[](.*?)[)\]]", name)).lower())
+    *words, last = re.split(r"[\s_/.-]+", re.sub(r"[(\[].*?[)\]]", "", name).strip())
+    spelt = [word.lower() for word in (*words, last) if len(word) > 1] + [last.lower()] * (
+        bool(words) and last.isupper()
+    )
+    found = [_unit(word) for word in (*inside, *spelt)] + [
+        10.0 ** int(power[1]) for word in inside if (power := _POWER.fullmatch(word))
+    ]
+    return max(found, default=1.0)
+
+
+def _unit(word: str) -> float:
+    flops = re.fullmatch(r"([a-z]+?)-?flops?", word)
+    return _FLOPS.get(flops[1], 1.0) if flops else _UNITS.get(word.removesuffix("s"), 1.0)
 
 
 def _follows(ours: str, chosen: Collection[str]) -> bool:

@@ -66,7 +66,7 @@ def read_runs(
     unread = (*sizes_unnamed(runs), *unnamed(runs, table, chosen), *tied_sizes(runs, table, chosen))
     doubts = (
         *mixed,
-        *(() if mixed else odd_units(runs)),
+        *(() if mixed else odd_units(runs, chosen)),
         *doubts_of_loss(table, chosen, mapping),
         *checkpoints(runs),
         *unread,

@@ -7,12 +7,13 @@ or 10^9. Where that is sure the table is refused; where the losses cannot tell, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import Observations, at_work
+from windtunnel.laws.reading.naming import unit_of
 from windtunnel.laws.reading.tables import Table
 
 COLUMNS = (("params",), ("tokens",), ("params", "tokens"), ("flops",))  # what may be written in another unit together
@@ -23,6 +24,8 @@ NEAR = 1.0  # corrected sizes may lie this far (10 times) outside the others' ra
 BETTER = 0.5  # a correction that halves the losses' distance from the others' trend is sure (guess)
 MAYBE = 0.7  # and one that leaves less than this of it is worth a caveat (guess)
 PART = 1e-3  # of the smallest: a part of a number that is no rounding
+COUNTS = ("params", "tokens", "flops", "active_params", "unique_tokens", "batch_tokens")
+PLAIN = (1e6, 1e9)  # plain counts, and plain FLOPs, are hardly smaller (guesses)
 PER_PARAM, PRICE = (1e-3, 1e6), (1e-2, 1e5)  # tokens to a parameter, FLOPs over 6 N D: beyond, it is a unit (guesses)
 
 
@@ -40,20 +43,30 @@ def check_units(runs: Observations, table: Table) -> tuple[str, ...]:
     return tuple(caveats)
 
 
-def odd_units(runs: Observations) -> tuple[str, ...]:
+def odd_units(runs: Observations, chosen: Mapping[str, str]) -> tuple[str, ...]:
     """A caveat where the columns of a series as a whole look written in another unit: laws may hold, prices do not."""
     sizes = _sizes(runs)
+    found = list(_headings(runs, chosen))
     for places in _series(runs):
-        found = list(_oddities({name: values[places] for name, values in sizes.items()}))
-        if found:
-            return (f"Sizes may be in other units than parameters, tokens and FLOPs: {'; '.join(found)}. Prices, "
-                    f"budgets and what is believed of laws need plain numbers, as 7e9.",)  # fmt: skip
-    return ()
+        found = found or list(_oddities({name: values[places] for name, values in sizes.items()}))
+    if not found:
+        return ()
+    return (f"Sizes may be in other units than parameters, tokens and FLOPs: {'; '.join(found)}. Prices, "
+            f"budgets and what is believed of laws need plain numbers, as 7e9.",)  # fmt: skip
+
+
+def _headings(runs: Observations, chosen: Mapping[str, str]) -> Iterator[str]:
+    """Columns whose own name states a unit that their numbers look written in."""
+    for ours, theirs in chosen.items():
+        unit = unit_of(theirs) if ours in COUNTS and getattr(runs, ours) is not None else 1.0
+        known = _known(getattr(runs, ours)) if unit > 1 else np.zeros(0)
+        if len(known) and np.median(known) < min(unit, PLAIN[ours == "flops"]):
+            yield f"{theirs!r}, {np.min(known):.4g} to {np.max(known):.4g}, is read as plain {ours}"
 
 
 def _oddities(sizes: dict[str, np.ndarray]) -> Iterator[str]:
     for name, values in sizes.items():
-        known = values[np.isfinite(values)]
+        known = _known(values)
         if name != "flops" and len(known) and np.max(np.abs(known - np.round(known))) > PART * np.min(known):
             yield f"{name}, {np.min(known):.4g} to {np.max(known):.4g}, are no whole numbers"
     if {"params", "tokens"} <= set(sizes):
@@ -64,11 +77,20 @@ def _oddities(sizes: dict[str, np.ndarray]) -> Iterator[str]:
         times = _middle(sizes["flops"] / n_times_d) if "flops" in sizes else 1.0
         if not PRICE[0] < times < PRICE[1]:
             yield f"flops are {times:.2g} of 6 x params x tokens"
+    elif {"params", "flops"} <= set(sizes):
+        each = _middle(sizes["flops"] / (6 * sizes["params"] ** 2))
+        if not PER_PARAM[0] < each < PER_PARAM[1]:
+            few = ", too few to be taken as tokens, so that laws may read flops alone" if each < 1 else ""
+            yield f"flops are those of {each:.2g} tokens to a parameter{few}"
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
 
 
 def _middle(values: np.ndarray) -> float:
     """The median of what is known, 1 if nothing is."""
-    known = values[np.isfinite(values)]
+    known = _known(values)
     return float(np.median(known)) if len(known) else 1.0
 
 
