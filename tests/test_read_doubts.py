@@ -204,6 +204,39 @@ def test_another_delimiter_is_seen_in_the_header(tmp_path, mark):
     assert read_runs(path).loss.tolist() == [3.0]
 
 
+def test_a_comma_in_the_header_does_not_hide_another_delimiter(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params;tokens;loss (val, nats)\n1e6;2e7;3.0\n2e6;4e7;2.9\n")
+    assert read_runs(path, "loss=loss (val, nats)").loss.tolist() == [3.0, 2.9]
+    path.write_text("params;tokens;loss (val, nats)\n1e6;2e7;3,012\n2e6;4e7;2,951\n")  # two cells each with commas
+    with pytest.raises(InputError, match=r"Write 3,012 as 3\.012\."):
+        read_runs(path, "loss=loss (val, nats)")
+    path.write_text("params,loss,note; or so\n1e6,3.0,a;b\n2e6,2.9,c;d\n")
+    assert read_runs(path).loss.tolist() == [3.0, 2.9]
+    path.write_text("params,loss,note;\n1e6,3.0,a\n2e6,2.9\n")
+    with pytest.raises(InputError, match="has 3 columns, but another number of cells in row"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("params;loss\n2e6;4,618\n", "Write 4,618 as 4.618."),
+        ("params;loss\n2e6;4,6\n", "Write 4,6 as 4.6."),
+        ("params;loss\n1,250;2.9\n2,5;2.8\n", "Write 1,250 as 1.250."),
+        ("params;loss\n10.000.000;2.9\n", "Write 10.000.000 as 10000000."),
+        ('params,loss\n"1,250",2.9\n', "Write 1,250 as 1250."),
+        ('params,loss\n"1,250,000",2.9\n', "Write 1,250,000 as 1250000."),
+    ],
+)
+def test_a_comma_for_a_point_is_no_group_of_thousands(tmp_path, text, said):
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_runs(path)
+    assert said in str(caught.value)
+
+
 def test_a_misspelt_column_gets_the_close_names(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'val/loss'"):
         read_runs(_table(tmp_path, [[1e6, 3]], "params,val/loss"), "loss=val_los")

@@ -18,6 +18,9 @@ MAY_LACK = ("width", "lr", "batch_tokens", "steps")  # may be empty in some rows
 LEAST = 1e-30  # smaller numbers are no loss and no size, and squaring them is zero
 MOST = 1e60  # no loss, size or FLOPs is so large; squares and products of larger ones overflow
 _SUFFIXED = re.compile(r"^\s*([\d.]+)\s*([kKmMbBgGtT])\s*$")  # 124M, 7B: how people write sizes
+_GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?")  # in groups of three, as spreadsheets write them
+_POINTED = re.compile(r"[1-9]\d{0,2}(\.\d{3}){2,}(,\d*)?")  # and as they do where a comma is the point
+_COMMA = re.compile(r"\d+,\d+")
 _EXPONENT = {"k": 3, "m": 6, "b": 9, "g": 9, "t": 12}
 
 
@@ -119,9 +122,8 @@ def _fault(table: Table, ours: str, theirs: str, faults: dict[str, np.ndarray]) 
     value = table.columns[theirs][int(places[0])]
     named = f"column {theirs}" + (f" ({ours})" if theirs != ours else "")
     shown = "" if kind == "empty or NaN" else f" ({_shown(value)})"
-    suffixed = _SUFFIXED.match(value) if isinstance(value, str) else None
-    written = f" Write {value.strip()} as {suffixed[1]}e{_EXPONENT[suffixed[2].lower()]}." if suffixed else ""
-    written = written or (f" Write {value.strip()} as {value.strip().replace(',', '')}." if _grouped(value) else "")
+    plainly = _plainly(table, ours, value.strip()) if isinstance(value, str) else ""
+    written = f" Write {value.strip()} as {plainly}." if plainly else ""
     remedy = f"Correct or remove the {table.noun}(s)" + (
         f', or ignore the column with --columns "{ours}="' if ours not in ("loss", "params", "tokens") else ""
     )
@@ -131,9 +133,22 @@ def _fault(table: Table, ours: str, theirs: str, faults: dict[str, np.ndarray]) 
     )
 
 
-def _grouped(value: Any) -> bool:
-    """Whether digits stand in groups of three, as spreadsheets write them."""
-    return isinstance(value, str) and re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d*)?", value.strip()) is not None
+def _plainly(table: Table, ours: str, text: str) -> str:
+    """A number that people write with a letter, in groups of three or with a comma for a point, written plainly."""
+    suffixed = _SUFFIXED.match(text)
+    if suffixed:
+        return f"{suffixed[1]}e{_EXPONENT[suffixed[2].lower()]}"
+    if _COMMA.fullmatch(text) and (ours in ("loss", "lr") or not _GROUPED.fullmatch(text) or _has_commas(table)):
+        return text.replace(",", ".")
+    if _GROUPED.fullmatch(text):
+        return text.replace(",", "")
+    return text.replace(".", "").replace(",", ".") if _POINTED.fullmatch(text) else ""
+
+
+def _has_commas(table: Table) -> bool:
+    """Whether some cell of the table can only be read with a comma for a point, as 2,75 and 0,001."""
+    cells = (str(cell).strip() for cells in table.columns.values() for cell in cells)
+    return any(_COMMA.fullmatch(cell) and not _GROUPED.fullmatch(cell) for cell in cells)
 
 
 def _shown(value: Any) -> str:

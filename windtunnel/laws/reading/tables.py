@@ -13,6 +13,7 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from windtunnel.errors import InputError
 from windtunnel.places import check_size
 
+LOOKED_AT = 20  # rows that tell the delimiter
 TABLE_BYTES = 1 << 30  # of a table, packed or unpacked; ten million rows of ten columns (chosen)
 
 
@@ -77,7 +79,7 @@ def text_of(file: Path, *, lenient: bool = False) -> str:
 
 
 def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
-    """A table with a header; the delimiter is a comma, or the tab or semicolon that a header without commas holds."""
+    """A table with a header; of comma, tab and semicolon the delimiter is the one that splits it into most columns."""
     reader = csv.reader(io.StringIO(text), delimiter=delimiter or _delimiter(file, text))
     try:
         numbered = [(reader.line_num, row) for row in reader]
@@ -111,7 +113,18 @@ def _delimiter(file: Path, text: str) -> str:
     if ".tsv" in [suffix.lower() for suffix in file.suffixes]:
         return "\t"
     header = text[: text.find("\n")] if "\n" in text else text
-    return "," if "," in header else next((mark for mark in "\t;" if mark in header), ",")
+    marks = [mark for mark in ",\t;" if mark in header] or [","]
+    return max(marks, key=lambda mark: _columns(text, mark)) if len(marks) > 1 else marks[0]
+
+
+def _columns(text: str, mark: str) -> int:
+    """How many cells a delimiter makes of the header and of each of the first rows, 0 where they differ."""
+    try:
+        rows = islice(csv.reader(io.StringIO(text), delimiter=mark), LOOKED_AT)
+        lengths = {len(row) for row in rows if any(cell and not cell.isspace() for cell in row)}
+    except csv.Error:
+        return 0
+    return lengths.pop() if len(lengths) == 1 else 0
 
 
 def read_parquet(file: Path) -> Table:
