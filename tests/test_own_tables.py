@@ -7,6 +7,7 @@ import pytest
 
 import windtunnel as wt
 from windtunnel.errors import InputError
+from windtunnel.laws.reading import read_targets
 from windtunnel.laws.unread import unread
 
 SIZES = (6e6, 2e7, 6e7, 2e8, 6e8)
@@ -175,6 +176,36 @@ def test_epochs_tell_unique_tokens_or_tokens(stated):
     assert wt.read_runs(zero).unique_tokens is None
     once = {"params": SIZES, "tokens": [20 * n for n in SIZES], "loss": [3.4, 3, 2.8, 2.6, 2.5], "epochs": [1] * 5}
     assert wt.read_runs(once).unique_tokens is None
+
+
+@pytest.mark.parametrize("stated", ["tokens", "unique_tokens"])
+def test_epochs_that_some_runs_lack_are_refused_where_data_repeat_and_ignored_where_none_do(stated):
+    table = {name: list(_repeated()[name]) for name in ("params", stated, "epochs", "loss")}
+    lacking = table | {"epochs": ["" if passes == 1 else passes for passes in table["epochs"]]}
+    with pytest.raises(InputError, match=r'column epochs is empty or NaN in row.*ignore the column with.*"epochs="'):
+        wt.read_runs(lacking)
+    assert getattr(wt.read_runs(lacking, "epochs="), stated) is not None
+    once = {
+        "params": SIZES,
+        "tokens": [20 * n for n in SIZES],
+        "loss": [3.4, 3, 2.8, 2.6, 2.5],
+        "epochs": [1] * 4 + [""],
+    }
+    assert wt.read_runs(once).unique_tokens is None
+    targets = read_targets({"params": [1e9, 2e9], "tokens": [2e10, 4e10], "epochs": [4, ""]})
+    assert targets.unique_tokens[0] == 5e9 and np.isnan(targets.unique_tokens[1])
+
+
+def test_why_there_is_no_backtest_is_said():
+    noise = np.random.default_rng(0)
+    sizes, passes = 1e7 * 2.0 ** np.arange(10), np.tile([1, 4, 16, 64], 3)[:10]
+    runs = {"params": sizes, "tokens": 20 * sizes, "epochs": passes,
+            "loss": _loss(sizes, 20 * sizes / passes**0.2) * np.exp(0.002 * noise.standard_normal(10))}  # fmt: skip
+    (said,) = [caveat for caveat in wt.fit(wt.read_runs(runs)).caveats if "no backtest" in caveat]
+    assert "With 10 runs too few are left for the laws' parameters once one of 10 rungs is hidden" in said
+    few = {name: column[:3] for name, column in runs.items() if name != "epochs"}
+    (said,) = [caveat for caveat in wt.fit(wt.read_runs(few)).caveats if "no backtest" in caveat]
+    assert "With 3 rungs none can be hidden" in said
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.25, 0.4), (0.34, 0.28)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from windtunnel.forecasts.backtest import Backtest
+from windtunnel.forecasts.backtest import FEWEST_RUNGS, Backtest
 from windtunnel.laws.noise import Noise, parabola, rung_means, rungs, seed_noise, two_ways
 from windtunnel.laws.observations import Observations
 
@@ -46,8 +46,13 @@ def of_data(o: Observations, noise: Noise, backtest: Backtest, steep: bool, unre
             "The loss falls faster and faster with size in log-log (beyond noise): these runs are not yet in a law, "
             "and the target will probably be lower than any law says. Train longer or larger rungs."
         )
-    if not backtest.hidden:
+    if not backtest.hidden and count <= FEWEST_RUNGS:
         found.append(f"With {count} rungs none can be hidden, so there is no backtest. Add rungs.")
+    elif not backtest.hidden:
+        found.append(
+            f"With {len(o)} runs too few are left for the laws' parameters once one of {count} rungs is hidden, so "
+            f"there is no backtest. Add runs."
+        )
     elif count < 5:
         found.append(f"Only {count} rungs; the floor and the exponent can hardly be told apart. Add rungs.")
     if noise.source == "residuals":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,12 +54,10 @@ def columns_of(table: Table, chosen: dict[str, str], *, targets: bool = False) -
     return arrays
 
 
-def epochs_of(table: Table, chosen: Mapping[str, str]) -> np.ndarray | None:
-    """Passes over the data, where the table states them of every run; else None, for most tables need none."""
-    if "epochs" not in chosen:
-        return None
-    epochs, wrong = _converted(table.columns[chosen["epochs"]])
-    return epochs if not wrong.any() and np.all(np.isfinite(epochs) & (epochs > 0)) else None
+def epochs_of(table: Table, theirs: str, above: float, *, targets: bool = False) -> np.ndarray | None:
+    """Passes over the data, None where no run states more than so many; else all must, unless they are targets."""
+    epochs, _ = _converted(table.columns[theirs])
+    return _numbers(table, "epochs", theirs, np.full(len(table.rows), targets)) if np.any(epochs > above) else None
 
 
 def _texts(values: Sequence[Any] | np.ndarray) -> np.ndarray:

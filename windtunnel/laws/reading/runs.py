@@ -59,7 +59,7 @@ def read_runs(
     found: dict[str, Any] = dict(arrays)
     runs = Observations(**found, source=str(table.file), dropped=tuple(dropped), caveats=caveats)
     runs = with_tokens_of_steps(runs)
-    stated, runs = runs, with_epochs(runs, epochs_of(table, chosen))
+    stated, runs = runs, with_epochs(runs, table, chosen)
     chosen = {ours: theirs for ours, theirs in chosen.items() if runs is not stated or ours != "epochs"}
     runs = replace(runs, unnamed=unnamed_sizes(table, chosen, mapping))
     mixed = check_units(runs, table)
@@ -94,18 +94,19 @@ def read_targets(
         raise InputError(f"{table.file} states no size in {table.named(bare)}; a target needs params=, tokens= or so.")
     arrays |= {"split": np.full(count, "predict")} | ({} if "loss" in arrays else {"loss": np.full(count, np.nan)})
     found = with_tokens_of_steps(Observations(**arrays, source=str(table.file)))
-    return with_epochs(found, epochs_of(table, chosen))
+    return with_epochs(found, table, chosen, targets=True)
 
 
-def with_epochs(runs: Observations, epochs: np.ndarray | None) -> Observations:
+def with_epochs(runs: Observations, table: Table, chosen: Mapping[str, str], *, targets: bool = False) -> Observations:
     """Unique tokens where data repeat, or tokens, from the epochs and the other of the two, with a caveat saying so."""
-    if epochs is None or (runs.tokens is None) == (runs.unique_tokens is None):
+    if "epochs" not in chosen or (runs.tokens is None) == (runs.unique_tokens is None):
+        return runs
+    epochs = epochs_of(table, chosen["epochs"], 0.0 if runs.tokens is None else REPEATS, targets=targets)
+    if epochs is None:
         return runs
     if runs.tokens is None:
         tokens = runs.unique_tokens * epochs  # type: ignore[operator]
         return replace(runs, tokens=tokens, caveats=(*runs.caveats, TOKENS_OF_EPOCHS))
-    if not np.any(epochs > REPEATS):
-        return runs
     return replace(runs, unique_tokens=runs.tokens / np.maximum(epochs, 1.0), caveats=(*runs.caveats, UNIQUE_OF_EPOCHS))
 
 
