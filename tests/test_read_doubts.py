@@ -367,6 +367,37 @@ def test_rows_that_are_checkpoints_are_said_and_horizons_are_not(tmp_path):
     assert _doubts(tmp_path, horizons) == []
 
 
+@pytest.mark.parametrize("parts", [(0.125, 0.25, 0.5, 1.0), (0.25, 0.5, 0.75, 1.0)])
+@pytest.mark.parametrize("name", ["run_name", "config.run_id", "run"])
+def test_few_rows_that_share_the_name_of_their_run_are_checkpoints(tmp_path, parts, name):
+    rows = [[n, 20 * n * part, _loss(n, 20 * n * part), f"gpt-{n:g}"] for n in SIZES for part in parts]
+    path = _table(tmp_path, rows, f"params,tokens,loss,{name}")
+    said = f"checkpoints of 7 runs (up to 4 rows of one '{name}')"
+    assert any(said in caveat for caveat in read_runs(path).caveats)
+    assert any(said in caveat for caveat in read_runs(path, f"series={name}").caveats)
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("run_name", lambda n, part, seed: f"gpt-{n:g}-{part}-{seed}"),
+        ("run_name", lambda n, part, seed: "a ladder"),
+        ("run", lambda n, part, seed: round(part * 8)),
+        ("job_name", lambda n, part, seed: f"part {part}"),
+        ("run_id", lambda n, part, seed: ""),
+        ("model", lambda n, part, seed: f"gpt-{n:g}"),
+        ("trial_name", lambda n, part, seed: f"gpt-{n:g}"),  # of several seeds
+    ],
+)
+def test_runs_with_names_of_their_own_or_that_share_a_model_are_no_checkpoints(tmp_path, name, value):
+    rows = [
+        [n, 20 * n * part, seed, _loss(n, 20 * n * part) + 1e-3 * seed, value(n, part, seed)]
+        for n in SIZES for part in (0.125, 0.25, 0.5, 1.0) for seed in range(2)
+    ]  # fmt: skip
+    found = read_runs(_table(tmp_path, rows, f"params,tokens,seed,loss,{name}")).caveats
+    assert not any("checkpoints" in caveat for caveat in found)
+
+
 def test_a_dataframe_and_a_mapping_of_columns_are_read_as_a_file_is(tmp_path):
     rows = [[*row, ["a", "b"][i % 2]] for i, row in enumerate(_ladder())]
     names = ["params", "tokens", "val_loss", "series"]

@@ -20,10 +20,7 @@ from windtunnel.laws.reading.tables import Table
 
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
-CHECKPOINTS = 8  # rows of one size, evenly spaced in tokens, from which they are one run's (guess)
-MOST_SIZES = 200  # that are looked at
 UNEVEN = 0.1  # difference of a word's share of the runs between sizes from which it is no variant (guess)
-EVENLY = 0.2  # relative scatter of the spacing up to which it is even; horizons are spaced by factors (guess)
 
 
 def unnamed(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
@@ -111,29 +108,6 @@ def sizes_unnamed(runs: Observations) -> tuple[str, ...]:
     if not runs.unnamed:
         return ()
     return (f'The table seems to have sizes that are not read: --columns "{runs.unnamed}" reads them.',)
-
-
-def checkpoints(runs: Observations) -> tuple[str, ...]:
-    """A caveat where most rows look like checkpoints of few runs: rows of one size, evenly spaced in tokens."""
-    o = runs.where(runs.fitted)
-    if o.params is None or o.tokens is None:
-        return ()
-    label = joint(np.unique(o.params, return_inverse=True)[1], np.unique(o.labels(), return_inverse=True)[1])
-    rows = np.bincount(label)
-    many = [np.unique(o.tokens[label == each]) for each in np.flatnonzero(rows >= CHECKPOINTS)[:MOST_SIZES]]
-    curves = [tokens for tokens in many if len(tokens) >= CHECKPOINTS and _evenly(tokens)]
-    if len(curves) < 2 or 2 * len(curves) < min(np.count_nonzero(rows), MOST_SIZES):
-        return ()
-    return (
-        f"Rows look like checkpoints of {len(curves)} runs (up to {max(map(len, curves))} evenly spaced tokens at one "
-        f"size). They share their run's noise, so that intervals are too narrow, and under a decaying learning rate "
-        f"none but the last is a finished run. Keep the last row of each; curves are foretold by wt.fit_curves.",
-    )
-
-
-def _evenly(tokens: np.ndarray) -> bool:
-    steps = np.diff(tokens)
-    return bool(np.std(steps) < EVENLY * np.mean(steps))
 
 
 def _matters(runs: Observations, cells: Any) -> bool:

@@ -41,6 +41,7 @@ _HARMLESS = {"total", "num", "n", "model", "train", "training", "trainer", "opti
 _LOSS = {"loss", "nll", "ce", "xent", "bpb", "bpc", "crossentropy"}
 _NO_LOSS = {"gap", "reduction", "delta", "diff", "tokens", "flops", "time", "fn", "weight", "weights", "coef",
             "coefficient", "scale", "scaler", "aux", "z", "std", "stderr", "ratio"}  # fmt: skip
+_RUNS = {"run", "runs", "job", "trial"}
 _JUDGED = {"val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout"}
 _TRAINED = {"train", "training"}
 _TUNED = {"lr", "rate", "warmup", "warm", "batch", "bs", "decay", "wd", "momentum", "beta", "beta1", "beta2", "eps",
@@ -125,6 +126,12 @@ def is_plain_loss(name: str) -> bool:
 def is_tuned(name: str) -> bool:
     """Whether a column of numbers is by its name a setting that is searched with rates, a size, a loss or a count."""
     return bool(set(plain(name).split("_")) & _TUNED) or bool(usual_for(name)) or is_loss(name)
+
+
+def names_runs(name: str) -> bool:
+    """Whether a column is by its name one of runs' names, as `run` and `job_id` are."""
+    *words, last = plain(name).split("_")
+    return last in _RUNS or (last in ("name", "id", "key", "uid") and bool(set(words) & _RUNS))
 
 
 def is_judged(name: str) -> bool:

@@ -14,8 +14,9 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
-from windtunnel.laws.reading.beside import checkpoints, sizes_unnamed, unnamed
+from windtunnel.laws.reading.beside import sizes_unnamed, unnamed
 from windtunnel.laws.reading.cells import columns_of, epochs_of, finished
+from windtunnel.laws.reading.checkpoints import checkpoints
 from windtunnel.laws.reading.choosing import as_mapping, choose, doubts_of_loss
 from windtunnel.laws.reading.duplicates import once
 from windtunnel.laws.reading.exports import load
@@ -68,7 +69,7 @@ def read_runs(
         *mixed,
         *(() if mixed else odd_units(runs, chosen)),
         *doubts_of_loss(table, chosen, mapping),
-        *checkpoints(runs),
+        *checkpoints(runs, table),
         *unread,
     )
     return _usable(table, with_flops(replace(runs, caveats=(*runs.caveats, *doubts))))
