@@ -254,6 +254,24 @@ def test_a_table_whose_runs_all_failed_is_refused(tmp_path):
     )
 
 
+@pytest.mark.parametrize("column", ["status", "State", "outcome"])
+def test_runs_that_went_well_in_other_words_are_kept_and_those_that_did_not_are_left_out(tmp_path, column):
+    well = ["ok", "OK", "Success", "succeeded", "done", "completed", ""]
+    badly = ["diverged", "nan", "failed", "Crashed", "killed", "oom", "timeout"]
+    rows = [[n, loss, state] for (n, _, loss), state in zip([*_ladder(), *_ladder()], [*well, *badly], strict=True)]
+    for i, row in enumerate(rows):
+        row[0] *= 1 + i / 100
+    runs = read_runs(_table(tmp_path, rows, f"params,loss,{column}"))
+    assert len(runs) == len(well) and [each.split()[-1] for each in runs.dropped] == badly
+    frame = pd.DataFrame({"params": SIZES, "loss": [row[2] for row in _ladder()], column: ["ok"] * 5 + [None, np.nan]})
+    assert len(read_runs(frame)) == 7
+
+
+def test_a_status_of_other_words_is_none_of_a_run(tmp_path):
+    rows = [[n, loss, "failed to beat the base" if i % 2 else "ok"] for i, (n, _, loss) in enumerate(_ladder())]
+    assert len(read_runs(_table(tmp_path, rows, "params,loss,status"))) == 7
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

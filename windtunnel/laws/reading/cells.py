@@ -11,7 +11,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import TEXT_COLUMNS
-from windtunnel.laws.reading.exports import FINISHED
+from windtunnel.laws.reading.exports import FINISHED, state_of
 from windtunnel.laws.reading.tables import Table
 
 MAY_LACK = ("width", "lr", "batch_tokens", "steps")  # may be empty in some rows: only some laws read them
@@ -28,9 +28,9 @@ def finished(table: Table, chosen: dict[str, str]) -> tuple[Table, list[str]]:
     """Without rows whose stated outcome is not finished; what was dropped, with its reason."""
     if "outcome" not in chosen:
         return table, []
-    outcomes = ["" if _empty(value) else str(value).strip() for value in table.columns[chosen["outcome"]]]
-    kept = np.array([outcome.lower() in FINISHED for outcome in outcomes], bool)
-    dropped = [f"{table.noun} {table.rows[i]} {outcomes[i]}" for i in np.flatnonzero(~kept).tolist()]
+    outcomes = table.columns[chosen["outcome"]]
+    kept = np.array([state_of(outcome) in FINISHED for outcome in outcomes], bool)
+    dropped = [f"{table.noun} {table.rows[i]} {str(outcomes[i]).strip()}" for i in np.flatnonzero(~kept).tolist()]
     return (picked(table, np.flatnonzero(kept)), dropped) if dropped else (table, [])
 
 

@@ -18,9 +18,11 @@ from windtunnel.laws.reading.folders import EVENTS, read_event_file, read_folder
 from windtunnel.laws.reading.records import read_json, unfolded
 from windtunnel.laws.reading.tables import Table, of_columns, read_csv, read_parquet, text_of
 
-FINISHED = ("finished", "complete", "completed", "success", "succeeded", "done", "")
+FINISHED = ("finished", "complete", "completed", "success", "succeeded", "successful", "done", "ok", "okay", "")
 _STATES = (*FINISHED, "running", "crashed", "failed", "killed", "preempted", "preempting", "pending", "queued",
-           "scheduled", "diverged", "error", "canceled", "cancelled", "stopped", "aborted")  # fmt: skip
+           "scheduled", "diverged", "error", "canceled", "cancelled", "stopped", "aborted", "nan", "inf", "failure",
+           "unfinished", "incomplete", "interrupted", "timeout", "timed out", "oom", "unstable",
+           "exploded")  # fmt: skip
 _CHART = re.compile(r"(?P<run>.+) - (?P<metric>.+?)(?P<edge>__(MIN|MAX))?$")  # W&B: "run - val/loss__MIN"
 CURVE = "Rows of {} are points of training curves, not separate runs: their noise is shared along a curve."
 
@@ -76,8 +78,14 @@ def _recognised(table: Table) -> Table:
     return replace(table, known=known)
 
 
+def state_of(value: Any) -> str:
+    """A run's state in small letters, nothing where the cell is empty; written out, `nan` is what became of a loss."""
+    text = "" if value is None or value != value else str(value).strip().lower()
+    return "" if text in ("null", "none", "n/a") else text
+
+
 def _states(table: Table, name: str) -> bool:
-    values = {str(value).strip().lower() for value in table.columns[name]}
+    values = {state_of(value) for value in table.columns[name]}
     return bool(values - {""}) and values <= set(_STATES)
 
 
