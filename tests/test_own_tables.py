@@ -76,6 +76,7 @@ def test_variants_coded_as_numbers_with_rates_of_their_own_are_not_one_search_wi
         ("ramp", lambda n, rate: rate * 1e5),
         ("factor", lambda n, rate: 6e-4 / rate),
         ("depth", lambda n, rate: round(np.log2(n))),
+        ("converged", lambda n, rate: int(rate < 2e-3)),
         ("run_id", lambda n, rate: round(rate / 6e-4) // 3),
     ],
 )

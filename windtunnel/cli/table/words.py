@@ -108,7 +108,7 @@ def _backtests(whole: Whole) -> list[str]:
     hidden = [each for _, fitted in whole.fits for each in fitted.backtest.hidden]
     tested = [fitted for _, fitted in whole.fits if fitted.backtest.hidden]
     if not hidden:
-        return ["no backtest: too few rungs to hide one"]
+        return ["no backtest: too few rungs or runs to hide one"]
     failed = sum(fitted.backtest.failed for fitted in tested)
     held = f"{sum(each.held for each in hidden)} of {len(hidden)} forecasts of hidden rungs inside"
     share = f" in {len(tested)} of {len(whole.fits)} series, {failed} FAILED" if len(whole.fits) > 1 else ""

@@ -46,7 +46,7 @@ _JUDGED = {"val", "valid", "validation", "eval", "evaluation", "dev", "test", "h
 _TRAINED = {"train", "training"}
 _TUNED = {"lr", "rate", "warmup", "warm", "batch", "bs", "decay", "wd", "momentum", "beta", "beta1", "beta2", "eps",
           "epsilon", "clip", "clipping", "dropout", "seed", "step", "steps", "iter", "iteration", "iterations", "id",
-          "index", "trial", "rank", "multiplier", "mult"}  # fmt: skip
+          "index", "trial", "rank", "multiplier", "mult", "best", "stable", "converged", "diverged"}  # fmt: skip
 _UNITS = {"k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "million": 1e6, "g": 1e9, "b": 1e9, "bn": 1e9, "billion": 1e9,
           "t": 1e12, "tn": 1e12, "trillion": 1e12}  # fmt: skip
 _FLOPS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24, "kilo": 1e3, "mega": 1e6,
@@ -124,7 +124,7 @@ def is_plain_loss(name: str) -> bool:
 
 
 def is_tuned(name: str) -> bool:
-    """Whether a column of numbers is by its name a setting that is searched with rates, a size, a loss or a count."""
+    """Whether a column of numbers is by its name a setting that is searched with rates, a size, a count or a result."""
     return bool(set(plain(name).split("_")) & _TUNED) or bool(usual_for(name)) or is_loss(name)
 
 
