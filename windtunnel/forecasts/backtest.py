@@ -94,7 +94,7 @@ class Backtest:
 
     def __str__(self) -> str:
         if not self.hidden:
-            return "no backtest: too few rungs to hide one"
+            return "no backtest: too few rungs or runs to hide one"
         worst = max(abs(h.error) for h in self.hidden)
         held = sum(h.held for h in self.hidden)
         level = 100 * self.hidden[0].predicted.level

@@ -94,7 +94,7 @@ class Forecast:
         if self.backtest.failed:
             return "This forecast fails its own backtest."
         return "This forecast is not reliable: " + (
-            "the caveats say why." if self.backtest.hidden else "too few rungs to hide one and foretell it."
+            "the caveats say why." if self.backtest.hidden else "too few rungs or runs to hide one and foretell it."
         )
 
     @property
