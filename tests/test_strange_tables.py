@@ -230,7 +230,7 @@ def test_a_target_in_steps_beyond_the_runs_is_not_inside_them(tmp_path, capsys):
 def test_a_forecast_without_a_backtest_is_not_said_to_fail_it():
     few = fit(Observations(params=SIZES[:4], loss=truth(SIZES[:4], 1e9))).forecast(Target(params=1e9))
     assert not few.reliable and "fails its own backtest" not in few._repr_html_()
-    assert "too few rungs to hide one" in few._repr_html_()
+    assert "too few rungs or runs to hide one" in few._repr_html_()
     other = fit(tokens_only()).forecast(Target(params=1e9, tokens=1e11))
     assert "not reliable: the caveats say why" in other._repr_html_()
 
