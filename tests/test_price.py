@@ -119,10 +119,21 @@ def test_what_an_idea_adds_to_the_bill_is_carried_to_the_target_where_it_changes
 
 
 def test_a_bill_that_would_fall_below_nothing_is_not_carried_on():
-    sizes = np.stack([SIZES, 20 * SIZES], axis=1)
-    cheaper = Bill(1 - 0.1 * (SIZES / SIZES[0]) ** 0.5, sizes)
-    assert cheaper.at(sizes[-1] * 2) == pytest.approx(1 - 0.1 * 32**0.5, abs=1e-6)
-    assert cheaper.at(sizes[-1] * 100) is None
+    cheaper = Bill(1 - 0.1 * (SIZES / SIZES[0]) ** 0.5, SIZES)
+    assert cheaper.at(SIZES[-1] * 2) == pytest.approx(1 - 0.1 * 32**0.5, abs=1e-6)
+    assert cheaper.at(SIZES[-1] * 100) is None
+
+
+def test_a_bill_that_is_the_same_but_for_counting_or_is_told_by_few_rungs_is_not_carried_on():
+    assert Bill(np.array([1.10, 1.12, 1.11]), SIZES[-3:]).at(2e9) == pytest.approx(1.11)
+    assert Bill(np.array([1.1, 1.2, 1.4]), SIZES[-3:]).at(2e9) is None
+    assert Bill(1 + 0.05 * SIZES / SIZES[0], SIZES).at(1e12) is None
+    growing = _runs((20.0,), flops=lambda n, d: 6 * n * d * (1 + 0.05 * (n / 2e7) ** 0.5))
+    base = _runs((20.0,), flops=lambda n, d: 6 * n * d)
+    bare = [wt.Observations(loss=o.loss, flops=o.flops) for o in (base, growing)]
+    for runs, target in (((base, growing), {"params": 2e9, "tokens": 4e10, "flops": 1e21}),
+                         (bare, {"params": 2e9, "flops": 1e21}), (bare, {"flops": 1e21})):  # fmt: skip
+        assert wt.compare(*runs, wt.Target(**target)).compute_multiplier.median > 0
 
 
 def test_targets_that_ask_for_an_idea_elsewhere_are_said_beside_its_verdict(tmp_path, capsys):

@@ -24,6 +24,7 @@ from windtunnel.forecasts import Interval
 from windtunnel.notebook import printed
 from windtunnel.recipe import Tuned, is_rate
 
+WELL_AWAY = 0.5  # octaves from the optimum from which a rise that was seen is no noise (guess)
 LEVEL = 0.9
 DRAWS = 400
 # A transfer is called good unless the evidence is against it: unless using the base rung's value surely (at LEVEL)
@@ -294,11 +295,12 @@ def transfer(
 
 def _steep(basin: Basin, used: float) -> float:
     """Loss over the lowest, minus one, an octave from the optimum: of the parabola, and no less than was seen between
-    the value used and the best one tried, for a parabola through points that do not bend is flat, however they fall."""
+    the value used and an optimum well away: a parabola through points that do not bend is flat, however they fall."""
     means = {basin.scale.of(value): loss for value, loss in _means(basin.tried).items()}
-    best, lowest = min(means.items(), key=lambda each: each[1])  # seen: a parabola's bottom may lie below 0
+    lowest = min(means.values())  # seen: a parabola's bottom may lie below 0
     there = min(means, key=lambda x: abs(x - used))
-    seen = (means[there] / lowest - 1) / (there - best) ** 2 if there != best else 0.0
+    away = abs(there - basin.scale.of(basin.optimum.median))
+    seen = (means[there] / lowest - 1) / away**2 if away > WELL_AWAY else 0.0
     return max(basin.parabola[1] / lowest, seen)
 
 

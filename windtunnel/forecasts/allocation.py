@@ -188,7 +188,7 @@ def _curves(fit: Fit, cost: float | None, inference_tokens: float, unique_tokens
     o = near_frontier(runs)
     assert o.params is not None and o.tokens is not None
     told = price_of(runs.params, runs) if cost is None else Price(float(cost))
-    price = told if told is not None and told.per_param else SIX
+    price = told or SIX
     middle = float(np.mean(np.log(price.flops(o.params, o.tokens))))
     return Curves(laws, price, inference_tokens, unique_tokens, middle)
 
@@ -253,8 +253,8 @@ def _caveats(fit: Fit, curves: Curves, best: Best, spread: _Spread, flops: float
         found.append(f"Params are all params, {waiting} for each active one, as in these runs.")
     if curves.price.off > ROUGH:
         found.append(
-            f"These runs' FLOPs are no sum of a part for params and one for tokens; {curves.price}, which is taken, is "
-            f"up to {np.exp(curves.price.off):.2g} times off. Give flops_per_param_token if you know it."
+            f"These runs' FLOPs are no sum of a part for params and one for tokens; the largest run's {curves.price} "
+            f"are taken, which others are up to {np.exp(curves.price.off):.2g} times off. Give flops_per_param_token."
         )
     for times, run in ((flops / high, "larger than the largest"), (low / flops, "smaller than the smallest")):
         if times > FAR:

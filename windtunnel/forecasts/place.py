@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts.price import ROUGH, Price, price_of
+from windtunnel.forecasts.price import ROUGH, price_of
 from windtunnel.ladder import Size, Target, compact
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import ALL_SIZES, OFF_LINE, SIZE_COLUMNS, Observations, at_work
@@ -73,7 +73,7 @@ def located(
     _complete_others(o, known, caveats)
     _complete(o, known, caveats)
     _complete_others(o, known, caveats)  # of what has just been found
-    _price(o, known, caveats)
+    _price(o, known, caveats if "flops" in reads else [])
     wanted = [name for name in ALL_SIZES if getattr(o, name) is not None and (name in SIZE_COLUMNS or name in reads)]
     missing = [name for name in wanted if name not in known]
     if {"params", "tokens"} <= set(wanted) and {"params", "tokens"} & set(missing):
@@ -164,9 +164,13 @@ def _complete_others(o: Observations, known: dict[str, float], caveats: list[str
 
 def _same_data(o: Observations) -> float | None:
     """The unique tokens of all runs where they have as many, and one of them repeats its data."""
-    if o.unique_tokens is None or o.tokens is None or np.ptp(np.log(o.unique_tokens)) >= VARIES:
+    if o.unique_tokens is None or o.tokens is None:
         return None
-    return float(np.exp(np.mean(np.log(o.unique_tokens)))) if np.any(o.unique_tokens < 0.95 * o.tokens) else None
+    again = o.unique_tokens < 0.95 * o.tokens  # the others' are no more than their tokens
+    if not again.any() or np.ptp(np.log(o.unique_tokens[again])) >= VARIES:
+        return None
+    found = float(np.exp(np.mean(np.log(o.unique_tokens[again]))))
+    return found if np.all(o.unique_tokens < found * (1 + VARIES)) else None
 
 
 def _price(o: Observations, known: dict[str, float], caveats: list[str]) -> None:
@@ -177,8 +181,7 @@ def _price(o: Observations, known: dict[str, float], caveats: list[str]) -> None
         return
     assert o.flops is not None and o.tokens is not None and column is not None
     top = int(np.argmax(o.flops))
-    told = price if price.sure else Price(1.0)
-    ratio = told.flops(known[working], known["tokens"]) / told.flops(column[top], o.tokens[top])
+    ratio = price.flops(known[working], known["tokens"]) / price.flops(column[top], o.tokens[top])
     known["flops"] = float(o.flops[top] * ratio)
     if price.sure and price.per_token:
         caveats.append(f"FLOPs were not stated; at the runs' {price} they are {compact(known['flops'])}.")

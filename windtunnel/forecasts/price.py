@@ -19,6 +19,7 @@ from windtunnel.notebook import printed
 
 ROUGH = 0.1  # runs further than this, in log, from what is said of their price are a caveat (guess)
 ALIKE = 0.01  # shares of a bill below this are none
+MOST_GROWTH = 10.0  # times what an idea adds to any rung's bill: its power is carried no further (guess)
 
 
 @dataclass(frozen=True)
@@ -59,60 +60,70 @@ SIX = Price(6.0)
 
 
 def price_of(params: np.ndarray | None, o: Observations) -> Price | None:
-    """The price of runs of so many params, one entry a run: one rate where all have the same, else the best of both
-    parts. None where params, tokens or FLOPs are not stated."""
+    """The price of runs of so many params, one entry a run: one rate where all have the same, else both parts where
+    these tell the FLOPs of all, else the rate of the largest run. None where params, tokens or FLOPs are not stated."""
     if o.flops is None or params is None or o.tokens is None:
         return None
     rates = np.log(o.flops / (params * o.tokens))
     if np.ptp(rates) < VARIES:
         return Price(float(np.exp(rates.mean())))
-    a_token = o.flops / o.tokens
-    unit = float(np.exp(np.mean(np.log(params))))
+    a_token, unit = o.flops / o.tokens, float(np.exp(np.mean(np.log(params))))
     (per_unit, fixed), _ = nnls(np.stack([params / unit / a_token, 1 / a_token], axis=1), np.ones(len(o)))
     found = Price(float(per_unit / unit), float(fixed))
-    off = np.max(np.abs(np.log(found.flops(params, o.tokens) / o.flops)))
-    return replace(found, off=float(off))
+    if found.per_param * np.max(params) > ALIKE * np.min(a_token):
+        off = np.max(np.abs(np.log(found.flops(params, o.tokens) / o.flops)))
+        if off < VARIES:
+            return replace(found, off=float(off))
+    top = rates[np.argmax(o.flops)]
+    return Price(float(np.exp(top)), off=float(np.max(np.abs(rates - top))))
 
 
 @dataclass(frozen=True, eq=False)
 class Bill:
-    """FLOPs of an idea over the base's at each rung that both have, cheapest first: (rungs,). `sizes` are the base's
-    there, (rungs, columns), as `columns_of` gives them."""
+    """FLOPs of an idea over the base's at each rung that both have, cheapest first, and the base's params at work:
+    (rungs,) each; no params where they are not stated."""
 
     ratio: np.ndarray
-    sizes: np.ndarray
+    params: np.ndarray | None
 
     @classmethod
-    def of(cls, base: Mapping[Any, float], idea: Mapping[Any, float], sizes: Mapping[Any, np.ndarray]) -> Bill | None:
-        """From mean FLOPs by rung, and the base's sizes; None where no rung has both."""
-        both = sorted(set(base) & set(idea), key=lambda rung: base[rung])
+    def of(
+        cls, base: Mapping[Any, float], idea: Mapping[Any, float], params: Mapping[Any, float] | None
+    ) -> Bill | None:
+        """From mean FLOPs by rung, and the base's params; None where no rung has both."""
+        both = sorted(set(base) & set(idea) & set(base if params is None else params), key=lambda rung: base[rung])
+        both = [rung for rung in both if 0 < base[rung] < np.inf and 0 < idea[rung] < np.inf]
+        if not both:
+            return None
         ratio = np.array([idea[rung] / base[rung] for rung in both])
-        return cls(ratio, np.stack([sizes[rung] for rung in both])) if both else None
+        return cls(ratio, None if params is None else np.array([params[rung] for rung in both]))
 
     @property
     def changes(self) -> bool:
-        """Whether it is another ratio at another size."""
-        return bool(np.ptp(np.log(self.ratio)) > ALIKE)
+        """Whether it is another ratio at another size, beyond what counting differs by."""
+        return bool(np.ptp(np.log(self.ratio)) > VARIES)
 
-    def at(self, sizes: np.ndarray) -> float | None:
-        """The ratio at sizes (columns,); None where the rungs do not tell.
+    def at(self, params: float | None) -> float | None:
+        """The ratio at so many params; None where the rungs do not tell.
 
-        What an idea adds to a bill grows or shrinks as a power of the sizes, where it does so from rung to rung.
+        What an idea adds to a bill grows or shrinks as a power of the params, where it does so from rung to rung; it is
+        carried on to at most so many times what was seen.
         """
         more = self.ratio - 1
         if not self.changes:
             return float(self.ratio[-1])
-        if len(more) < 3 or not (np.all(more > 0) or np.all(more < 0)):
+        if self.params is None or params is None or not np.all(np.isfinite(self.params) & (self.params > 0)):
             return None
-        x, y = np.log(self.sizes), np.log(np.abs(more))
-        away = x - x.mean(axis=0)
-        powers, *_ = np.linalg.lstsq(away, y - y.mean(), rcond=1e-3)
-        added = float(np.sign(more[0]) * np.exp(y.mean() + (np.log(sizes) - x.mean(axis=0)) @ powers))
-        told = np.max(np.abs(y - y.mean() - away @ powers)) < ROUGH and added > -1
-        return 1 + added if told else None
+        if len(np.unique(self.params)) < 4 or not (np.all(more > 0) or np.all(more < 0)):
+            return None
+        x, y = np.log(self.params), np.log(np.abs(more))
+        power, start = np.polyfit(x, y, 1)
+        added = float(np.sign(more[0]) * np.exp(start + power * np.log(params)))
+        told = np.max(np.abs(y - start - power * x)) < ROUGH and added > -1
+        return 1 + added if told and abs(added) < MOST_GROWTH * np.max(np.abs(more)) else None
 
 
-def columns_of(sizes: Any) -> np.ndarray:
-    """Params at work and tokens where they are stated, else FLOPs: (entries, columns)."""
-    known = [column for column in (at_work(sizes), sizes.tokens) if column is not None]
-    return np.stack(known or [sizes.flops], axis=1)
+def params_of(o: Observations) -> list[float] | None:
+    """Params at work of each run, where they are stated."""
+    column = at_work(o)
+    return None if column is None else column.tolist()

@@ -21,7 +21,7 @@ from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
-from windtunnel.forecasts.price import ALIKE, Bill, columns_of
+from windtunnel.forecasts.price import ALIKE, Bill, params_of
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact, in_words
 from windtunnel.laws.law import Sizes
@@ -147,7 +147,7 @@ def compare(
     expected = float(np.exp(base_fit.predict(place.sizes, noise=False).quantile(0.5)))
     relative = gap.interval(level)
     better, bill = float(gap.cdf(0.0)), _bill_of(base, idea, base_runs, pairs)
-    dearer = 1.0 if bill is None else bill.at(columns_of(place.sizes)[0]) or float(bill.ratio[-1])
+    dearer = 1.0 if bill is None else bill.at(_working(base_runs, place)) or float(bill.ratio[-1])
     worth = multiplier(base_fit, place.sizes, gap, level, seed)
 
     def halved() -> bool:
@@ -163,7 +163,7 @@ def compare(
         ladder=_mapped(ladder.interval(level), np.expm1),
         pairs=len(pairs),
         rungs=pairs.rungs,
-        caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place) + _billed(bill, place),
+        caveats=_caveats(pairs, base_runs, idea_runs, base_fit, place) + _billed(bill, _working(base_runs, place)),
         target=place.stated(),
         idea=name,
         study=study,
@@ -205,7 +205,13 @@ def _bill_of(
     """The idea's FLOPs over the base's, told by what runs cost, and of a table by the FLOPs it states."""
     if isinstance(base, Observations) or isinstance(idea, Observations) or base_runs.rung is None:
         return pairs.bill
-    return Bill.of(_bills(base), _bills(idea), dict(zip(base_runs.rung.tolist(), columns_of(base_runs), strict=True)))
+    params = params_of(base_runs)
+    return Bill.of(_bills(base), _bills(idea), params and dict(zip(base_runs.rung.tolist(), params, strict=True)))
+
+
+def _working(base: Observations, place: Place) -> float | None:
+    """The target's params that a token meets, as the base's runs state theirs."""
+    return place.stated().get("params" if base.active_params is None else "active_params")
 
 
 def _bills(runs: Sequence[Run]) -> dict[str, float]:
@@ -217,7 +223,7 @@ def _bills(runs: Sequence[Run]) -> dict[str, float]:
     return {rung: sum(flops) / len(flops) for rung, flops in found.items()}
 
 
-def _billed(bill: Bill | None, place: Place) -> tuple[str, ...]:
+def _billed(bill: Bill | None, params: float | None) -> tuple[str, ...]:
     if bill is None or np.all(np.abs(bill.ratio - 1) < ALIKE):
         return ()
     first, last = float(bill.ratio[0]), float(bill.ratio[-1])
@@ -225,7 +231,7 @@ def _billed(bill: Bill | None, place: Place) -> tuple[str, ...]:
     if not bill.changes:
         return (f"The idea takes {last:.2f} times the base's FLOPs at one size; {counted}",)
     said = f"The idea takes {first:.3g} times the base's FLOPs at the smallest rung and {last:.3g} at the largest"
-    found = bill.at(columns_of(place.sizes)[0])
+    found = bill.at(params)
     if found is None:
         return (f"{said}, by no rule that could be carried on: at the target as at the largest; {counted}",)
     return (f"{said}, {found:.3g} at the target if that goes on; {counted}",)

@@ -59,7 +59,9 @@ def _named(runs: Observations, table: Table, name: str, fitted: np.ndarray) -> s
     rows = np.bincount(label)
     order = np.argsort(label, kind="stable")
     places = [fitted[order[end - count : end]] for end, count in zip(np.cumsum(rows), rows, strict=True)]
-    alike = [column for column in (runs.params, runs.active_params, runs.width, runs.seed) if column is not None]
+    labels = np.array(runs.labels())
+    same = (runs.params, runs.active_params, runs.width, runs.seed, runs.lr, runs.unique_tokens, labels)
+    alike = [column for column in same if column is not None]
     curves = [
         place
         for place, each in zip(places, names, strict=True)

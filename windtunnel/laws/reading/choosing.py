@@ -123,7 +123,7 @@ def doubts_of_loss(table: Table, chosen: Mapping[str, str], given: Mapping[str, 
             f'held-out data. --columns "{pasted}" reads that.',
         )
     words = set(plain(chosen.get("loss", "")).split("_"))
-    if words & BETTER_HIGHER and not words & {"error", "err", "loss", "regret"}:
+    if words & BETTER_HIGHER and not words & {"error", "err", "loss", "regret", "1", "one", "minus", "neg", "gap"}:
         return (
             f"The loss is {chosen['loss']!r}, which by its name is better when higher, and every law falls with size. "
             f"Give the error, 1 - accuracy (100 - accuracy of per cent).",

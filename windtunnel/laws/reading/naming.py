@@ -161,7 +161,7 @@ def unit_of(name: str) -> float:
 
 def _unit(word: str) -> float:
     flops = re.fullmatch(r"([a-z]+?)-?flops?", word)
-    return _FLOPS.get(flops[1], 1.0) if flops else _UNITS.get(word.removesuffix("s"), 1.0)
+    return _FLOPS.get(flops[1], 1.0) if flops else _UNITS.get(word.removesuffix("s") if len(word) > 3 else word, 1.0)
 
 
 def _follows(ours: str, chosen: Collection[str]) -> bool:

@@ -19,7 +19,8 @@ from windtunnel.laws.reading.tables import Table
 MOST_VALUES = 8  # a column of more has many sizes, of which a law tells what is theirs (guess)
 FIXED = {"tokens": "params", "params": "tokens"}  # what a column may fix, and what must vary beside it
 # last words of names that are of sizes, or of places where runs were
-_NEITHER = {"model", "models", "name", "run", "size", "scale", "config", "label", "id", "key", "rung", "horizon",
+_NEITHER = {"model", "models", "arch", "architecture", "checkpoint", "path", "url", "commit", "hardware",
+            "name", "run", "size", "scale", "config", "label", "id", "key", "rung", "horizon",
             "budget", "tier", "duration", "length", "host", "hostname", "node", "gpu", "gpus", "machine", "cluster",
             "device", "user", "date", "created", "time", "notes", "tags", "state", "status"}  # fmt: skip
 _AMOUNTS = {"nano", "micro", "mini", "tiny", "small", "base", "medium", "mid", "large", "big", "xl", "xxl", "huge",
