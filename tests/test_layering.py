@@ -14,6 +14,7 @@ GROUND = (
     "errors",
     "ladder",
     "notebook",
+    "cells",
     "meaning",
     "recipe",
     "runs",

@@ -204,5 +204,5 @@ def test_a_part_made_inside_a_function_is_explained():
 
     with pytest.raises(InputError, match="is defined inside a function"):
         describe(inner)
-    with pytest.raises(InputError, match="is defined inside a function"):
+    with pytest.raises(InputError, match="<lambda> is a lambda, which has no name"):
         describe(lambda x: x)

@@ -2,7 +2,9 @@
 
 The key of a run is built from meanings, so rewording a docstring or moving a file never retrains and a changed constant
 does. A newcomer would expect the file's text to be hashed; it is not. Names are followed inside the part's own module
-and, through imports, into other modules that are not installed libraries; libraries count by their import alone.
+and, through imports, into other modules that are not installed libraries; libraries count by their import alone. What
+no file holds, as a notebook's cell, is read from memory (`cells.py`). Parts of `__main__` are sent to other processes
+by value: there `__main__` is another file, so they carry their meaning along.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+from uuid import uuid4
 
+from windtunnel.cells import CARRIED, is_generated, is_library, traced
 from windtunnel.errors import InputError
 
 _DIGEST = 16
@@ -53,14 +57,95 @@ def describe(thing: Any) -> Any:
     )
 
 
-@cache
 def meaning(thing: Any) -> str:
     """Hash of what a class or function does: its own source and that of every name it leans on."""
-    if _is_library(inspect.getmodule(thing)):
-        return f"{thing.__module__}.{thing.__qualname__}"
+    carried = _carried(thing)
+    if carried is not None:
+        return carried["meaning"] if _still(carried["leans on"]) else "changed on disk"
+    found, modules = _in_cell(thing) if in_cell(thing) else _in_file(thing)
+    if getattr(thing, "__module__", None) == "__main__" and vars(thing).get(CARRIED, {}).get("meaning") != found:
+        _carry(thing, found, modules)
+    return found
+
+
+@cache
+def _in_file(thing: Any) -> tuple[str, frozenset[ModuleType]]:
+    """What is written in files means, and the modules in which that stands; an installed library's is its name."""
+    if is_library(inspect.getmodule(thing)):
+        return f"{thing.__module__}.{thing.__qualname__}", frozenset()
     seen: dict[str, str] = {}
-    _follow(thing.__qualname__.split(".")[0], _module_of(thing), seen)
+    modules: set[ModuleType] = set()
+    _follow(thing.__qualname__.split(".")[0], _module_of(thing), seen, modules)
     text = "\n".join(f"{name}:{tree}" for name, tree in sorted(seen.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST], frozenset(modules)
+
+
+def _in_cell(thing: Any) -> tuple[str, frozenset[ModuleType]]:
+    """The same of what no file holds, read from memory, now: another cell may have changed what it leans on."""
+    _check_named(thing)
+    modules: set[ModuleType] = set()
+
+    def held(part: Any) -> str | None:
+        if in_cell(part):
+            return None
+        found, inside = _in_file(part)
+        modules.update(inside)
+        return found
+
+    text = repr(traced(thing, held, {}))
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST], frozenset(modules)
+
+
+def in_cell(thing: Any) -> bool:
+    """Whether a class or function was defined where no file holds it: a notebook, a prompt, `python -c`, `exec`."""
+    thing = thing if inspect.isclass(thing) else inspect.unwrap(thing)
+    if not isinstance(thing, FunctionType | type):
+        return False
+    module = inspect.getmodule(thing)
+    if module is None:
+        return True
+    file = str(getattr(module, "__file__", None) or "")
+    if not Path(file).is_file():
+        return module.__spec__ is None
+    if module.__name__ != "__main__":
+        return False
+    return thing.__qualname__.split(".")[0] not in _definitions(module) or _typed_in(thing, Path(file).name)
+
+
+def _typed_in(thing: Any, file: str) -> bool:
+    """Whether the functions of a part of `__main__` come from a prompt, and none from its file."""
+    own = [thing] if isinstance(thing, FunctionType) else vars(thing).values()
+    code = [each.__code__ for each in own if isinstance(each, FunctionType) and not is_generated(each)]
+    places = {Path(each.co_filename) for each in code}
+    return file not in {place.name for place in places} and any(not place.is_file() for place in places)
+
+
+@cache
+def _this_process() -> str:
+    return uuid4().hex
+
+
+def _carry(thing: Any, found: str, modules: frozenset[ModuleType]) -> None:
+    """Write on a part of `__main__` what it means, for the processes that it is sent to."""
+    others = {module.__name__: _digest(module) for module in modules if module.__name__ != "__main__"}
+    carried = {"by": _this_process(), "meaning": found, "leans on": others, "source": source_of(thing)}
+    with suppress(AttributeError, TypeError):  # a part that takes no attributes stays here
+        setattr(thing, CARRIED, carried)
+
+
+def _carried(thing: Any) -> dict[str, Any] | None:
+    """What the process that sent a part wrote on it; None for a part of this process."""
+    found = getattr(thing, "__dict__", {}).get(CARRIED)
+    return found if found is not None and found["by"] != _this_process() else None
+
+
+def _still(digests: Mapping[str, str]) -> bool:
+    """Whether modules say here what they said where a part was sent from."""
+    return all(_digest(importlib.import_module(name)) == digest for name, digest in digests.items())
+
+
+def _digest(module: ModuleType) -> str:
+    text = "\n".join(f"{name}:{ast.dump(node)}" for name, node in sorted(_definitions(module).items()))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
 
 
@@ -73,32 +158,42 @@ def identity(described: Any) -> list[str]:
 
 
 def source_of(thing: Any) -> tuple[str, str] | None:
-    """File name and text of the module that defines a part, or None for an installed library's."""
+    """File name and text of the module that defines a part; None for an installed library's and what no file holds."""
     cls = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
+    if (carried := _carried(cls)) is not None:
+        return carried["source"]
     module = inspect.getmodule(cls)
-    if module is None or _is_library(module) or not getattr(module, "__file__", None):
+    if module is None or is_library(module) or in_cell(cls):
         return None
     return module.__name__ + ".py", Path(str(module.__file__)).read_text("utf-8")
 
 
 def _module_of(thing: Any) -> ModuleType:
+    _check_named(thing)
     module = inspect.getmodule(thing)
-    if module is None or "<locals>" in thing.__qualname__ or thing.__name__ == "<lambda>":
-        raise InputError(
-            f"{thing.__qualname__} is defined inside a function, so what it means cannot be read from a file; define "
-            f"it at the top level of a module."
-        )
+    assert module is not None  # else it is a library's
     return module
 
 
-def _follow(name: str, module: ModuleType, seen: dict[str, str]) -> None:
+def _check_named(thing: Any) -> None:
+    """Raise InputError for what has no name of its own at the top level."""
+    if "<locals>" in thing.__qualname__ or thing.__name__ == "<lambda>":
+        what = "a lambda, which has no name" if thing.__name__ == "<lambda>" else "defined inside a function"
+        raise InputError(
+            f"{thing.__qualname__} is {what}, so what it means cannot be read from a file; define it, with `def` or "
+            f"`class`, at the top level of a module."
+        )
+
+
+def _follow(name: str, module: ModuleType, seen: dict[str, str], modules: set[ModuleType]) -> None:
     """Record the tree of `name` in `module` and of everything it refers to."""
     node = _definitions(module).get(name)
     if isinstance(node, ast.Import | ast.ImportFrom):
-        _follow_import(name, node, module, seen)
+        _follow_import(name, node, module, seen, modules)
         return
     if node is None:
         return
+    modules.add(module)
     # the tree alone identifies: renaming a part, or moving it to another file, does not change what it means
     tree = ast.dump(node)
     label = hashlib.sha256(tree.encode()).hexdigest()[:_DIGEST]
@@ -107,15 +202,15 @@ def _follow(name: str, module: ModuleType, seen: dict[str, str]) -> None:
     seen[label] = tree
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
-            _follow(inner.id, module, seen)
+            _follow(inner.id, module, seen, modules)
         elif isinstance(inner, ast.Attribute):
-            _follow_attribute(inner, module, seen)
+            _follow_attribute(inner, module, seen, modules)
         elif isinstance(inner, ast.Import | ast.ImportFrom):  # an import inside a function
             for alias in inner.names:
-                _follow_import(alias.asname or alias.name, inner, module, seen)
+                _follow_import(alias.asname or alias.name, inner, module, seen, modules)
 
 
-def _follow_attribute(node: ast.Attribute, module: ModuleType, seen: dict[str, str]) -> None:
+def _follow_attribute(node: ast.Attribute, module: ModuleType, seen: dict[str, str], modules: set[ModuleType]) -> None:
     """Follow `package.module.function`: the first attribute that is not itself a module."""
     path = [node.attr]
     root = node.value
@@ -124,16 +219,22 @@ def _follow_attribute(node: ast.Attribute, module: ModuleType, seen: dict[str, s
         root = root.value
     held = getattr(module, root.id, None) if isinstance(root, ast.Name) else None
     for attribute in path:
-        if not isinstance(held, ModuleType) or _is_library(held):
+        if not isinstance(held, ModuleType) or is_library(held):
             return
         inside = getattr(held, attribute, None)
         if not isinstance(inside, ModuleType):
-            _follow(attribute, held, seen)
+            _follow(attribute, held, seen, modules)
             return
         held = inside
 
 
-def _follow_import(name: str, node: ast.Import | ast.ImportFrom, module: ModuleType, seen: dict[str, str]) -> None:
+def _follow_import(
+    name: str,
+    node: ast.Import | ast.ImportFrom,
+    module: ModuleType,
+    seen: dict[str, str],
+    modules: set[ModuleType],
+) -> None:
     """Follow an imported name into the file that defines it; a library's counts by its name."""
     alias = next((a for a in node.names if (a.asname or a.name) == name or a.name.split(".")[0] == name), None)
     if alias is None:
@@ -146,10 +247,10 @@ def _follow_import(name: str, node: ast.Import | ast.ImportFrom, module: ModuleT
     held = getattr(origin, alias.name, None)
     if inspect.isclass(held) or inspect.isroutine(held):
         origin = inspect.getmodule(held) or origin  # where it is defined, not where it is passed on
-    if origin is None or _is_library(origin) or isinstance(held, ModuleType):
+    if origin is None or is_library(origin) or isinstance(held, ModuleType):
         seen[f"from {source} import {alias.name}"] = ""
     elif origin is not module:
-        _follow(getattr(held, "__name__", alias.name) if held is not None else alias.name, origin, seen)
+        _follow(getattr(held, "__name__", alias.name) if held is not None else alias.name, origin, seen, modules)
 
 
 @cache
@@ -192,17 +293,3 @@ def _strip_docstrings(tree: ast.AST) -> None:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:] or [ast.Pass()]
-
-
-@cache
-def _is_library(module: ModuleType | None) -> bool:
-    """Installed libraries and the standard library count by name; our own engine counts by its version number."""
-    if module is None or not getattr(module, "__file__", None):
-        return True
-    name, path = module.__name__, Path(str(module.__file__)).resolve()
-    if name.split(".")[0] == "windtunnel":
-        return not name.startswith(("windtunnel.parts", "windtunnel.ideas", "windtunnel.scaling.rules"))
-    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
-        return True  # the user's own, or of the system below a virtual environment: sysconfig names only the innermost
-    libraries = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(path.is_relative_to(folder) for folder in libraries)

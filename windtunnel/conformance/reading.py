@@ -18,6 +18,7 @@ from windtunnel.conformance.places import place_of
 from windtunnel.conformance.remedies import FROZEN
 from windtunnel.conformance.subject import THREE_LINES, Subject
 from windtunnel.errors import InputError
+from windtunnel.launch.sent import pickled
 from windtunnel.meaning import describe
 from windtunnel.recipe import Recipe, Tuned, is_rate
 from windtunnel.train.pack import numbers_of
@@ -151,9 +152,7 @@ def _misplaced(path: str, piece: Any, part: Any) -> Finding | None:
 
 
 def _sent(subject: Subject) -> Finding:
-    import cloudpickle
-
-    arrived = pickle.loads(cloudpickle.dumps(subject.recipe))  # as launch/here.py sends a pack
+    arrived = pickle.loads(pickled(subject.recipe))  # as launch/here.py sends a pack
     here = place_of(subject.idea)
     if arrived.describe() != subject.recipe.describe():
         return failed(

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import InputError, Paused, Stopped
+from windtunnel.launch.sent import pickled
 from windtunnel.places import FULL, Local
 from windtunnel.runs import ENGINE
 
@@ -41,8 +42,6 @@ TOLD_SECONDS = 1.0  # between two writings of how far a pack is: a small file on
 
 def errands(packs: Sequence[Pack], store: Store) -> list[dict[str, Any]]:
     """Packs as plain data: their bytes, the store's folder, and what their parts are imported from."""
-    import cloudpickle
-
     shared = {
         "store": str(store.path.resolve()),  # a folder that all machines share
         "engine": ENGINE,
@@ -50,7 +49,7 @@ def errands(packs: Sequence[Pack], store: Store) -> list[dict[str, Any]]:
         "sources": own_sources(),
         "environment": {name: value for name, value in os.environ.items() if name.startswith("WINDTUNNEL_")},
     }
-    return [{"key": pack.key, "pack": cloudpickle.dumps(pack), **shared} for pack in packs]
+    return [{"key": pack.key, "pack": pickled(pack), **shared} for pack in packs]
 
 
 def perform(sent: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> dict[str, Any]:

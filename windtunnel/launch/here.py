@@ -27,6 +27,7 @@ from windtunnel.errors import InputError, Paused, Stopped
 from windtunnel.launch.errand import refused
 from windtunnel.launch.leave import GRACE_SECONDS, asked_to_leave, stopped_by_sigterm
 from windtunnel.launch.one import Report, execute, sweep
+from windtunnel.launch.sent import pickled
 from windtunnel.launch.width import most_on_cores, most_rows
 from windtunnel.launch.worker import LEFT
 from windtunnel.store import Store
@@ -262,8 +263,6 @@ def _start(index: int) -> subprocess.Popen[bytes]:
 
 
 def _send(pipe: IO[bytes], message: Any) -> None:
-    import cloudpickle
-
-    data = cloudpickle.dumps(message)
+    data = pickled(message)
     pipe.write(len(data).to_bytes(8, "little") + data)
     pipe.flush()

@@ -28,6 +28,7 @@ from windtunnel.launch.leave import asked_to_leave
 from windtunnel.launch.one import NOT_THE_RUNS, Report, _check_unchanged, _crashed, execute, locked, sweep
 from windtunnel.launch.own_torchrun import Again
 from windtunnel.launch.pieces import Pieces
+from windtunnel.launch.sent import pickled
 from windtunnel.launch.width import most_rows
 from windtunnel.runs import Run
 from windtunnel.store import Store
@@ -90,9 +91,7 @@ class Torchrun:
             shutil.rmtree(store.packs() / pack.key, ignore_errors=True)
 
     def _say(self, what: str, *about: Any) -> None:
-        import cloudpickle
-
-        self.ranks.told(cloudpickle.dumps((what, about)))
+        self.ranks.told(pickled((what, about)))
 
 
 def led(main: Callable[[Torchrun], Answer], how: How | None = None) -> Answer | None:
