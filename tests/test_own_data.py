@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import windtunnel as wt
+from windtunnel.launch.here import Here
+from windtunnel.launch.one import execute
 from windtunnel.recipe import DataShape
 from windtunnel.study.soundness import doubts
 from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
@@ -50,6 +53,9 @@ class Counting:
             "one": (inputs, targets[:, :1]),
             "beyond": (inputs, targets + CLASSES),
             "below": (inputs, targets - CLASSES),
+            "doubles": (inputs.astype(np.float64), targets),
+            "pixels": (inputs.astype(np.uint8), targets),
+            "nan": (np.where(inputs == inputs[0, 0], np.nan, inputs).astype(np.float32), targets),
         }
         return faults.get(self.fault if self.where in (here, "both") else "", (inputs, targets))
 
@@ -82,6 +88,9 @@ SAID = {
     "one": r"targets int64 of shape \(\d+, 1\)",
     "beyond": r"targets from \d+ to \d+; .* 256 classes, .* 0 to 255",
     "below": r"targets from -\d+ to -?\d+; .* 256 classes",
+    "doubles": r"inputs of float64; .* give inputs.astype\(np.float32\), .* or np.int64 where",
+    "pixels": r"inputs of uint8; .* float32",
+    "nan": r"inputs of which \d+ of [\d,]+ are not finite",
 }
 
 
@@ -98,6 +107,91 @@ def test_targets_that_an_objective_of_ones_own_reads_may_be_anything():
         check_examples(Counting(fault), own_targets=True)
     with pytest.raises(wt.InputError, match=r"Counting\.batch gives inputs"):
         check_examples(Counting("short"), own_targets=True)
+
+
+class Drawing(Counting):
+    """Not a function of seed and step."""
+
+    def batch(self, *, seed, step, size):
+        return self._made(np.random.default_rng(), size, "batch")
+
+
+class Positional(Counting):
+    """Of another signature."""
+
+    def batch(self, step, size):
+        return super().batch(seed=0, step=step, size=size)
+
+    def held_out(self, size):
+        return super().held_out(size=size, tokens=64)
+
+
+class Nameless(Counting):
+    """Which data they are is not told."""
+
+    def fingerprint(self):
+        return None
+
+
+def test_a_batch_that_is_not_a_function_of_seed_and_step_is_refused():
+    with pytest.raises(wt.InputError, match=r"Drawing\.batch.* other examples when it is called again"):
+        check_examples(Drawing())
+
+
+def test_a_method_of_another_signature_is_refused_with_the_one_that_is_needed():
+    with pytest.raises(
+        wt.InputError, match=r"Positional\.batch cannot .*'seed'.* def batch\(self, \*, seed, step, size"
+    ):
+        check_examples(Positional())
+    with pytest.raises(wt.InputError, match=r"Positional\.held_out cannot .* def held_out\(self, \*, size, tokens\)"):
+        check_held_out(wt.Judge(data=Positional(), tokens=64))
+
+
+class Spoilt(Counting):
+    """One that has numbers that are none further on."""
+
+    def shape(self):
+        return replace(wt.data.digits().shape(), train_tokens=10**6)
+
+    def batch(self, *, seed, step, size):
+        images, labels = wt.data.digits().batch(seed=seed, step=step, size=size)
+        return (images * np.float32(np.nan if step == 3 else 1), labels)
+
+
+def test_inputs_that_are_not_finite_at_a_later_step_are_named_and_no_rate_is_blamed(tmp_path):
+    recipe = wt.recipes.mlp_mup_sgd(data=Spoilt())
+    check_examples(Spoilt())
+    study = wt.Study(
+        name="spoilt",
+        base=recipe,
+        ladder=wt.Ladder.widths((8, 12, 16), depth=1, tokens=320, seeds=1),
+        target=wt.Target(rung=wt.Rung(width=48, depth=1, tokens=320)),
+        tuning=wt.Tuning(points=3, seeds=1, recheck=0),
+        judge=wt.Judge(data=wt.data.digits(), tokens=128),
+    )
+    store = wt.Store(tmp_path / "store")
+    with pytest.raises(wt.InputError, match=r"Spoilt\.batch\(seed=0, step=3\) gives inputs of which .* are not finite"):
+        study.run(store, launcher=Here(devices=1))
+    assert not list(store.keys())
+
+
+def unpaired(base):
+    """Torch's cross-entropy as it is."""
+    return base.but(objective=torch.nn.functional.cross_entropy)
+
+
+def test_an_objective_that_does_not_fit_is_told_what_it_is_given_and_must_return(corpus, tmp_path):
+    recipe, store = unpaired(tiny.recipe(corpus)), wt.Store(tmp_path / "store")
+    execute(tiny.pack(recipe, [{"lr": 0.01}]), store, device=tiny.CPU)
+    (run,) = store.runs()
+    assert run.outcome is wt.Outcome.CRASHED
+    assert "cross_entropy fails on outputs (" in run.message and "returns one loss a prediction" in run.message
+
+
+def test_a_plan_that_does_not_say_which_data_it_has_is_refused():
+    for look in (check_examples, lambda data: check_held_out(wt.Judge(data=data, tokens=64))):
+        with pytest.raises(wt.InputError, match=r"Nameless\.fingerprint\(\) returns None; it must return text"):
+            look(Nameless())
 
 
 def test_another_number_of_examples_than_asked_is_refused_in_training_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -41,20 +42,36 @@ def judge_chunk(judge: Judge) -> int:
 
 
 def check_examples(data: Any, *, own_targets: bool = False) -> None:
-    """Raise InputError for a data plan whose training examples are not what its shape says; targets may be anything
-    where an objective of the user's own reads them."""
+    """Raise InputError for a data plan whose training examples are not what its shape says, or not the same each time
+    they are asked for; targets may be anything where an objective of the user's own reads them."""
+    _check_named(data)
+    _check_call(data, "batch", seed=0, step=0, size=2)
     try:
-        batch = data.batch(seed=0, step=0, size=2)
+        batch, again = (data.batch(seed=0, step=0, size=2) for _ in range(2))
     except InputError:
         raise
     except Exception:  # a fault in the plan's code: its runs will tell, with the line
         return
     _check_batch(data, "batch", batch, 2, own_targets)
+    if not all(map(_equal, batch, again)):
+        raise InputError(
+            f"{type(data).__name__}.batch(seed=0, step=0, size=2) gives other examples when it is called again, so no "
+            f"run could be repeated or resumed. Draw from np.random.default_rng((seed, step)) alone."
+        )
+
+
+def check_drawn(data: Any, seed: int, step: int, size: int) -> None:
+    """Raise InputError where a step's loss is not finite because its inputs are not: no other rate would mend that."""
+    _check_finite(
+        f"{type(data).__name__}.batch(seed={seed}, step={step})", data.batch(seed=seed, step=step, size=size)[0]
+    )
 
 
 def check_held_out(judge: Judge) -> None:
     """The same for held-out examples, that there are some, and that they are the same in smaller chunks."""
     size = judge_chunk(judge)
+    _check_named(judge.data)
+    _check_call(judge.data, "held_out", size=size, tokens=judge.tokens)
     try:
         first, smaller = (
             next(iter(judge.data.held_out(size=each, tokens=judge.tokens)), None) for each in (size, max(1, size // 2))
@@ -71,8 +88,7 @@ def check_held_out(judge: Judge) -> None:
         )
     _check_batch(judge.data, "held_out", first, None, own_targets=judge.loss is not None)
     if smaller is None or not all(
-        np.array_equal(here[: len(there)], there, equal_nan=here.dtype.kind == "f")
-        for here, there in zip(first, smaller, strict=True)
+        _equal(here[: len(there)], there) for here, there in zip(first, smaller, strict=True)
     ):
         raise InputError(
             f"{type(judge.data).__name__}.held_out gives other examples in chunks of {size} than in chunks of "
@@ -85,6 +101,52 @@ def held_out_tokens(judge: Judge) -> int:
     """Predictions that a judge makes: as many as it asks for, to a chunk, or all that are held out."""
     held_out = judge.data.held_out(size=judge_chunk(judge), tokens=judge.tokens)
     return judge.data.shape().tokens_per_example * sum(len(inputs) for inputs, _ in held_out)
+
+
+def _check_named(data: Any) -> None:
+    """Raise InputError for a data plan that does not say which data it has: they are part of every run's key."""
+    found = data.fingerprint()
+    if not isinstance(found, str) or not found or found != data.fingerprint():
+        raise InputError(
+            f"{type(data).__name__}.fingerprint() returns {found!r}{', another each time' if found else ''}; it "
+            f"must return text that changes with the data and with nothing else, such as a hash of them."
+        )
+
+
+def _check_call(data: Any, method: str, **given: int) -> None:
+    """Raise InputError for a method that does not take what it will be given."""
+    asked = f"{method}({', '.join(f'{name}=...' for name in given)})"
+    try:
+        inspect.signature(getattr(data, method)).bind(**given)
+    except TypeError as error:
+        raise InputError(
+            f"{type(data).__name__}.{method} cannot be called as {asked}, as the engine does: {error}. Define it as "
+            f"def {method}(self, *, {', '.join(given)})."
+        ) from error
+    except ValueError:  # of no signature that Python can tell
+        return
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _check_inputs(name: str, inputs: np.ndarray) -> None:
+    if inputs.dtype not in (np.float32, np.int64, np.int32):
+        raise InputError(
+            f"{name} gives inputs of {inputs.dtype}; networks are float32, so give inputs.astype(np.float32), of "
+            f"pixels divided by 255, or np.int64 where they are the numbers of tokens."
+        )
+    _check_finite(name, inputs)
+
+
+def _check_finite(name: str, inputs: np.ndarray) -> None:
+    if not np.isfinite(inputs).all():
+        wrong = int((~np.isfinite(inputs)).sum())
+        raise InputError(
+            f"{name} gives inputs of which {wrong:,} of {inputs.size:,} are not finite (nan or inf), so no loss would "
+            f"be. Mend or leave out those examples."
+        )
 
 
 def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targets: bool = False) -> None:
@@ -100,6 +162,7 @@ def _check_batch(data: Any, method: str, batch: Any, asked: int | None, own_targ
             f"{name} gives inputs of shape {inputs.shape}{f', asked for {asked} examples' if asked else ''}; each "
             f"example must have the shape that its shape() states, {shape.example_shape}."
         )
+    _check_inputs(name, inputs)
     if own_targets:
         return
     if targets.dtype not in (np.int64, np.uint8) or targets.size != many * shape.tokens_per_example:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from windtunnel.recipe import is_rate
 from windtunnel.train.compiled import PAYS_FROM, compiled
 from windtunnel.train.cutting import check_cut
-from windtunnel.train.data import pack_batch
+from windtunnel.train.data import check_drawn, pack_batch
 from windtunnel.train.extras import (
     OF_NETWORKS,
     Visits,
@@ -226,6 +226,8 @@ class Engine:
         state.train_loss.append(row)
         state.step += 1
         bad = [m for m in alive if not math.isfinite(row[m])]
+        for seed in {self.pack.specs[m].seed for m in bad}:
+            check_drawn(self.data, seed, self.first_step + state.step - 1, self.rung.batch or 1)
         self._retire(state, bad, f"the training loss was not finite at step {state.step}")
 
     def _retire(self, state: State, bad: Sequence[int], why: str) -> None:

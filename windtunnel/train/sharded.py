@@ -24,7 +24,7 @@ from windtunnel.errors import InputError, Stopped
 from windtunnel.recipe import is_rate
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
-from windtunnel.train.data import judge_chunk, judge_steps, share
+from windtunnel.train.data import check_drawn, judge_chunk, judge_steps, share
 from windtunnel.train.extras import asked_of
 from windtunnel.train.judging import check_positive
 from windtunnel.train.loop import Progress
@@ -160,6 +160,7 @@ class ShardedEngine:
         if math.isfinite(loss):
             self.update.step(self._scheduled(curves.step))
         else:
+            check_drawn(self.pack.recipe.data, self.spec.seed, curves.step, self.batch)
             curves.diverged = f"the training loss was not finite at step {curves.step + 1}"
         self.model.zero_grad(set_to_none=True)
         curves.step += 1

@@ -20,6 +20,7 @@ from windtunnel.errors import InputError
 from windtunnel.meaning import name_of
 from windtunnel.train.data import share
 from windtunnel.train.extras import needs_of
+from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.pack import Group
 
 Tree = dict[str, Tensor]
@@ -84,7 +85,7 @@ def gradient(
         named = _named(groups, params)
         outputs = call(named | given.get("network", {}), inputs)
         if not needs:
-            found = objective(outputs, targets)
+            found = objective(outputs, targets) if packed else _paired(objective, outputs, targets)
             check_pairs(found, outputs, targets, objective)
             return found.mean(), {}
         start = _named(groups, given["start"]) if "start" in given else {}
@@ -121,6 +122,21 @@ def gradient(
         return whole, mean, {}
 
     return gradients if pieces == 1 else in_pieces
+
+
+def _paired(objective: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+    """An objective's losses; an error of its says what it was given, and keeps the line where it was raised."""
+    try:
+        return objective(outputs, targets)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise RuntimeError(
+            f"{name_of(objective)} fails on outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}: "
+            f"{error}. An objective is given outputs (examples, tokens, classes) and the data plan's targets, and "
+            f"returns one loss a prediction, as F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), "
+            f'reduction="none").view_as(targets)'
+        ).with_traceback(error.__traceback__) from error
 
 
 def look_ahead(groups: Sequence[Group], optimizer: Any, packed: bool) -> Callable[..., Any] | None:
