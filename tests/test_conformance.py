@@ -468,6 +468,23 @@ def test_a_curriculum_is_not_taken_for_a_leak(load):
     assert found.passed, complaints(found)
 
 
+def test_an_idea_for_images_is_checked_on_images_and_says_so(load):
+    flipped = "(lambda x, y: (x[:, :, :, ::-1].copy(), y))(*self.inner.batch(seed=seed, step=step, size=size))"
+    text = SOUND.replace(BUT, WITH_DATA.format(flipped))
+    found = until(*ideas_of(*load(text)), "learns")
+    assert found.passed, complaints(found)
+    first = found.findings[0]
+    assert first.mark is Mark.NOTED and "runs on images and not on text (IndexError" in first.found
+
+
+def test_an_idea_for_data_that_no_bench_has_is_not_told_that_its_line_is_wrong(load):
+    text = SOUND.replace(
+        BUT, WITH_DATA.format("self.inner.batch(seed=seed, step=step, size=size)[0][:, :, :, :, ::-1]")
+    )
+    found = until(*ideas_of(*load(text)), "trains")
+    assert not found.passed and "no check here has them: have its study tried" in found.failed[0].remedy
+
+
 def test_an_idea_that_cannot_be_packed_is_still_checked_alone(load):
     text = SOUND.replace(*before('if hp["lr"] > 1e9: grad = grad / 2'))
     found = report(*ideas_of(*load(text)), SUITE[:8])

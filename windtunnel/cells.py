@@ -115,7 +115,8 @@ def _of_class(cls: type) -> Iterator[Any]:
         if name == "__dataclass_fields__":
             for field in value.values():
                 yield (field.name, field.init, field.compare, dict(field.metadata))
-                yield from (each for each in (field.default, field.default_factory) if each is not dataclasses.MISSING)
+                given = (field.default, field.default_factory)
+                yield from (each for each in given if not isinstance(each, type(dataclasses.MISSING)))
         elif isinstance(value, types.FunctionType):
             if not is_generated(value) and name != "__repr__":
                 yield (name, value)

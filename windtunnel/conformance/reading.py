@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from windtunnel.conformance.finding import Finding, failed, passed
+from windtunnel.conformance.finding import Finding, failed, noted, passed
 from windtunnel.conformance.places import place_of
 from windtunnel.conformance.remedies import FROZEN
 from windtunnel.conformance.subject import THREE_LINES, Subject
@@ -47,7 +47,13 @@ def loads(subject: Subject) -> Finding:
             f"Say in a sentence what should happen, with the source:\n{THREE_LINES}",
         )
     changed = [slot for slot, part in subject.recipe.parts().items() if part != getattr(subject.base, slot)]
-    return passed(f"changes {', '.join(changed)}" if changed else "returns the base as it is")
+    told = f"changes {', '.join(changed)}" if changed else "returns the base as it is"
+    if subject.not_on_text:
+        return noted(
+            f"{told}; it runs on images and not on text ({subject.not_on_text}), so it is checked on digits, with a "
+            f"small CNN as the base"
+        )
+    return passed(told)
 
 
 def self_contained(subject: Subject) -> Finding:

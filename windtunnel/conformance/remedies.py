@@ -49,6 +49,14 @@ KNOWN = (
 )  # fmt: skip
 
 
+MEND = "Mend the line; the check calls your code as a study would."
+OTHER_DATA = (
+    "The check gives token ids (32 of them an example), and where those do not fit images of digits (1, 8, 8). If the "
+    "idea is for one of these, mend the line. If it is for other data, no check here has them: have its study tried, "
+    "`windtunnel plan study.py`, which builds every network and draws from the data."
+)
+
+
 def explain(error: BaseException) -> tuple[str, str]:
     """(what happened, what to write instead)."""
     text = str(error)
@@ -56,4 +64,4 @@ def explain(error: BaseException) -> tuple[str, str]:
         if piece in text:
             return what, remedy
     first = next(iter(text.strip().splitlines()), "")
-    return f"raises {type(error).__name__}: {first}", "Mend the line; the check calls your code as a study would."
+    return f"raises {type(error).__name__}: {first}", MEND

@@ -102,7 +102,9 @@ def judge_untouched(subject: Subject) -> Finding:
 
 
 def elsewhere(subject: Subject) -> Finding:
-    """Whether the idea also works on images; an idea may be for text only."""
+    """Whether the idea also works on images; an idea may be for text only, or for images only."""
+    if subject.not_on_text:
+        return noted(f"not on text: {subject.not_on_text[:120]}")
     try:
         base = mlp_mup_sgd(data=digits())
         other = Subject(subject.idea, subject.file, base)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from windtunnel.conformance.finding import Trouble
 from windtunnel.conformance.places import place_of
+from windtunnel.conformance.remedies import OTHER_DATA
 from windtunnel.conformance.subject import BATCH, CONTEXT, STEPS, WIDTH, Subject, at, rung_of
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
@@ -47,5 +48,10 @@ def network_trouble(subject: Subject) -> Trouble | None:
     try:
         check_builds(recipe, rungs, base)
     except InputError as error:
-        return str(error), subject.network, "Mend the formula or the network; the laws are fitted to what size says."
+        mend = "Mend the formula or the network; the laws are fitted to what size says."
+        return (
+            str(error),
+            subject.network,
+            f"{mend} {OTHER_DATA}" if subject.recipe.model != subject.base.model else mend,
+        )
     return None

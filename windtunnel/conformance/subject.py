@@ -1,11 +1,13 @@
 """An idea beside a tiny base recipe, and the runs that several checks look at.
 
 The bench is a transformer of width 16 on bytes of the standard library: small enough for seconds, real enough that a
-rule which does not learn is seen. The rung's batch comes from the idea's own batch rule, as in a study.
+rule which does not learn is seen. An idea whose data or network are none for text, but run on images, is checked on
+those: digits and a small CNN. The rung's batch comes from the idea's own batch rule, as in a study.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +25,8 @@ from windtunnel.conformance.places import is_ours, place_of
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung
 from windtunnel.parts.batch import FixedBatch
-from windtunnel.parts.data import stdlib
-from windtunnel.parts.recipes import transformer_mup_adamw
+from windtunnel.parts.data import digits, stdlib
+from windtunnel.parts.recipes import cnn_mup_adamw, transformer_mup_adamw
 from windtunnel.recipe import Judge, Recipe, is_rate
 from windtunnel.runs import Run, RunSpec
 from windtunnel.train.loop import train
@@ -46,6 +48,11 @@ Member = tuple[Mapping[str, float], int]  # hyperparameters and seed
 def bench() -> Recipe:
     """The base recipe that ideas are checked on."""
     return transformer_mup_adamw(data=stdlib(context=CONTEXT)).but(batch=FixedBatch(examples=BATCH))
+
+
+def image_bench() -> Recipe:
+    """The base recipe that ideas for images are checked on."""
+    return cnn_mup_adamw(data=digits())
 
 
 def rung_of(recipe: Recipe, steps: int, width: int = WIDTH) -> Rung:
@@ -96,6 +103,7 @@ class Subject:
     base: Recipe
     run_file: Callable[[], ModuleType] | None = None
     called: str = ""
+    not_on_text: str = ""  # the error there of an idea that is checked on images
 
     @property
     def name(self) -> str:
@@ -106,6 +114,13 @@ class Subject:
     def claim(self) -> str:
         """What the idea claims: its docstring."""
         return inspect.getdoc(self.idea) or ""
+
+    @property
+    def of_its_own_kind(self) -> bool:
+        """Whether it changes the data or the network, and so may be for other inputs than the bench's."""
+        with suppress(Exception):  # the checks say what it means
+            return any(getattr(self.recipe, slot) != getattr(self.base, slot) for slot in ("data", "model"))
+        return False
 
     @cached_property
     def asked(self) -> Recipe:
@@ -191,6 +206,27 @@ class Subject:
         values = swept(self.recipe)
         runs = trained(self.pack([(v, seed) for v in values for seed in (0, 1)], 60), self.packs)
         return [runs[2 * i : 2 * i + 2] for i in range(len(values))]
+
+
+def on_its_bench(subject: Subject) -> Subject:
+    """The same idea, on images where it changes data or network and one step is possible there and not on text."""
+    on_text = replace(subject, base=copy.deepcopy(subject.base))  # it may be one that changes the base itself
+    if not on_text.of_its_own_kind:
+        return subject
+    on_images = replace(subject, base=image_bench())
+    why = _stopped_by(on_text)
+    if why is None or _stopped_by(on_images) is not None:
+        return subject
+    return replace(on_images, not_on_text=f"{type(why).__name__}: {str(why).partition(chr(10))[0]}")
+
+
+def _stopped_by(subject: Subject) -> Exception | None:
+    """The error that one step ends with, if any."""
+    try:
+        trained(subject.pack(subject.members[:1], 1), False)
+    except Exception as error:
+        return error
+    return None
 
 
 def pack_of(recipe: Recipe, judge: Judge, members: Sequence[Member], steps: int, width: int = WIDTH) -> Pack:

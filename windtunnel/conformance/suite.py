@@ -14,9 +14,9 @@ from windtunnel.conformance.finding import Finding, Mark, Report, failed
 from windtunnel.conformance.packing import equals_alone, finite, packs, trains
 from windtunnel.conformance.places import place_of_error
 from windtunnel.conformance.reading import loads, self_contained, tunes
-from windtunnel.conformance.remedies import explain
+from windtunnel.conformance.remedies import MEND, OTHER_DATA, explain
 from windtunnel.conformance.repeating import elsewhere, judge_untouched, repeatable, saves
-from windtunnel.conformance.subject import Subject
+from windtunnel.conformance.subject import Subject, on_its_bench
 from windtunnel.conformance.training import causal, learns, width_stable
 
 
@@ -71,6 +71,7 @@ def findings(subject: Subject, suite: Sequence[Check] = SUITE) -> Iterator[Findi
 def report(subject: Subject, suite: Sequence[Check] = SUITE, tell: Callable[[Finding], None] | None = None) -> Report:
     """All findings about one idea; `tell` hears of each as it is made."""
     begin, made = time.perf_counter(), []
+    subject = on_its_bench(subject)
     for finding in findings(subject, suite):
         made.append(finding)
         if tell is not None:
@@ -87,5 +88,6 @@ def _asked(check: Check, subject: Subject, missing: set[str]) -> Finding:
         return replace(check.ask(subject), check=check.name)
     except Exception as error:  # whatever an idea's code raises is a finding about the idea
         what, remedy = explain(error)
+        remedy = OTHER_DATA if remedy == MEND and subject.of_its_own_kind else remedy
         where = place_of_error(error, subject.file)
         return replace(failed(what, where, remedy if where else NOWHERE), check=check.name)
