@@ -437,8 +437,12 @@ def test_a_proposed_line_says_nothing_of_tensors_that_are_told(own):
     with pytest.raises(InputError) as refused:
         adopted(build=build)
     roles = ast.literal_eval(str(refused.value).split("roles=")[1].split("}")[0] + "}")
-    found = adopted(build=build, roles=roles).table.sites
-    assert (found["0.weight"].role, found["2.weight"].role) == ("embedding", "readout") and len(roles) == 1
+    filled = {"1.0.weight": "hidden", "2.weight": "readout"}  # which of the two reads out, no shape tells
+    found = adopted(
+        build=build, roles={n: filled[n] if role == "??" else role for n, role in roles.items()}
+    ).table.sites
+    assert (found["0.weight"].role, found["2.weight"].role) == ("embedding", "readout")
+    assert all(name.startswith("1.") or name in filled for name in roles)
 
 
 def test_tensors_of_one_name_and_other_shapes_are_all_named():
@@ -621,3 +625,29 @@ def test_another_rule_may_be_taken():
     scales = adopted(rule=Standard()).table.scales
     assert {scale.lr for scale in scales.values()} == {1.0}
     assert adopted(rule=MuP(form="initial")).table.forward == {}
+
+
+class Positioned(nn.Module):
+    """Positions that are learned, and two heads at the end."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.patch, self.pos = nn.Conv2d(3, width, 4, 4), nn.Parameter(torch.zeros(1, 9, width))
+        self.head, self.aux = nn.Linear(width, 10), nn.Linear(width, 5)
+
+
+def test_an_input_whose_fan_in_grows_with_width_is_refused_with_what_fits():
+    heads = {"head.weight": "readout", "aux.weight": "readout"}
+    with pytest.raises(
+        InputError, match=r'"input" for pos of shape \(1, 9, 16\): .* grows .* By its shape it is "vector"'
+    ):
+        adopted(build=Positioned, roles={"pos": "input"} | heads)
+    with pytest.raises(InputError, match=r'"input" for head.weight .* By its shape it is "readout"'):
+        adopted(build=Positioned, roles={"pos": "vector"} | heads | {"head.weight": "input"})
+    assert adopted(build=Positioned, roles={"pos": "vector"} | heads).table.scales["pos"]
+
+
+def test_of_several_heads_none_is_taken_for_the_readout_by_where_it_stands():
+    with pytest.raises(InputError, match='say "readout" of all') as refused:
+        adopted(build=Positioned, roles={"pos": "vector"})
+    assert 'roles={"head.weight": "??", "aux.weight": "??"} (?? is for you to fill).' in str(refused.value)

@@ -192,6 +192,19 @@ def test_a_module_that_packs_cannot_train_is_refused_with_what_to_do(module, rea
     assert "meta device" not in str(refused.value)
 
 
+def in_double(rung, data):
+    return plain(rung, data).double()
+
+
+def test_a_model_built_in_double_is_counted_as_the_float32_that_is_trained():
+    assert Own(in_double).size(RUNG, TEXT) == Own(plain).size(RUNG, TEXT)
+
+
+def test_a_module_that_is_built_already_is_refused_as_adopt_does():
+    with pytest.raises(InputError, match=r"Own needs a function .* given a Linear that is built already; pass a func"):
+        Own(nn.Linear(2, 2))
+
+
 def misspelt(rung, data):
     return nn.Linear(rung.width, data.clases)
 
@@ -205,8 +218,8 @@ def nothing(rung, data):
     [
         (of_words, r"returns outputs of shape \(1, 16, 32\) for one example; they must be logits \(1, 16, 256\)"),
         (frozen, r"has frozen parameters \(table.weight\)"),
-        (looking, r"cannot be run on the meta device, where its FLOPs are counted"),
-        (looping, r"cannot be run on the meta device, where its FLOPs are counted"),
+        (looking, r"was given inputs \(1, 16\) of int64, one example, and raised .* Only if the network needs values"),
+        (looping, r"was given inputs \(1, 16\) of int64, one example, and raised .* Only if the network needs values"),
         (misspelt, r"raised AttributeError: .*clases"),
         (nothing, r"returned None; it must return a torch module"),
     ],

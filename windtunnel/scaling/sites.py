@@ -8,6 +8,7 @@ compared at the target's depth; how many blocks a tensor stands among follows fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -62,6 +63,7 @@ def compared(
             untold[name] = (where, _guess(name, base_shape, shapes[name]))
             continue
         told[name], (role, axes) = known[0], known
+        _check_input(name, role, axes, base_shape, shapes[name])
         pair = _site(role, tuple(param.shape), axes, name), _site(role, base_shape, axes, name)
         many, few = layers_of(name, growing or {})
         found[name] = replace(pair[0], layers=many), replace(pair[1], layers=few)
@@ -90,6 +92,20 @@ def _check_patterns(stated: Roles, names: Mapping[str, Any]) -> None:
             raise InputError(f"roles states {role!r} for {pattern!r}; roles are {', '.join(ROLES)}.")
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"roles names {pattern!r}, which no tensor matches; tensors are called like {min(names)}.")
+
+
+def _check_input(name: str, role: str, axes: str, base: tuple[int, ...], wider: tuple[int, ...]) -> None:
+    """Raise InputError for an input whose fan-in grows with width: it would be drawn and trained ever more weakly."""
+    few, many = (_site(role, shape, axes, name).fan_in for shape in (base, wider))
+    if role != "input" or few == many:
+        return
+    guess = f"{_grown(base, wider)!r}".replace("'", '"') if len(base) == 2 else _guess(name, base, wider)
+    fits = 'one of them, or a role with axes, ("input", "-io")' if "?" in guess else guess
+    raise InputError(
+        f'roles states "input" for {name} of shape {base}: read as (out, in, ...) its fan-in, {few}, grows with width '
+        f"(to {many} at shape {wider}), and an input's does not. By its shape it is {fits}; roles are "
+        f"{', '.join(ROLES)}."
+    )
 
 
 def _stated(name: str, stated: Roles) -> tuple[str, str] | None:
@@ -156,15 +172,19 @@ def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str], names
     shrink, others = _readouts(guessed, told)
     if len(shrink) + bool(others) < 2:
         return []
-    inside = shrink if others else shrink[:-1]
+    numbered = [re.sub(r"\d+", "*", name) for name in shrink]
+    once = [name for name, same in zip(shrink, numbered, strict=True) if numbered.count(same) == 1]  # no block's
+    inside = shrink if others or len(once) > 1 else [name for name in shrink if name not in once] or shrink[:-1]
     patterns = dict.fromkeys(_pattern(name, set(inside), names) for name in inside)
-    stated = ", ".join(f'"{pattern}": "{_likely(pattern)}"' for pattern in patterns)
+    unclear = {name for name in once if not others}
+    stated = ", ".join(f'"{pattern}": "{"??" if pattern in unclear else _likely(pattern)}"' for pattern in patterns)
+    fill = " (?? is for you to fill)" if "??" in stated else ""
     return [
         f"{', '.join(shrink[:4])}{' and more' if len(shrink) > 4 else ''}: the fan-in grows with width and the "
         f"fan-out does not{f', and {others[0]} already reads out' if others else ''}. The one that gives the "
         f'logits is the "readout" (of several heads each may be one: say "readout" of all); inside the network, '
         f'one that chooses experts is a "router", others (keys and values of a fixed number of heads, the first '
-        f'matrices of adapters) are "hidden". Say so, as in roles={{{stated}}}.'
+        f'matrices of adapters) are "hidden". Say so, as in roles={{{stated}}}{fill}.'
     ]
 
 

@@ -47,6 +47,14 @@ class Own:
     roles: Mapping[str, Any] = field(default_factory=dict, hash=False)
     begins: ClassVar[int] = 2  # part of every key: raised by one where the same module would begin with other values
 
+    def __post_init__(self) -> None:
+        if isinstance(self.module, nn.Module):
+            name = type(self.module).__name__
+            raise InputError(
+                f"Own needs a function that builds the model of a rung, and was given a {name} that is built already; "
+                f"pass a function, def net(rung, data): return {name}(rung.width)."
+            )
+
     def build(self, rung: Rung, data: DataShape) -> nn.Module:
         """A fresh module."""
         try:
@@ -100,6 +108,8 @@ class _Agreeing(TorchDispatchMode):
 @cache
 def _counted(module: Built, rung: Rung, data: DataShape) -> Size:
     model = on_meta(lambda: Own(module).build(rung, data)).to("meta")
+    for param in model.parameters():
+        param.data = param.data.float()  # as they are trained
     flops = _flops(module, model, rung, data)
     named = dict(model.named_parameters(remove_duplicate=False))
     tables = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, LOOKUPS)}
@@ -125,8 +135,10 @@ def _flops(module: Built, model: nn.Module, rung: Rung, data: DataShape) -> floa
         raise InputError(f"{_at(module, rung)}: {error}") from error
     except Exception as error:
         raise InputError(
-            f"{_at(module, rung)} cannot be run on the meta device, where its FLOPs are counted "
-            f"({type(error).__name__}: {error}). Write a part with build(rung, data) and size(rung, data) of its own."
+            f"{_at(module, rung)} was given inputs {tuple(inputs.shape)} of {_kind(inputs)}, one example, and raised "
+            f"{type(error).__name__}: {error}. It must take any number of such examples; this was on the meta device, "
+            f"where FLOPs are counted without values. Only if the network needs values (.item(), a kernel of its own) "
+            f"write a part with build(rung, data) and size(rung, data)."
         ) from error
     shape = (data.tokens_per_example, data.classes)
     if tuple(outputs.shape) != (1, *shape):
@@ -135,6 +147,10 @@ def _flops(module: Built, model: nn.Module, rung: Rung, data: DataShape) -> floa
             f"{(1, *shape)}: examples, tokens, classes."
         )
     return float(counter.get_total_flops())
+
+
+def _kind(inputs: Tensor) -> str:
+    return str(inputs.dtype).removeprefix("torch.")
 
 
 def _at(module: Built, rung: Rung) -> str:
