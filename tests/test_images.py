@@ -72,7 +72,9 @@ def test_channels_before_rows_and_columns_are_taken_as_they_are(tmp_path: Path, 
         ({"images": np.zeros((60, 8, 9, 1), np.uint8)}, "channels came last"),
         ({"images": np.full((60, 5, 4), 4080, np.uint16)}, "whole numbers from 4080 to 4080, and pixels .* 65535"),
         ({"images": np.full((60, 5, 4), -1)}, "whole numbers from -1 to -1"),
-        ({"labels": None}, "not labels"),
+        ({"labels": None}, r"images\.npz has the arrays images, and not labels\. Say .* inputs=\"x\", labels=\"y\""),
+        ({"images": np.zeros((0, 5, 4)), "labels": np.zeros(0, int)}, r"shape \(0, 5, 4\) .* no image in it"),
+        ({"labels": np.int64(3)}, r"labels \(1, 1\) of int64; .* labels one whole number from 0 for each"),
         ({"labels": np.arange(60.0)}, "whole number"),
         ({"labels": np.arange(59)}, r"\(59, 1\)"),
         ({"images": np.full((60, 2, 2), np.nan)}, "no finite numbers"),
@@ -88,9 +90,11 @@ def test_another_file_is_refused_in_a_sentence(tmp_path: Path, change: dict[str,
 
 def test_no_file_a_spoiled_one_and_a_share_without_sense_are_refused(tmp_path: Path) -> None:
     (tmp_path / "spoiled.npz").write_bytes(b"PK\x03\x04 no archive")
-    for path in ("/nowhere.npz", str(tmp_path / "spoiled.npz")):
-        with pytest.raises(InputError, match="npz"):
+    (tmp_path / "text.npz").write_text("label,pixel\n1,2\n")
+    for path in ("/nowhere.npz", str(tmp_path / "spoiled.npz"), str(tmp_path / "text.npz")):
+        with pytest.raises(InputError, match="npz") as refused:
             wt.data.images(path)
+        assert "pickle" not in str(refused.value)
     with pytest.raises(InputError, match="between 0 and 1"):
         wt.data.images(written(tmp_path), held_out=1.0)
 

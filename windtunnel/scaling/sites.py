@@ -173,7 +173,8 @@ def _several_readouts(guessed: Mapping[str, str], told: Mapping[str, str], names
     if len(shrink) + bool(others) < 2:
         return []
     numbered = [re.sub(r"\d+", "*", name) for name in shrink]
-    once = [name for name, same in zip(shrink, numbered, strict=True) if numbered.count(same) == 1]  # no block's
+    alone = [name for name, same in zip(shrink, numbered, strict=True) if numbered.count(same) == 1]  # of no block
+    once = [name for name in alone if _likely(name) != "router"]  # any of these may read out
     inside = shrink if others or len(once) > 1 else [name for name in shrink if name not in once] or shrink[:-1]
     patterns = dict.fromkeys(_pattern(name, set(inside), names) for name in inside)
     unclear = {name for name in once if not others}

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -111,16 +112,21 @@ def images(
 def _read(path: str, inputs: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
-            missing = [name for name in (inputs, labels) if name not in held.files]
-            if missing:
-                raise InputError(f"{path} has the arrays {', '.join(held.files)}, and not {', '.join(missing)}.")
+            _check_names(path, held.files, inputs, labels)
             _check_bytes(path, inputs)
             x, y = held[inputs], held[labels]
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}); give an .npz file, as numpy.savez writes it.") from None
-    except (ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} is not an .npz file of plain arrays ({error}).") from None
-    y = y.reshape(len(y), -1)
+    except (ValueError, zipfile.BadZipFile, AttributeError):
+        raise InputError(
+            f"{path} is not an .npz file of plain arrays of numbers; write one as numpy.savez({Path(path).stem!r}, "
+            f"{inputs}=..., {labels}=...) does, labels as whole numbers."
+        ) from None
+    if not y.size or not x.size:
+        raise InputError(f"{path}: {inputs} has shape {x.shape} and {labels} {y.shape}: there is no image in it.")
+    y = y.reshape(len(y) if y.ndim else 1, -1)
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4 or len(x) != len(y) or y.shape[1] != 1 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
@@ -130,6 +136,16 @@ def _read(path: str, inputs: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
         )
     _check_values(path, inputs, x)
     return x, y.astype(np.int64)
+
+
+def _check_names(path: str, there: list[str], inputs: str, labels: str) -> None:
+    """Raise InputError where a file has not the arrays of these names, with how to say which of its own they are."""
+    missing = [name for name in (inputs, labels) if name not in there]
+    if missing:
+        raise InputError(
+            f"{path} has the arrays {', '.join(there) or 'of no name'}, and not {', '.join(missing)}. Say which are "
+            f'which: wt.data.images(path, inputs="x", labels="y") for arrays x and y.'
+        )
 
 
 def _check_values(path: str, inputs: str, x: np.ndarray) -> None:
