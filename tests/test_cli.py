@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 
 import windtunnel as wt
 from windtunnel.cli import VERBS, main, parser
 from windtunnel.cli.shared import command_of, load_study, page_name
+from windtunnel.launch.one import execute
 
 # The frozen surface. A change here is a change that users' scripts see: say so in the changelog.
 FLAGS = {
@@ -358,6 +360,15 @@ def test_runs_lists_every_record(trained, capsys):
     out = capsys.readouterr().out
     keys = list(wt.Store(trained / "store").keys())
     assert all(key[:12] in out for key in keys) and f"{len(keys)} runs in" in out
+
+
+def test_an_idea_of_a_long_name_stays_in_its_column(corpus, tmp_path, capsys):
+    store, name = wt.Store(tmp_path / "store"), "weight_standardization_everywhere"
+    pack = tiny.pack(tiny.recipe(corpus), [{"lr": 0.01}])
+    execute(replace(pack, labels=({"idea": name, "stage": "ladder"},)), store, device=tiny.CPU)
+    assert main(["runs", "--store", str(tmp_path / "store")]) == 0
+    head, line, _ = capsys.readouterr().out.splitlines()
+    assert f" {name}  ladder " in line and line.index("ladder") == head.index("stage")
 
 
 def test_the_command_that_repeats_a_study_knows_the_precision_of_its_runs(trained, monkeypatch):

@@ -115,6 +115,8 @@ def test_a_misspelt_argument_in_a_study_file_is_refused_with_the_nearest(called,
         ("study = wt.recipes.transformer_mup_adam()", "transformer_mup_adamw"),
         ("study = (lambda widths: widths)(width=3)", None),
         ("study = AdamW(**{'weight_deca': 1})", "weight_decay"),
+        ("study = wt.Ladder.widths((8, 12, 16), depth=1, epochs=2)", "tokens"),
+        ("study = wt.Ladder.widths((8, 12, 16), depth=1, samples=200)", "tokens"),
     ],
 )
 def test_a_misspelt_name_in_a_study_file_is_refused_with_the_nearest(line, meant, tmp_path, capsys, monkeypatch):

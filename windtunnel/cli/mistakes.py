@@ -22,12 +22,15 @@ from windtunnel.errors import meant
 _KEYWORD = re.compile(
     r"([\w.<>]+)\(\) got (?:an unexpected keyword argument|some positional-only arguments .*) '(\w+)'"
 )
+HORIZONS = ("epochs", "samples", "examples", "images", "steps", "iterations")  # what others state a horizon in
 _IMPORT = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 
 
 def suggestion(error: BaseException, file: Path) -> str:
     """` Did you mean X?` for an unknown keyword, attribute, name or import; nothing where no known name is near."""
     given, known = _unknown(error, file)
+    if given in HORIZONS and "tokens" in known:
+        return " Did you mean tokens? They are predictions: examples times those of one, and an image is one."
     return meant(given, known) if given else ""
 
 

@@ -25,17 +25,20 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"runs": rows})
         return 0
-    print(f"{'key':<14}{'idea':<14}{'stage':<10}{'width':>6}{'depth':>6}{'tokens':>9}{'seed':>6}{'loss':>9}  outcome")
+    long = max([12, *(len(r.get("idea", "")) for r in rows)]) + 2
+    print(
+        f"{'key':<14}{'idea':<{long}}{'stage':<10}{'width':>6}{'depth':>6}{'tokens':>9}{'seed':>6}{'loss':>9}  outcome"
+    )
     for r in rows:
-        print(printable(_line(r)))
+        print(printable(_line(r, long)))
     print(f"{len(rows)} runs in {store.where}")
     return 0
 
 
-def _line(r: dict[str, Any]) -> str:
+def _line(r: dict[str, Any], long: int) -> str:
     loss = "-" if r["loss"] is None else four_decimals(r["loss"])
     return (
-        f"{r['key'][:12]:<14}{r.get('idea', ''):<14}{r.get('stage', ''):<10}{r['width']:>6}{r['depth']:>6}"
+        f"{r['key'][:12]:<14}{r.get('idea', ''):<{long}}{r.get('stage', ''):<10}{r['width']:>6}{r['depth']:>6}"
         f"{compact(r['tokens']):>9}{r['seed']:>6}{loss:>9}  {r['outcome']} {r['message']}"
     )
 
