@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from windtunnel.errors import InputError
-from windtunnel.forecasts.price import Bill, params_of
+from windtunnel.forecasts.price import Bill, params_by_rung
 from windtunnel.laws.law import Sizes
 from windtunnel.laws.observations import Observations
 
@@ -85,8 +85,7 @@ def _bill(base: Observations, idea: Observations, ours: np.ndarray, theirs: np.n
         return None
     sides = ((base.flops, ours), (idea.flops, theirs))
     cost, costs = ({rung: float(np.mean(flops[at == rung])) for rung in set(at.tolist())} for flops, at in sides)
-    params = params_of(base)
-    return Bill.of(cost, costs, params and dict(zip(ours.tolist(), params, strict=True)))
+    return Bill.of(cost, costs, params_by_rung(base, ours.tolist()))
 
 
 def _settings_tried(o: Observations, rung: np.ndarray) -> float:

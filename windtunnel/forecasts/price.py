@@ -6,7 +6,7 @@ newcomer would get wrong: to carry the ratio of the largest run on, which holds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,7 +123,7 @@ class Bill:
         return 1 + added if told and abs(added) < MOST_GROWTH * np.max(np.abs(more)) else None
 
 
-def params_of(o: Observations) -> list[float] | None:
-    """Params at work of each run, where they are stated."""
+def params_by_rung(o: Observations, rungs: Sequence[Any]) -> dict[Any, float] | None:
+    """Params at work of the runs of each rung, where they are stated."""
     column = at_work(o)
-    return None if column is None else column.tolist()
+    return None if column is None else dict(zip(rungs, column.tolist(), strict=True))

@@ -21,7 +21,7 @@ from windtunnel.forecasts.gap import fit_gap
 from windtunnel.forecasts.interval import Interval, Mixture
 from windtunnel.forecasts.pairs import Pairs, paired
 from windtunnel.forecasts.place import Place, located
-from windtunnel.forecasts.price import ALIKE, Bill, params_of
+from windtunnel.forecasts.price import ALIKE, Bill, params_by_rung
 from windtunnel.forecasts.worth import MOST, crossing, multiplier, pace_of
 from windtunnel.ladder import Size, Target, compact, in_words
 from windtunnel.laws.law import Sizes
@@ -205,8 +205,7 @@ def _bill_of(
     """The idea's FLOPs over the base's, told by what runs cost, and of a table by the FLOPs it states."""
     if isinstance(base, Observations) or isinstance(idea, Observations) or base_runs.rung is None:
         return pairs.bill
-    params = params_of(base_runs)
-    return Bill.of(_bills(base), _bills(idea), params and dict(zip(base_runs.rung.tolist(), params, strict=True)))
+    return Bill.of(_bills(base), _bills(idea), params_by_rung(base_runs, base_runs.rung.tolist()))
 
 
 def _working(base: Observations, place: Place) -> float | None:
