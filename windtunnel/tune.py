@@ -294,14 +294,17 @@ def transfer(
 
 
 def _steep(basin: Basin, used: float) -> float:
-    """Loss over the lowest, minus one, an octave from the optimum: of the parabola, and no less than was seen between
-    the value used and an optimum well away: a parabola through points that do not bend is flat, however they fall."""
+    """Loss over the lowest, minus one, an octave from the optimum: of the parabola, and where its bottom is not among
+    the values tried no less than was seen between the value used and an optimum well away: a parabola through points
+    that do not bend is flat, however they fall."""
     means = {basin.scale.of(value): loss for value, loss in _means(basin.tried).items()}
     lowest = min(means.values())  # seen: a parabola's bottom may lie below 0
     there = min(means, key=lambda x: abs(x - used))
     away = abs(there - basin.scale.of(basin.optimum.median))
-    seen = (means[there] / lowest - 1) / away**2 if away > WELL_AWAY else 0.0
-    return max(basin.parabola[1] / lowest, seen)
+    _, bend, bottom = basin.parabola
+    found = bend > 0 and min(means) < bottom < max(means)
+    seen = (means[there] / lowest - 1) / away**2 if away > WELL_AWAY and not found else 0.0
+    return max(bend / lowest, seen)
 
 
 def interval_of(draws: Any, centre: float) -> Interval:
