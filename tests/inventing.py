@@ -34,7 +34,7 @@ class Inventing:
 
 def invented(pack, spec, labels, noise):
     size, drawn = pack.size(), np.random.default_rng(int(spec.key[:12], 16)).standard_normal()
-    far = np.log(spec.hyperparameters["lr"] / 0.01)
+    far = np.log(spec.hyperparameters.get("lr", 0.01) / 0.01)
     loss = (1.5 + 20 * size.params**-0.35 + 60 * spec.rung.tokens**-0.6 + 0.01 * far**2) * np.exp(noise * drawn)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     cost = Cost(flops=size.training_flops(spec.rung.tokens), seconds=1.0, device="cpu", threads=1, members=2)

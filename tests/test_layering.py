@@ -19,6 +19,7 @@ GROUND = (
     "recipe",
     "runs",
     "files",
+    "likeness",
     "places",
     "remote",
     "records",

@@ -88,6 +88,30 @@ def test_a_source_never_lands_outside_its_run(store):
     assert sorted(store.get(run().key).source.values()) == ["x = 1\n", "y = 2\n"]
 
 
+def tuned_between(low: float, high: float) -> dict:
+    return {"is": "Tuned", "fields": {"low": low, "high": high}, "meaning": "windtunnel.recipe.Tuned"}
+
+
+def asked(rate: object, **hyperparameters: float) -> RunSpec:
+    optimizer = {"is": "AdamW", "fields": {"lr": rate, "beta1": 0.9}, "meaning": "26dc"}
+    recipe = {"optimizer": optimizer, "transforms": [], "data": {"is": "Text", "fingerprint": "62"}}
+    rung = Rung(width=8, depth=1, tokens=1024, batch=4)
+    return RunSpec(
+        recipe=recipe, rung=rung, hyperparameters=hyperparameters, seed=3, judge={"tokens": 64}, base_rung=rung
+    )
+
+
+def test_a_value_has_one_key_however_it_was_found():
+    tuned, wider = (asked(tuned_between(low, 0.1), lr=0.01) for low in (0.001, 0.0001))
+    assert tuned.key == wider.key == asked(0.01).key
+    assert len({tuned.key, asked(0.02).key, asked(tuned_between(0.001, 0.1), lr=0.02).key}) == 2
+    assert asked(0.01, gain=2.0).key not in (asked(0.01).key, asked(0.01, gain=3.0).key)  # one that no field is
+
+
+def test_what_0_1_0_recorded_is_found_under_the_key_it_had():
+    assert asked(tuned_between(0.001, 0.1), lr=0.01).former_key == "7f04e2be947a21eaf005"
+
+
 def test_keys_are_sorted_and_found_by_their_beginning(store):
     keys = []
     for seed in range(5):

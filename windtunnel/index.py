@@ -20,7 +20,7 @@ from windtunnel.places import Local, Place, default_cache
 from windtunnel.records import read_record, row
 
 WORTH = 200  # records that are read from their files without a thought of keeping their rows (guess)
-FORMAT = 2
+FORMAT = 3
 
 
 def rows(place: Place, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from windtunnel.files import (
     sha256,
     shape_of,
 )
+from windtunnel.likeness import marks
 from windtunnel.places import Place
 from windtunnel.runs import Outcome, Run, canonical
 
@@ -140,14 +141,22 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
         "width": rung["width"],
         "depth": rung["depth"],
         "batch": rung["batch"],
+        **_fixed_rate(spec["recipe"]["optimizer"]),
         **spec["hyperparameters"],
         "seed": spec["seed"],
         "optimizer": spec["recipe"]["optimizer"]["is"],
+        **marks(spec["recipe"], spec["judge"]),
         "seconds": cost["seconds"],
         "created": record["created"],
         **record["labels"],
         "message": record["message"],
     }
+
+
+def _fixed_rate(optimizer: Any) -> dict[str, float]:
+    """The learning rate of a recipe that does not leave it open."""
+    rate = optimizer.get("fields", {}).get("lr")
+    return {"lr": rate} if isinstance(rate, int | float) else {}
 
 
 def upgrade(reads: int, facts: Any) -> str:

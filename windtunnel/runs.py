@@ -46,13 +46,26 @@ class RunSpec:
 
     @cached_property
     def key(self) -> str:
-        """Content address: equal asks have equal keys on every machine."""
+        """Content address: equal asks have equal keys on every machine. A value that was tuned is asked as one that is
+        written in the recipe: the range in which it was found is not."""
+        recipe, open_ = _meaning_alone(self.recipe)
+        values = {name: float(value) for name, value in self.hyperparameters.items()}
+        left = {name: value for name, value in values.items() if name not in open_}
+        return self._address(_filled(recipe, values) if open_ else recipe, left)
+
+    @property
+    def former_key(self) -> str:
+        """The key that 0.1.0 gave it, with the range of what was tuned: its records are still found."""
+        values = {name: float(value) for name, value in self.hyperparameters.items()}
+        return self._address(_without_names(self.recipe), values)
+
+    def _address(self, recipe: Any, hyperparameters: Mapping[str, float]) -> str:
         asked = {
             "engine": ENGINE,
-            "recipe": _meaning_alone(self.recipe),
+            "recipe": recipe,
             "rung": self.rung.to_json(),
             "base_shape": [self.base_rung.width, self.base_rung.depth],
-            "hyperparameters": {name: float(value) for name, value in self.hyperparameters.items()},
+            "hyperparameters": hyperparameters,
             "seed": self.seed,
             "judge": self.judge,
         }
@@ -205,15 +218,42 @@ def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: data[f.name] for f in fields(kind) if f.name in data}
 
 
-def _meaning_alone(recipe: Mapping[str, Any]) -> Any:
-    """A described recipe without names; that of the last recipe is kept, for thousands of specs share one."""
-    if _last and _last[0] is recipe:
-        return _last[1]
-    _last[:] = [recipe, _without_names(recipe)]
+@dataclass(frozen=True)
+class _Open:
+    """A field of a described recipe that is left to be tuned."""
+
+    name: str
+    described: Any
+
+
+def _meaning_alone(recipe: Mapping[str, Any]) -> tuple[Any, set[str]]:
+    """A described recipe without names, and its open fields; the last is kept, for thousands of specs share one."""
+    if not _last or _last[0] is not recipe:
+        open_: set[str] = set()
+        _last[:] = [recipe, (_without_names(_marked(recipe, open_)), open_)]
     return _last[1]
 
 
 _last: list[Any] = []  # a described recipe, kept so that nothing else has its identity, and what it means
+
+
+def _marked(described: Any, open_: set[str], name: str = "") -> Any:
+    """A described recipe whose open fields are marked as such, and their names added to a set."""
+    if isinstance(described, Mapping):
+        if described.get("is") == "Tuned" and set(described.get("fields", ())) == {"low", "high"}:
+            open_.add(name)
+            return _Open(name, _without_names(described))
+        return {k: _marked(v, open_, k) for k, v in described.items()}
+    return [_marked(item, open_) for item in described] if isinstance(described, list | tuple) else described
+
+
+def _filled(marked: Any, values: Mapping[str, float]) -> Any:
+    """A marked recipe with the values of its open fields, or their range where there is none."""
+    if isinstance(marked, _Open):
+        return values.get(marked.name, marked.described)
+    if isinstance(marked, Mapping):
+        return {k: _filled(v, values) for k, v in marked.items()}
+    return [_filled(item, values) for item in marked] if isinstance(marked, list) else marked
 
 
 def _without_names(described: Any) -> Any:

@@ -100,7 +100,11 @@ class Store:
         return [self.get(key) for key in self.keys()]
 
     def table(self) -> pd.DataFrame:
-        """One row a run: key, outcome, loss, sizes, horizon, hyperparameters, seed, cost, labels."""
+        """One row a run: key, outcome, loss, sizes, horizon, hyperparameters, seed, cost, labels.
+
+        `recipe`, `data` and `judge` are marks: equal ones mean the same parts, data and judge. Tuned values and
+        learning rates have columns of their own and no part in them.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.rows())

@@ -22,7 +22,7 @@ from windtunnel.laws.reading import read_runs, read_targets
 
 TARGET_NAMES = tuple(field.name for field in fields(Target) if field.name != "rung")
 EPILOG = """RUNS is a table with one row a run: CSV, TSV, Parquet, JSON, JSON lines (.gz too), an export of W&B or
-MLflow, an mlruns folder, or a folder of TensorBoard event files. Columns: loss; params, active_params, width,
+MLflow, a store, an mlruns folder, or a folder of TensorBoard event files. Columns: loss; params, active_params, width,
 tokens, unique_tokens, epochs, flops, lr, batch_tokens, steps; seed, series, idea, split (fit or predict), key,
 outcome.
 

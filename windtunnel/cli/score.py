@@ -13,6 +13,7 @@ from windtunnel.errors import InputError
 from windtunnel.files import json_of
 from windtunnel.forecasts import Forecast, score
 from windtunnel.ladder import compact
+from windtunnel.likeness import differing
 from windtunnel.report.record import SAME
 from windtunnel.runs import Run
 from windtunnel.store import Store
@@ -62,8 +63,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.run is None:
         raise InputError("score needs a RUN, or --follow and a log: windtunnel score FORECAST --follow LOG.")
     data, store = forecast_of(args)
-    forecast, run = Forecast.from_json(data), (store or existing_store(args)).get(args.run)
-    _check_foretold(forecast, run)
+    store = store or existing_store(args)
+    forecast, run = Forecast.from_json(data), store.get(args.run)
+    _check_foretold(forecast, run, store)
     scored = score(forecast, run)
     print_json(scored.to_json()) if args.json else print(scored)
     return 0
@@ -85,15 +87,19 @@ def forecast_of(args: argparse.Namespace) -> tuple[dict[str, Any], Store | None]
     return found[0], store
 
 
-def _check_foretold(forecast: Forecast, run: Run) -> None:
-    """Raise InputError for a run of another size than the forecast's; say where it is a little off, or was asked for as
-    another recipe.
+def _check_foretold(forecast: Forecast, run: Run, store: Store) -> None:
+    """Raise InputError for a run of another size than the forecast's; say where it is a little off, or is of another
+    recipe than the runs that it was made from, or was asked for as one where the store does not hold these.
 
     Labels prove nothing: a run that two recipes or studies share bears those of whoever asked first.
     """
     check_size(forecast.target, run)
     asked, foretold = run.labels.get("idea") or "base", forecast.idea or "base"
-    if forecast.study and asked != foretold:
+    known = next((store.get(key) for key in forecast.runs if key in store), None)
+    apart = [] if known is None else differing(known.spec, run.spec)
+    if apart:
+        print(f"note: the run's recipe is not that of the forecast's runs: {', '.join(apart)}", file=sys.stderr)
+    elif known is None and forecast.study and asked != foretold:
         print(f"note: the forecast is of {foretold}, the run was asked for as {asked}", file=sys.stderr)
 
 

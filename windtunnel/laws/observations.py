@@ -15,6 +15,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, compact
+from windtunnel.likeness import pooled
 from windtunnel.notebook import marked, printed
 from windtunnel.runs import Run, canonical
 
@@ -108,6 +109,18 @@ class Observations:
                 f"None of {len(runs)} runs finished with a loss, so there is nothing to fit"
                 + (f" ({'; '.join(dropped[:3])})." if dropped else ". Train the ladder first: `windtunnel run`.")
             )
+        caveats = [f"{len(dropped)} of {len(runs)} runs did not finish and are left out."] if dropped else []
+        if apart := pooled([run.spec for run in finished]):
+            caveats.append(
+                f"These {len(finished)} runs are of several recipes ({', '.join(apart)} differ) and are fitted as one; "
+                f"fit those of one recipe, which `Store.table` marks."
+            )
+        searched = _searched(finished)
+        if unread := [name for name in searched if name != "lr"]:
+            caveats.append(
+                f"Runs of one size differ in {', '.join(unread)}, which no law reads; what it does is taken for noise. "
+                f'Fit the ladder alone: [run for run in runs if run.labels["stage"] == "ladder"].'
+            )
         return cls(
             loss=np.array([run.loss if metric is None else run.metrics[metric] for run in finished], float),
             params=np.array([run.size.params for run in finished], float),
@@ -115,12 +128,13 @@ class Observations:
             flops=np.array([run.size.training_flops(run.spec.rung.tokens) for run in finished], float),
             unique_tokens=_unique([run.spec.rung for run in finished]),
             width=np.array([run.spec.rung.width for run in finished], float),
+            lr=searched.get("lr"),
             seed=np.array([str(run.spec.seed) for run in finished]),
             key=np.array([run.key for run in finished]),
             rung=np.array([str(run.spec.rung) for run in finished]),
             source="store",
             dropped=dropped,
-            caveats=(f"{len(dropped)} of {len(runs)} runs did not finish and are left out.",) if dropped else (),
+            caveats=tuple(caveats),
         )
 
     def where(self, mask: np.ndarray) -> Observations:
@@ -215,6 +229,17 @@ def _unique(rungs: Sequence[Rung]) -> np.ndarray | None:
     if all(rung.unique_tokens is None for rung in rungs):
         return None
     return np.array([min(rung.tokens, rung.unique_tokens or rung.tokens) for rung in rungs], float)
+
+
+def _searched(runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    """The values of hyperparameters of which several were tried at one rung; a ladder alone has none."""
+    found = {}
+    for name in sorted(set.intersection(*(set(run.spec.hyperparameters) for run in runs))):
+        values = [run.spec.hyperparameters[name] for run in runs]
+        rungs = [str(run.spec.rung) for run in runs]
+        if len(set(zip(rungs, values, strict=True))) > len(set(rungs)):
+            found[name] = np.array(values, float)
+    return found
 
 
 def _usable(run: Run) -> bool:

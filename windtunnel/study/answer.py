@@ -20,6 +20,7 @@ from windtunnel.errors import InputError
 from windtunnel.forecasts import Fit, Forecast, Interval, Score, Verdict, compare, score
 from windtunnel.forecasts.forecast import moment
 from windtunnel.ladder import Rung, four_decimals
+from windtunnel.likeness import differing
 from windtunnel.notebook import card, marked
 from windtunnel.places import Local
 from windtunnel.recipe import Recipe
@@ -234,6 +235,7 @@ def _hyperparameters(stages: Stages, name: str, state: TuningState) -> dict[str,
 
 def _caveats(stages: Stages, name: str, state: TuningState, rungs: Sequence[Rung]) -> list[str]:
     found = _shape(stages) + _unchecked(stages, name, state)
+    found += _batch(stages.recipes[name].fill(state.values), stages.study.target.rung, rungs)
     elsewhere = "" if stages.study.tuned_on is None else "; it was tuned on other data, which may have moved it too"
     found += [f"{t}{elsewhere}" for t in stages.transfers(name, state).values() if t.transfers is False]
     found += [
@@ -331,17 +333,34 @@ def _shape(stages: Stages) -> list[str]:
     return [f"The target has depth {target.depth}, the ladder only {depths}: nothing here tells what depth does."]
 
 
+def _batch(recipe: Recipe, target: Rung | None, rungs: Sequence[Rung]) -> list[str]:
+    """A sentence where the target's batch is none that the ladder had, nor one by a rule that the ladder followed."""
+    if target is None:
+        return []
+    asked, had = recipe.settled(target).batch or 1, sorted({recipe.settled(rung).batch or 1 for rung in rungs})
+    if had[0] <= asked <= had[-1] or (len(had) > 1 and target.batch is None):
+        return []
+    if len(had) > 1:
+        return [f"The target trains {asked} examples a step, the ladder {had}: what the batch does is carried beyond."]
+    return [
+        f"The target trains {asked} examples a step, the ladder only {had}: nothing here tells what the batch does, "
+        f"and the learning rate was tuned for another."
+    ]
+
+
 def _known_truth(stages: Stages, name: str) -> list[str]:
     """A caveat if any run of this recipe at the target's size is already in the store, however it was tuned."""
     rung = stages.study.target.rung
     if rung is None:
         return []
+    own = stages.target(name, stages.tuning(name).values)[0].spec
+    size = (rung.width, rung.depth, rung.tokens, own.rung.batch)
     known = [
         r
         for r in stages.store.rows()
-        if (r["width"], r["depth"], r["tokens"]) == (rung.width, rung.depth, rung.tokens)
+        if (r["width"], r["depth"], r["tokens"], r["batch"]) == size
         and r["outcome"] == "finished"
-        and r.get("idea", name) == name
+        and set(differing(stages.store.get(r["key"]).spec, own)) <= {"judge"}
     ]
     if not known:
         return []

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -231,12 +231,14 @@ class Stages:
 
     def missing(self, asks: Sequence[Ask]) -> list[Ask]:
         """Asks whose run is not in the store, each once."""
-        return list({a.spec.key: a for a in asks if not self._recorded(a.spec.key)}.values())
+        return list(_once(a for a in asks if self._recorded(a.spec) is None).values())
 
     def runs(self, asks: Sequence[Ask]) -> list[Run]:
-        """The recorded runs of asks, in order, each once."""
-        keys = dict.fromkeys(a.spec.key for a in asks)
-        return [self._run(key) for key in keys if self._recorded(key)]
+        """The recorded runs of asks, in order, each once, as they were asked: a record says which fields were open when
+        it was made."""
+        specs = {a.spec.key: a.spec for a in asks}
+        found = {spec.key: key for spec in specs.values() if (key := self._recorded(spec)) is not None}
+        return [replace(self._run(key), spec=specs[asked]) for asked, key in found.items()]
 
     def transfers(self, name: str, state: TuningState) -> dict[str, Transfer]:
         """The transfer check of each field whose runs are all there and could be fitted."""
@@ -293,8 +295,8 @@ class Stages:
         A pack that was interrupted is formed again with the members it had: its checkpoint goes by them. The others are
         formed so that what is left of a group is packed as it was, or two processes would train one run twice.
         """
-        asked = {a.spec.key: a for a in asks}
-        packs, left = [], {a.spec.key: a for a in self.missing(asks)}
+        asked = _once(asks)
+        packs, left = [], _once(self.missing(asks))
         for members in interrupted(self.store.place.below("packs")):
             if any(key in left for key in members) and all(key in asked for key in members):
                 packs.append(self.packed([asked[key] for key in members]))
@@ -377,8 +379,20 @@ class Stages:
             self._runs[key] = self.store.get(key, later=True)
         return self._runs[key]
 
-    def _recorded(self, key: str) -> bool:
-        return key in self._runs or key in self.store
+    def _recorded(self, spec: RunSpec) -> str | None:
+        """The key under which the store holds a run, if it does."""
+        for key in (spec.key, spec.former_key):
+            if key in self._runs or key in self.store:
+                return key
+        return None
+
+
+def _once(asks: Iterable[Ask]) -> dict[str, Ask]:
+    """Asks by their keys; of those for one run the first, whose stage it is then labelled with."""
+    found: dict[str, Ask] = {}
+    for ask in asks:
+        found.setdefault(ask.spec.key, ask)
+    return found
 
 
 def _evenly(trunks: Sequence[list[Ask]], most: int) -> list[list[list[Ask]]]:

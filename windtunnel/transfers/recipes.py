@@ -103,8 +103,8 @@ def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> No
 
 def tried_in(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:
     """What the recorded runs of packs came to."""
-    runs = [store.get(spec.key) for pack in packs for spec in pack.specs]
+    runs = [(spec, store.get(spec.key)) for pack in packs for spec in pack.specs]
     crashed = Outcome.CRASHED
     return tuple(
-        Tried(r.spec.hyperparameters[field], r.spec.seed, r.loss, r.message, r.outcome is crashed) for r in runs
+        Tried(spec.hyperparameters[field], spec.seed, r.loss, r.message, r.outcome is crashed) for spec, r in runs
     )

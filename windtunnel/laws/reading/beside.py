@@ -18,6 +18,7 @@ from windtunnel.laws.prepare import best_of_search
 from windtunnel.laws.reading.naming import is_numeric, is_tuned, usual_for
 from windtunnel.laws.reading.tables import Table
 
+MARKS = ("recipe", "data", "judge")  # of the tables that `Store.table` gives
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
 UNEVEN = 0.1  # difference of a word's share of the runs between sizes from which it is no variant (guess)
@@ -101,6 +102,25 @@ def _goes_with(numbers: np.ndarray, size: np.ndarray, rate: np.ndarray) -> bool:
         pairs = np.unique(np.stack([numbers.astype(float), rate])[:, size == each], axis=1)
         moves |= set(np.sign(np.diff(pairs[1])).tolist()) if len(np.unique(pairs[0])) == pairs.shape[1] else {1.0, -1.0}
     return moves in ({1.0}, {-1.0})
+
+
+def recipes_pooled(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
+    """A caveat where a table of `Store.table` has runs of several recipes, data or judges in one series."""
+    if not set(MARKS) <= set(table.columns):
+        return ()
+    together, labels = [name for name in MARKS if name not in chosen.values()], np.array(runs.labels())
+    evidence = np.isfinite(runs.loss) & runs.fitted
+    several = [
+        name
+        for name in together
+        if any(len({*np.array(table.columns[name])[evidence & (labels == label)]}) > 1 for label in set(runs.labels()))
+    ]
+    if not several:
+        return ()
+    return (
+        f"Runs of several recipes are fitted as one series: the store marks them apart by {', '.join(several)}. "
+        f'Fit them apart with --columns "series={several[0]}", or leave out those of another recipe.',
+    )
 
 
 def sizes_unnamed(runs: Observations) -> tuple[str, ...]:

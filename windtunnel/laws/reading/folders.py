@@ -1,4 +1,4 @@
-"""Folders of runs as a Table: MLflow's file store (`mlruns/`) and TensorBoard log directories.
+"""Folders of runs as a Table: our own stores, MLflow's file store (`mlruns/`) and TensorBoard log directories.
 
 One row a run, with the last value of each metric. A TensorBoard run is a folder with event files; the folder that
 `add_hparams` puts inside it belongs to it.
@@ -15,13 +15,17 @@ from typing import Any
 from windtunnel.errors import InputError
 from windtunnel.laws.reading.events import Events, read_events
 from windtunnel.laws.reading.tables import Table
+from windtunnel.store import Store
 
 EVENTS = "tfevents"
 _MLFLOW_STATES = {"1": "running", "2": "scheduled", "3": "finished", "4": "failed", "5": "killed"}
 
 
 def read_folder(folder: Path) -> Table:
-    """The runs in a folder. Raises InputError where it is neither of the two."""
+    """The runs in a folder. Raises InputError where it is none of the three."""
+    if (folder / "store.json").is_file():
+        rows = Store(folder).rows()
+        return _table(folder, rows, [row["key"][:8] for row in rows], {"outcome": "outcome", "key": "key"})
     found = [(Path(top), names) for top, names in _walk(folder)]
     stores = [top for top, names in found if "meta.yaml" in names and _yaml(top / "meta.yaml").keys() & {"run_id"}]
     if stores:
@@ -31,8 +35,8 @@ def read_folder(folder: Path) -> Table:
     if logs:
         return _tensorboard(folder, logs)
     raise InputError(
-        f"{folder} is a folder without runs; give a table with one row a run, an MLflow folder (mlruns), or a folder "
-        f"of TensorBoard event files."
+        f"{folder} is a folder without runs; give a table with one row a run, a store, an MLflow folder (mlruns), or a "
+        f"folder of TensorBoard event files."
     )
 
 

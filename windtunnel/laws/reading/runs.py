@@ -14,7 +14,7 @@ import numpy as np
 
 from windtunnel.errors import InputError
 from windtunnel.laws.observations import ALL_SIZES, Observations, with_flops
-from windtunnel.laws.reading.beside import sizes_unnamed, unnamed
+from windtunnel.laws.reading.beside import recipes_pooled, sizes_unnamed, unnamed
 from windtunnel.laws.reading.cells import columns_of, epochs_of, finished
 from windtunnel.laws.reading.checkpoints import checkpoints
 from windtunnel.laws.reading.choosing import as_mapping, choose, doubts_of_loss
@@ -65,6 +65,7 @@ def read_runs(
     runs = replace(runs, unnamed=unnamed_sizes(table, chosen, mapping))
     mixed = check_units(runs, table)
     unread = (*sizes_unnamed(runs), *unnamed(runs, table, chosen), *tied_sizes(runs, table, chosen))
+    unread += recipes_pooled(runs, table, chosen)
     doubts = (
         *mixed,
         *(() if mixed else odd_units(runs, chosen)),

@@ -1,0 +1,64 @@
+"""In what the recipes of two runs differ, and a mark by which a table tells recipes apart.
+
+How they were tuned is left out: learning rates, and fields that were open to be tuned. A newcomer would go by the name
+of the idea, which says who asked for a run first; its code may have changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from windtunnel.files import sha256
+from windtunnel.recipe import Tuned, is_rate
+from windtunnel.runs import RunSpec, canonical
+
+_ABSENT: Any = object()
+
+
+def differing(one: RunSpec, other: RunSpec) -> list[str]:
+    """The slots in which two recipes differ, and "judge" where they were judged otherwise."""
+    slots = [slot for slot in (*one.recipe, *other.recipe) if not _alike(one.recipe.get(slot), other.recipe.get(slot))]
+    return list(dict.fromkeys(slots)) + ["judge"] * (not _alike(one.judge, other.judge))
+
+
+def marks(recipe: Mapping[str, Any], judge: Mapping[str, Any]) -> dict[str, str]:
+    """A letter and eight digits each for a described recipe without its data, for its data, and for its judge."""
+    apart = {"recipe": {slot: part for slot, part in recipe.items() if slot != "data"}, "data": recipe.get("data")}
+    return {name: name[0] + _mark(_untuned(held)) for name, held in (*apart.items(), ("judge", judge))}
+
+
+def pooled(specs: Sequence[RunSpec]) -> list[str]:
+    """In what recipes differ among runs that are taken together; empty where they are one recipe's."""
+    kinds = {tuple(marks(spec.recipe, spec.judge).values()): spec for spec in specs}
+    first, *others = kinds.values()
+    return list(dict.fromkeys(slot for spec in others for slot in differing(first, spec)))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if _is_open(one) or _is_open(other):
+        return one is not _ABSENT and other is not _ABSENT
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return all(_alike(one.get(k, _ABSENT), other.get(k, _ABSENT)) for k in {*one, *other} if _counts(k, one))
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == other
+
+
+def _untuned(described: Any) -> Any:
+    if isinstance(described, Mapping):
+        return {k: _untuned(v) for k, v in described.items() if _counts(k, described) and not _is_open(v)}
+    return [_untuned(item) for item in described] if isinstance(described, list | tuple) else described
+
+
+def _counts(name: str, described: Mapping[str, Any]) -> bool:
+    """Whether an entry tells recipes apart: no learning rate does, nor what a part is called beside what it means."""
+    return not is_rate(name) and not (name == "is" and len(described) > 1)
+
+
+def _is_open(described: Any) -> bool:
+    return isinstance(described, Mapping) and described.get("is") == Tuned.__name__
+
+
+def _mark(held: Any) -> str:
+    return sha256(canonical(held).encode())[:8]
