@@ -14,6 +14,8 @@ GROUND = (
     "errors",
     "ladder",
     "notebook",
+    "instructions",
+    "libraries",
     "cells",
     "meaning",
     "recipe",
