@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from test_meaning import DIFFERENT, MODULE, SAME
 
+import windtunnel as wt
 from windtunnel.errors import InputError
 from windtunnel.launch.sent import pickled
 from windtunnel.meaning import describe, meaning, source_of
+from windtunnel.parts.data.altered import Subset
+from windtunnel.parts.models import Own
 
 PART = "def part(x):\n    return RATE * x\n"
 
@@ -249,6 +252,149 @@ def test_a_value_whose_content_cannot_be_told_is_refused(kernel):
     main = kernel("import random\nGENERATOR = random.Random(0)\ndef part(x):\n    return GENERATOR.random() * x\n")
     with pytest.raises(InputError, match=r"GENERATOR is a random generator .* from a seed, or put the part into"):
         describe(main.part)
+
+
+def test_a_module_that_is_imported_anew_is_read_anew_and_one_only_written_is_not(kernel, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper = tmp_path / "leant_anew.py"
+    helper.write_text(FUNCTION.format(1))
+    importlib.invalidate_caches()
+    main = kernel("import leant_anew\ndef part(x):\n    return leant_anew.scaled(x)\n")
+    before = meaning(main.part), meaning(main.leant_anew.scaled)
+    helper.write_text(FUNCTION.format(22))
+    assert (meaning(main.part), meaning(main.leant_anew.scaled)) == before
+    importlib.reload(main.leant_anew)
+    after = meaning(main.part), meaning(main.leant_anew.scaled)
+    monkeypatch.delitem(sys.modules, "leant_anew")
+    assert after[0] != before[0] and after[1] != before[1]
+
+
+def test_a_model_of_a_cell_is_counted_anew_when_a_global_that_it_reads_has_changed(kernel):
+    main = kernel(
+        "import torch\nTIMES = 1\n"
+        "def net(rung, data):\n    wide = TIMES * rung.width\n    return torch.nn.Sequential(torch.nn.Flatten(), "
+        "torch.nn.Linear(64, wide), torch.nn.Linear(wide, data.classes))\n"
+    )
+    rung, data = wt.Rung(width=8, depth=1, tokens=320), wt.data.digits().shape()
+    before = Own(main.net).size(rung, data)
+    main.TIMES = 4
+    assert Own(main.net).size(rung, data).flops_per_token > 2 * before.flops_per_token
+
+
+def test_examples_that_a_cells_rule_chooses_are_chosen_anew_when_it_has_changed(kernel):
+    main = kernel("import numpy as np\nMOST = 10\ndef first(data):\n    return np.arange(MOST)\n")
+    subset = Subset(wt.data.digits(), main.first)
+    assert subset.examples() == 10
+    main.MOST = 20
+    assert subset.examples() == 20
+
+
+@pytest.mark.parametrize(
+    ("lines", "counts"),
+    [
+        ("MULT = int(sys.argv[1])", True),
+        ("SHAPE = tuple(map(int, sys.argv[1:]))\nMULT = SHAPE", True),
+        ("BASE = int(sys.argv[1])\nMULT = BASE * 2", True),
+        ("for MULT in [int(sys.argv[1])]:\n    pass", True),
+        ("args = argparse.Namespace(mult=int(sys.argv[1]), store=sys.argv[1])\nMULT = args.mult", True),
+        ("MULT = 2\nother = int(sys.argv[1])", False),
+        ("MULT = (1 + 2) * -3\nx = int(sys.argv[1])", False),
+        ("class Kept:\n    pass\nMULT = Kept()\nMULT.path = sys.argv[1]", False),
+    ],
+)
+def test_a_number_that_a_script_computes_from_its_arguments_is_part_of_a_key(kernel, tmp_path, lines, counts):
+    assert (len(set(_of_script(kernel, tmp_path, f"{lines}\ndef part(x):\n    return MULT, x\n"))) == 2) == counts
+
+
+@pytest.mark.parametrize(("read", "counts"), [("args.mult", True), ("args.store", False), ("vars(args)", True)])
+def test_of_a_scripts_arguments_those_that_a_part_reads_are_part_of_its_key(kernel, tmp_path, read, counts):
+    lines = "args = argparse.Namespace(mult=int(sys.argv[1]), store='same')\n"
+    assert (len(set(_of_script(kernel, tmp_path, f"{lines}def part(x):\n    return {read}\n"))) == 2) == counts
+
+
+def _of_script(kernel, folder: Path, text: str) -> list[str]:
+    """What the part of a script means when it is started with 1, and with 2."""
+    file, found = folder / "script.py", []
+    file.write_text(f"import argparse, sys\n{text}")
+    for number in ("1", "2"):
+        script = kernel("", file=str(file))
+        script.__dict__["sys"] = types.SimpleNamespace(argv=["script.py", number])
+        exec(compile(file.read_text().replace(", sys", "", 1), str(file), "exec", dont_inherit=True), vars(script))
+        found.append(meaning(script.part))
+    return found
+
+
+def test_a_key_of_a_script_whose_globals_are_literals_is_that_of_the_same_part_in_a_module(
+    kernel, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "as_module.py").write_text("BASE = 2\nRATE = BASE * (1 - 0.5)\n" + PART)
+    importlib.invalidate_caches()
+    imported = meaning(importlib.import_module("as_module").part)
+    monkeypatch.delitem(sys.modules, "as_module")
+    file = tmp_path / "as_module.py"
+    script = kernel("", file=str(file))
+    exec(compile(file.read_text(), str(file), "exec", dont_inherit=True), vars(script))
+    assert meaning(script.part) == imported
+
+
+PLAN = """
+import numpy as np
+from dataclasses import dataclass
+import windtunnel as wt
+D = wt.data.digits()
+ROWS = np.zeros((1000, 1000))
+OPENED = (row for row in ROWS)
+@dataclass(frozen=True)
+class Mine:
+    repeat = True
+    def shape(self): return D.shape()
+    def fingerprint(self): return "v1"
+    def batch(self, *, seed, step, size): return ROWS, OPENED
+    def held_out(self, *, size, tokens): return D.held_out(size=size, tokens=tokens)
+"""
+
+
+def test_a_data_plan_counts_by_its_fingerprint_whatever_it_leans_on(kernel):
+    recipe = wt.recipes.mlp_mup_sgd(data=kernel(PLAN).Mine())
+    assert recipe.describe()["data"] == {"is": "Mine", "fingerprint": "v1"}
+
+
+FILLING = """
+import torch
+from windtunnel.launch.here import Here
+from windtunnel.parts.models import Own
+import windtunnel as wt
+MEMO = {}
+def hidden(width):
+    return MEMO.setdefault(width, 2 * width)
+def net(rung, data):
+    h = hidden(rung.width)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, h), torch.nn.Linear(h, data.classes))
+data = wt.data.digits()
+study = wt.Study(name="s", base=wt.recipes.mlp_mup_sgd(data=data).but(model=Own(net)),
+    ladder=wt.Ladder.widths((8, 12, 16), depth=1, tokens=320, seeds=1), tuning=wt.Tuning(points=3, seeds=1, recheck=0),
+    target=wt.Target(rung=wt.Rung(width=48, depth=1, tokens=320)), judge=wt.Judge(data=data, tokens=128))
+"""
+
+
+def test_a_global_that_fills_while_it_is_used_is_named(kernel, tmp_path):
+    main = kernel(FILLING)
+    with pytest.raises(InputError, match=r"leans on, MEMO, changed while it was used.*functools\.cache"):
+        main.study.run(wt.Store(tmp_path), launcher=main.Here(devices=1))
+
+
+def test_an_unrelated_edit_of_a_helper_stops_no_worker(kernel, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper, file = tmp_path / "leant_in_part.py", tmp_path / "script.py"
+    helper.write_text("def scaled(x):\n    return x\ndef unrelated(x):\n    return 1\n")
+    file.write_text("from leant_in_part import scaled\ndef part(x):\n    return scaled(x)\n")
+    importlib.invalidate_caches()
+    script = kernel("", file=str(file))
+    exec(compile(file.read_text(), str(file), "exec", dont_inherit=True), vars(script))
+    expected, sent = meaning(script.part), pickled(script.part)
+    helper.write_text("def scaled(x):\n    return x\ndef unrelated(x):\n    return 22\n")
+    assert elsewhere(sent, tmp_path)[0] == expected
 
 
 ELSEWHERE = """

@@ -77,6 +77,14 @@ def describe(thing: Any) -> Any:
     return {"is": title(thing), "meaning": meaning(thing)}
 
 
+def now(thing: Any) -> str:
+    """What a part means at this moment, for caches by parts: another cell may have changed a global that it reads."""
+    try:
+        return repr(describe(thing))
+    except InputError:  # it cannot be part of a study, which says why
+        return ""
+
+
 def code_in(thing: Any) -> Iterator[Any]:
     """The classes and functions whose meanings describe a part."""
     if isinstance(thing, partial):
