@@ -61,10 +61,19 @@ def check_examples(data: Any, *, own_targets: bool = False) -> None:
 
 
 def check_drawn(data: Any, seed: int, step: int, size: int) -> None:
-    """Raise InputError where a step's loss is not finite because its inputs are not: no other rate would mend that."""
-    _check_finite(
-        f"{type(data).__name__}.batch(seed={seed}, step={step})", data.batch(seed=seed, step=step, size=size)[0]
-    )
+    """Raise InputError where a step's loss is not finite because its inputs are not: no other rate would mend that. Not
+    where those of the step before were not either, for the network bears them."""
+    before = data.batch(seed=seed, step=step - 1, size=size)[0] if step else np.zeros(1)
+    if np.isfinite(before).all():
+        name = f"{type(data).__name__}.batch(seed={seed}, step={step})"
+        _check_finite(name, data.batch(seed=seed, step=step, size=size)[0])
+
+
+def check_judged(data: Any, judge: Judge) -> None:
+    """The same where the judged loss is not finite, unless training inputs that are not finite were borne."""
+    if np.isfinite(data.batch(seed=0, step=0, size=2)[0]).all():
+        for inputs, _ in judge.data.held_out(size=judge_chunk(judge), tokens=judge.tokens):
+            _check_finite(f"{type(judge.data).__name__}.held_out", inputs)
 
 
 def check_held_out(judge: Judge) -> None:
@@ -132,12 +141,12 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _check_inputs(name: str, inputs: np.ndarray) -> None:
-    if inputs.dtype not in (np.float32, np.int64, np.int32):
+    """Whole numbers and booleans are the network's to take: pixels that it divides, numbers of tokens."""
+    if inputs.dtype != np.float32 and inputs.dtype != np.uint8 and inputs.dtype.kind not in "bi":
         raise InputError(
             f"{name} gives inputs of {inputs.dtype}; networks are float32, so give inputs.astype(np.float32), of "
             f"pixels divided by 255, or np.int64 where they are the numbers of tokens."
         )
-    _check_finite(name, inputs)
 
 
 def _check_finite(name: str, inputs: np.ndarray) -> None:
