@@ -440,6 +440,12 @@ def test_a_function_that_reads_torch_and_an_attribute_called_classes_can_be_sent
     assert pickle.loads(pickled(main.part)) is not None
 
 
+def test_a_module_that_cannot_be_imported_by_its_name_is_refused_before_it_is_sent(kernel):
+    main = kernel("import torch\naten = torch.ops.aten\ndef part(x):\n    return aten.mm(x, x)\n")
+    with pytest.raises(InputError, match=r"torch\.ops\.aten is no module that can be imported"):
+        pickled(main.part)
+
+
 def test_what_cannot_be_sent_is_refused_in_words(kernel):
     main = kernel("import threading\nLOCK = threading.Lock()\ndef part(x):\n    return LOCK\n")
     with pytest.raises(InputError, match=r"cannot be sent to another process \(cannot pickle '_thread.lock' object\)"):

@@ -16,6 +16,7 @@ GROUND = (
     "notebook",
     "instructions",
     "libraries",
+    "trees",
     "cells",
     "meaning",
     "recipe",

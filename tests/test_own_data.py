@@ -176,6 +176,15 @@ def test_inputs_that_are_not_finite_at_a_later_step_are_named_and_no_rate_is_bla
     assert not list(store.keys())
 
 
+def test_a_fingerprint_is_checked_once_for_each_plan(monkeypatch):
+    asked, plan = [], Digits()
+    monkeypatch.setattr(Digits, "fingerprint", lambda self: asked.append(1) or "digits")
+    for _ in range(3):
+        check_examples(plan)
+        check_held_out(wt.Judge(data=plan, tokens=128))
+    assert len(asked) == 2
+
+
 @dataclass(frozen=True)
 class Digits:
     """Digits as other values; those held out too, or alone."""
