@@ -477,6 +477,14 @@ def test_an_idea_for_images_is_checked_on_images_and_says_so(load):
     assert first.mark is Mark.NOTED and "runs on images and not on text (IndexError" in first.found
 
 
+def test_an_idea_that_breaks_text_is_not_taken_for_one_for_images(load):
+    """A mask whose number is one beyond the vocabulary; digits would bear it."""
+    masked = "(lambda x, y: (x * 0 + self.shape().classes, y))(*self.inner.batch(seed=seed, step=step, size=size))"
+    found = until(*ideas_of(*load(SOUND.replace(BUT, WITH_DATA.format(masked)))), "trains")
+    assert not found.passed and "IndexError" in found.failed[0].found
+    assert found.findings[0].mark is Mark.NOTED and "one step is possible on images" in found.findings[0].found
+
+
 def test_an_idea_for_data_that_no_bench_has_is_not_told_that_its_line_is_wrong(load):
     text = SOUND.replace(
         BUT, WITH_DATA.format("self.inner.batch(seed=seed, step=step, size=size)[0][:, :, :, :, ::-1]")

@@ -110,3 +110,9 @@ def test_a_loss_of_images_is_in_nats_per_example_in_a_study_and_in_its_records(t
 
 def test_a_loss_of_text_is_in_nats_per_token(corpus: Path) -> None:
     assert wt.Judge(data=tiny.text(corpus)).unit == "nats per token"
+
+
+def test_a_file_of_one_array_is_told_what_is_needed(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros((4, 3, 3)))
+    with pytest.raises(wt.InputError, match=r"one\.npy is not an \.npz file"):
+        wt.data.images(str(tmp_path / "one.npy"))

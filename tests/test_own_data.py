@@ -12,10 +12,13 @@ import torch
 import windtunnel as wt
 from windtunnel.launch.here import Here
 from windtunnel.launch.one import execute
+from windtunnel.parts.models import Own
+from windtunnel.parts.objectives import SquaredError
 from windtunnel.recipe import DataShape
 from windtunnel.study.soundness import doubts
 from windtunnel.train.data import check_examples, check_held_out, held_out_tokens
 from windtunnel.train.overlap import Known
+from windtunnel.train.steps import _paired
 
 CLASSES = 256
 
@@ -89,8 +92,6 @@ SAID = {
     "beyond": r"targets from \d+ to \d+; .* 256 classes, .* 0 to 255",
     "below": r"targets from -\d+ to -?\d+; .* 256 classes",
     "doubles": r"inputs of float64; .* give inputs.astype\(np.float32\), .* or np.int64 where",
-    "pixels": r"inputs of uint8; .* float32",
-    "nan": r"inputs of which \d+ of [\d,]+ are not finite",
 }
 
 
@@ -173,6 +174,92 @@ def test_inputs_that_are_not_finite_at_a_later_step_are_named_and_no_rate_is_bla
     with pytest.raises(wt.InputError, match=r"Spoilt\.batch\(seed=0, step=3\) gives inputs of which .* are not finite"):
         study.run(store, launcher=Here(devices=1))
     assert not list(store.keys())
+
+
+def test_a_fingerprint_is_checked_once_for_each_plan(monkeypatch):
+    asked, plan = [], Digits()
+    monkeypatch.setattr(Digits, "fingerprint", lambda self: asked.append(1) or "digits")
+    for _ in range(3):
+        check_examples(plan)
+        check_held_out(wt.Judge(data=plan, tokens=128))
+    assert len(asked) == 2
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Digits as other values; those held out too, or alone."""
+
+    fault: str = ""
+    held_out_only: bool = False
+    repeat = True
+
+    def shape(self):
+        return wt.data.digits().shape()
+
+    def fingerprint(self):
+        return f"digits {self.fault} {self.held_out_only}"
+
+    def _made(self, images):
+        holed = images.copy()
+        holed[..., 0, 0] = np.nan
+        return {"bytes": (images * 255).astype(np.uint8), "bits": images > 0.5, "holes": holed}.get(self.fault, images)
+
+    def batch(self, *, seed, step, size):
+        images, labels = wt.data.digits().batch(seed=seed, step=step, size=size)
+        return images if self.held_out_only else self._made(images), labels
+
+    def held_out(self, *, size, tokens):
+        for images, labels in wt.data.digits().held_out(size=size, tokens=tokens):
+            yield self._made(images), labels
+
+
+class Bearing(torch.nn.Module):
+    """Takes numbers of any kind, and holes."""
+
+    def forward(self, x):
+        return torch.nan_to_num(x.float()).flatten(1)
+
+
+def bearing(rung, data):
+    return torch.nn.Sequential(Bearing(), torch.nn.Linear(64, rung.width), torch.nn.Linear(rung.width, data.classes))
+
+
+def ran(data, store, model, rates=(0.01,)):
+    """The runs of a few steps of an MLP, or of a model that bears anything."""
+    recipe = wt.recipes.mlp_mup_sgd(data=data)
+    recipe = recipe.but(model=Own(bearing)) if model == "bearing" else recipe
+    rung = wt.Rung(width=8, depth=1, tokens=160, batch=32)
+    pack = tiny.pack(recipe, [{"lr": rate} for rate in rates], rung=rung)
+    check_examples(data)
+    check_held_out(pack.judge)
+    execute(pack, store, device=tiny.CPU)
+    return list(store.runs())
+
+
+@pytest.mark.parametrize("fault", ["bytes", "bits", "holes"])
+def test_inputs_of_any_kind_are_the_networks_to_take(fault, tmp_path):
+    (run,) = ran(Digits(fault), wt.Store(tmp_path), "bearing")
+    assert run.outcome is wt.Outcome.FINISHED
+
+
+def test_a_network_that_bears_holes_and_diverges_by_its_rate_is_not_put_down_to_them(tmp_path):
+    runs = ran(Digits("holes"), wt.Store(tmp_path), "bearing", rates=(0.01, 1e30))
+    assert {run.outcome for run in runs} == {wt.Outcome.FINISHED, wt.Outcome.DIVERGED}
+
+
+def test_a_network_that_does_not_take_bytes_is_told_what_it_was_given(tmp_path):
+    (run,) = ran(Digits("bytes"), wt.Store(tmp_path), "mlp")
+    assert run.outcome is wt.Outcome.CRASHED and "was given inputs of uint8" in run.message
+
+
+def test_held_out_inputs_that_make_a_loss_that_is_none_are_named(tmp_path):
+    with pytest.raises(wt.InputError, match=r"Digits\.held_out gives inputs of which .* are not finite"):
+        ran(Digits("holes", held_out_only=True), wt.Store(tmp_path), "mlp")
+
+
+def test_an_objective_that_refuses_says_so_in_its_own_words():
+    with pytest.raises(wt.InputError, match="compares 10 outputs an example with 1 targets"):
+        _paired(SquaredError(), torch.zeros(2, 1, 10), torch.zeros(2, 1))
 
 
 def unpaired(base):

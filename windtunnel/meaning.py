@@ -4,34 +4,49 @@ The key of a run is built from meanings, so rewording a docstring or moving a fi
 does. A newcomer would expect the file's text to be hashed; it is not. Names are followed inside the part's own module
 and, through imports, into other modules that are not installed libraries; libraries count by their import alone. What
 no file holds, as a notebook's cell, is read from memory (`cells.py`). Parts of `__main__` are sent to other processes
-by value: there `__main__` is another file, so they carry their meaning along.
+by value: there `__main__` is another file, so they carry their meaning along. A script may compute its globals from its
+arguments, so a number that no constant expression gives counts by its value there.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib.util
+import importlib
 import inspect
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 from uuid import uuid4
 
-from windtunnel.cells import CARRIED, is_generated, is_library, traced
+from windtunnel.cells import CARRIED, Tracer, is_generated
 from windtunnel.errors import InputError
+from windtunnel.libraries import found_in, is_library
+from windtunnel.trees import definitions, followed, short
 
-_DIGEST = 16
+ON_DISK = "changed on disk"  # the meaning of a part whose helpers say another thing than where it was sent from
 
 
 def name_of(part: Any) -> str:
     """What a part is called: a function by its name, another by its class."""
     return str(getattr(part, "__name__", type(part).__name__))
+
+
+def title(thing: Any) -> str:
+    """The name under which a part is described. Raises InputError for what is none."""
+    if isinstance(thing, partial):
+        return "partial"
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        return thing.__qualname__
+    if is_dataclass(thing):
+        return type(thing).__qualname__
+    raise InputError(
+        f"{thing!r} (a {type(thing).__name__}) cannot be part of a run's key; a part is a frozen dataclass, a function "
+        f"or a class, and its fields are numbers, text, tuples or parts."
+    )
 
 
 def describe(thing: Any) -> Any:
@@ -45,60 +60,133 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, Path):
         return str(thing)
     if isinstance(thing, partial):
-        return {"is": "partial", "of": describe(thing.func), "with": [describe(thing.args), describe(thing.keywords)]}
-    if inspect.isclass(thing) or inspect.isroutine(thing):
-        return {"is": thing.__qualname__, "meaning": meaning(thing)}
-    if is_dataclass(thing):
+        return {
+            "is": title(thing),
+            "of": describe(thing.func),
+            "with": [describe(thing.args), describe(thing.keywords)],
+        }
+    if is_dataclass(thing) and not isinstance(thing, type):
         held = {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.compare}
-        return {"is": type(thing).__qualname__, "fields": held, "meaning": meaning(type(thing))}
-    raise InputError(
-        f"{thing!r} (a {type(thing).__name__}) cannot be part of a run's key; a part is a frozen dataclass, a function "
-        f"or a class, and its fields are numbers, text, tuples or parts."
-    )
+        return {"is": title(thing), "fields": held, "meaning": meaning(type(thing))}
+    return {"is": title(thing), "meaning": meaning(thing)}
+
+
+def now(thing: Any) -> str:
+    """What a part means at this moment, for caches by parts: another cell may have changed a global that it reads."""
+    try:
+        return repr(describe(thing))
+    except InputError:  # it cannot be part of a study, which says why
+        return ""
+
+
+def code_in(thing: Any) -> Iterator[Any]:
+    """The classes and functions whose meanings describe a part."""
+    if isinstance(thing, partial):
+        thing = (thing.func, thing.args, thing.keywords)
+    if isinstance(thing, tuple | list | dict):
+        for item in thing.values() if isinstance(thing, dict) else thing:
+            yield from code_in(item)
+    elif inspect.isclass(thing) or inspect.isroutine(thing):
+        yield thing
+    elif is_dataclass(thing):
+        yield type(thing)
+        yield from code_in([getattr(thing, f.name) for f in fields(thing) if f.compare])
 
 
 def meaning(thing: Any) -> str:
     """Hash of what a class or function does: its own source and that of every name it leans on."""
     carried = _carried(thing)
-    if carried is not None:
-        return carried["meaning"] if _still(carried["leans on"]) else "changed on disk"
-    found, modules = _in_cell(thing) if in_cell(thing) else _in_file(thing)
-    if getattr(thing, "__module__", None) == "__main__" and vars(thing).get(CARRIED, {}).get("meaning") != found:
-        _carry(thing, found, modules)
-    return found
+    if carried is not None and carried["meaning"] is not None:
+        return carried["meaning"] if _still(carried["leans on"]) else ON_DISK
+    found = _in_cell(thing) if in_cell(thing) else _in_file(thing)
+    if getattr(thing, "__module__", None) == "__main__":
+        _carry(thing, found)
+    return found.digest
 
 
-@cache
-def _in_file(thing: Any) -> tuple[str, frozenset[ModuleType]]:
-    """What is written in files means, and the modules in which that stands; an installed library's is its name."""
+@dataclass(frozen=True)
+class _Told:
+    """What a part means, the names of modules that it was read from, and digests of values in memory, by name."""
+
+    digest: str
+    read: frozenset[tuple[ModuleType, str]]
+    values: Mapping[str, str]
+
+
+_IN_FILES: dict[Any, tuple[_Told, dict[ModuleType, Any]]] = {}  # with what a module was imported by
+
+
+def _in_file(thing: Any) -> _Told:
+    """What is written in files means; an installed library's is its name.
+
+    Kept until one of the modules is imported anew, whose `__spec__` is then another: what was only written to the disk
+    is not what runs. A script's globals may change at any time.
+    """
     if is_library(inspect.getmodule(thing)):
-        return f"{thing.__module__}.{thing.__qualname__}", frozenset()
-    seen: dict[str, str] = {}
-    modules: set[ModuleType] = set()
-    _follow(thing.__qualname__.split(".")[0], _module_of(thing), seen, modules)
-    text = "\n".join(f"{name}:{tree}" for name, tree in sorted(seen.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST], frozenset(modules)
+        return _Told(f"{thing.__module__}.{thing.__qualname__}", frozenset(), {})
+    told, specs = _IN_FILES.get(thing, (None, {}))
+    if told is not None and all(module.__spec__ is spec for module, spec in specs.items()):
+        return told
+    _check_named(thing)
+    seen, read = followed(_module_of(thing), [thing.__qualname__.split(".")[0]])
+    told = _Told(_hashed(seen), read, {})
+    if all(module.__name__ != "__main__" for module, _ in read):
+        _IN_FILES[thing] = told, {module: module.__spec__ for module, _ in read}
+    return told
 
 
-def _in_cell(thing: Any) -> tuple[str, frozenset[ModuleType]]:
+def _hashed(seen: Mapping[str, str]) -> str:
+    return short("\n".join(f"{name}:{tree}" for name, tree in sorted(seen.items())))
+
+
+def _in_cell(thing: Any) -> _Told:
     """The same of what no file holds, read from memory, now: another cell may have changed what it leans on."""
     _check_named(thing)
-    modules: set[ModuleType] = set()
+    read: set[tuple[ModuleType, str]] = set()
 
     def held(part: Any) -> str | None:
-        if in_cell(part):
+        if not _stands_in_file(part):
             return None
-        found, inside = _in_file(part)
-        modules.update(inside)
-        return found
+        found = _in_file(part)
+        read.update(found.read)
+        return found.digest
 
-    text = repr(traced(thing, held, {}))
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST], frozenset(modules)
+    def written(module: ModuleType, name: str | None) -> str | None:
+        seen, places = followed(module, sorted(definitions(module)) if name is None else [name])
+        read.update(places)
+        return _hashed(seen) if seen else None
+
+    tracer = Tracer(held, written)
+    try:
+        text = repr(tracer.trace(thing, name_of(thing)))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's objects raise when they are looked at
+        raise tracer.refused(
+            f"cannot be read ({type(error).__name__}: {error})", "make it inside the function"
+        ) from error
+    return _Told(short(text), frozenset(read), tracer.values)
+
+
+def _stands_in_file(thing: Any) -> bool:
+    """Whether a class or function is what a file of the user's says under its name, decorated or not."""
+    module = inspect.getmodule(thing)
+    if module is None or is_library(module) or in_cell(thing):
+        return False
+    name = thing.__qualname__
+    if name.split(".")[0] not in definitions(module):
+        return False
+    there, code = found_in(module, name), getattr(thing, "__code__", None)
+    while there is not None:
+        if there is thing or (code is not None and getattr(there, "__code__", None) is code):  # the latter: %autoreload
+            return True
+        there = getattr(there, "__wrapped__", None)
+    return False
 
 
 def in_cell(thing: Any) -> bool:
     """Whether a class or function was defined where no file holds it: a notebook, a prompt, `python -c`, `exec`."""
-    thing = thing if inspect.isclass(thing) else inspect.unwrap(thing)
+    thing = thing if inspect.isclass(thing) else inspect.unwrap(getattr(thing, "__func__", thing))
     if not isinstance(thing, FunctionType | type):
         return False
     module = inspect.getmodule(thing)
@@ -109,7 +197,7 @@ def in_cell(thing: Any) -> bool:
         return module.__spec__ is None
     if module.__name__ != "__main__":
         return False
-    return thing.__qualname__.split(".")[0] not in _definitions(module) or _typed_in(thing, Path(file).name)
+    return thing.__qualname__.split(".")[0] not in definitions(module) or _typed_in(thing, Path(file).name)
 
 
 def _typed_in(thing: Any, file: str) -> bool:
@@ -125,10 +213,25 @@ def _this_process() -> str:
     return uuid4().hex
 
 
-def _carry(thing: Any, found: str, modules: frozenset[ModuleType]) -> None:
+def carry_source(thing: Any) -> None:
+    """Write on a class of `__main__` its file's text, for the processes that it is sent to."""
+    if thing.__module__ == "__main__" and CARRIED not in vars(thing):
+        _carry(thing, None)
+
+
+def _carry(thing: Any, told: _Told | None) -> None:
     """Write on a part of `__main__` what it means, for the processes that it is sent to."""
-    others = {module.__name__: _digest(module) for module in modules if module.__name__ != "__main__"}
-    carried = {"by": _this_process(), "meaning": found, "leans on": others, "source": source_of(thing)}
+    before = getattr(thing, "__dict__", {}).get(CARRIED, {})
+    found = told.digest if told is not None else None
+    if before and before["meaning"] == found:
+        return
+    values = told.values if told is not None else {}
+    was = before.get("values", {})
+    carried = {
+        "by": _this_process(), "meaning": found, "source": source_of(thing), "values": values,
+        "leans on": _digests(told.read) if told is not None else {},
+        "changed": sorted(name for name in values if name in was and values[name] != was[name]),
+    }  # fmt: skip
     with suppress(AttributeError, TypeError):  # a part that takes no attributes stays here
         setattr(thing, CARRIED, carried)
 
@@ -139,14 +242,37 @@ def _carried(thing: Any) -> dict[str, Any] | None:
     return found if found is not None and found["by"] != _this_process() else None
 
 
-def _still(digests: Mapping[str, str]) -> bool:
+def changed_in_memory(part: Any, expected: Collection[str]) -> list[str] | None:
+    """Names of values that parts of a cell or a script lean on and that changed since they meant what is expected; None
+    where no such part means another thing than that."""
+    found = None
+    for thing in code_in(part):
+        if getattr(thing, "__module__", None) == "__main__" and meaning(thing) not in {*expected, ON_DISK}:
+            found = (found or []) + getattr(thing, "__dict__", {}).get(CARRIED, {}).get("changed", [])
+    return found
+
+
+def _digests(read: Iterable[tuple[ModuleType, str]]) -> dict[str, dict[str, str]]:
+    """What modules other than `__main__` say of the names that were read, by module and name."""
+    found: dict[str, dict[str, str]] = {}
+    for module, name in read:
+        if module.__name__ != "__main__":
+            found.setdefault(module.__name__, {})[name] = _said(module, name)
+    return found
+
+
+def _said(module: ModuleType, name: str) -> str:
+    node = definitions(module).get(name)
+    return short(ast.dump(node)) if node is not None else ""
+
+
+def _still(digests: Mapping[str, Mapping[str, str]]) -> bool:
     """Whether modules say here what they said where a part was sent from."""
-    return all(_digest(importlib.import_module(name)) == digest for name, digest in digests.items())
-
-
-def _digest(module: ModuleType) -> str:
-    text = "\n".join(f"{name}:{ast.dump(node)}" for name, node in sorted(_definitions(module).items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+    return all(
+        _said(importlib.import_module(module), name) == digest
+        for module, said in digests.items()
+        for name, digest in said.items()
+    )
 
 
 def identity(described: Any) -> list[str]:
@@ -169,7 +295,6 @@ def source_of(thing: Any) -> tuple[str, str] | None:
 
 
 def _module_of(thing: Any) -> ModuleType:
-    _check_named(thing)
     module = inspect.getmodule(thing)
     assert module is not None  # else it is a library's
     return module
@@ -183,113 +308,3 @@ def _check_named(thing: Any) -> None:
             f"{thing.__qualname__} is {what}, so what it means cannot be read from a file; define it, with `def` or "
             f"`class`, at the top level of a module."
         )
-
-
-def _follow(name: str, module: ModuleType, seen: dict[str, str], modules: set[ModuleType]) -> None:
-    """Record the tree of `name` in `module` and of everything it refers to."""
-    node = _definitions(module).get(name)
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        _follow_import(name, node, module, seen, modules)
-        return
-    if node is None:
-        return
-    modules.add(module)
-    # the tree alone identifies: renaming a part, or moving it to another file, does not change what it means
-    tree = ast.dump(node)
-    label = hashlib.sha256(tree.encode()).hexdigest()[:_DIGEST]
-    if label in seen:
-        return
-    seen[label] = tree
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Name):
-            _follow(inner.id, module, seen, modules)
-        elif isinstance(inner, ast.Attribute):
-            _follow_attribute(inner, module, seen, modules)
-        elif isinstance(inner, ast.Import | ast.ImportFrom):  # an import inside a function
-            for alias in inner.names:
-                _follow_import(alias.asname or alias.name, inner, module, seen, modules)
-
-
-def _follow_attribute(node: ast.Attribute, module: ModuleType, seen: dict[str, str], modules: set[ModuleType]) -> None:
-    """Follow `package.module.function`: the first attribute that is not itself a module."""
-    path = [node.attr]
-    root = node.value
-    while isinstance(root, ast.Attribute):
-        path.insert(0, root.attr)
-        root = root.value
-    held = getattr(module, root.id, None) if isinstance(root, ast.Name) else None
-    for attribute in path:
-        if not isinstance(held, ModuleType) or is_library(held):
-            return
-        inside = getattr(held, attribute, None)
-        if not isinstance(inside, ModuleType):
-            _follow(attribute, held, seen, modules)
-            return
-        held = inside
-
-
-def _follow_import(
-    name: str,
-    node: ast.Import | ast.ImportFrom,
-    module: ModuleType,
-    seen: dict[str, str],
-    modules: set[ModuleType],
-) -> None:
-    """Follow an imported name into the file that defines it; a library's counts by its name."""
-    alias = next((a for a in node.names if (a.asname or a.name) == name or a.name.split(".")[0] == name), None)
-    if alias is None:
-        return
-    if isinstance(node, ast.Import):
-        seen[f"import {alias.name}"] = ""
-        return
-    source = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__ or "")
-    origin = sys.modules.get(source)
-    held = getattr(origin, alias.name, None)
-    if inspect.isclass(held) or inspect.isroutine(held):
-        origin = inspect.getmodule(held) or origin  # where it is defined, not where it is passed on
-    if origin is None or is_library(origin) or isinstance(held, ModuleType):
-        seen[f"from {source} import {alias.name}"] = ""
-    elif origin is not module:
-        _follow(getattr(held, "__name__", alias.name) if held is not None else alias.name, origin, seen, modules)
-
-
-@cache
-def _definitions(module: ModuleType) -> dict[str, ast.AST]:
-    """Top-level name to syntax tree, docstrings removed; what stands under `if` or `try` counts as top level."""
-    try:
-        tree = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError):
-        return {}
-    found: dict[str, ast.AST] = {}
-    for node in _top_level(tree.body):
-        _strip_docstrings(node)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            found[node.name] = node
-            node.name = "_"
-        elif isinstance(node, ast.Assign):
-            found |= {n.id: node for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-        elif isinstance(node, ast.AnnAssign | ast.AugAssign) and isinstance(node.target, ast.Name):
-            found[node.target.id] = node
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name.split(".")[0]: node for alias in node.names}
-    return found
-
-
-def _top_level(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        yield node
-        if isinstance(node, ast.If | ast.Try | ast.With):
-            inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
-            yield from _top_level(inner + [s for h in getattr(node, "handlers", []) for s in h.body])
-
-
-def _strip_docstrings(tree: ast.AST) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]

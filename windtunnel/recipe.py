@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from windtunnel.errors import InputError, meant
 from windtunnel.ladder import Rung, Size
-from windtunnel.meaning import describe, name_of
+from windtunnel.meaning import carry_source, describe, name_of, title
 
 if TYPE_CHECKING:  # the slots' signatures speak of torch; importing this module does not
     import numpy as np
@@ -381,7 +381,8 @@ class Recipe:
         """Slot to plain data: the part's name, its fields and the meaning of its source. The data slot is its
         fingerprint, because the same text read from another folder is the same data."""
         described = {slot: describe(part) for slot, part in self.parts().items() if slot != "data"}
-        described["data"] = {"is": describe(self.data)["is"], "fingerprint": self.data.fingerprint()}
+        carry_source(type(self.data))
+        described["data"] = {"is": title(self.data), "fingerprint": self.data.fingerprint()}
         return described
 
     def _fields(self) -> Iterator[tuple[str, str, Any]]:

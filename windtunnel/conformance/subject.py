@@ -104,6 +104,7 @@ class Subject:
     run_file: Callable[[], ModuleType] | None = None
     called: str = ""
     not_on_text: str = ""  # the error there of an idea that is checked on images
+    also_on_images: bool = False  # one step is possible there of an idea that fails on text by its own doing
 
     @property
     def name(self) -> str:
@@ -217,7 +218,22 @@ def on_its_bench(subject: Subject) -> Subject:
     why = _stopped_by(on_text)
     if why is None or _stopped_by(on_images) is not None:
         return subject
+    if _alters_text(on_text):
+        return replace(subject, also_on_images=True)
     return replace(on_images, not_on_text=f"{type(why).__name__}: {str(why).partition(chr(10))[0]}")
+
+
+def _alters_text(subject: Subject) -> bool:
+    """Whether an idea's data plan takes text and gives other text of the same shape and kind: it is for text then."""
+    recipe, base = subject.recipe, subject.base
+    with suppress(Exception):  # it does not take text
+        found, given = (plan.batch(seed=0, step=0, size=BATCH) for plan in (recipe.data, base.data))
+        alike = all(
+            one.shape == other.shape and one.dtype == other.dtype for one, other in zip(found, given, strict=True)
+        )
+        changed = any((one != other).any() for one, other in zip(found, given, strict=True))
+        return alike and recipe.data != base.data and (changed or recipe.model == base.model)
+    return False
 
 
 def _stopped_by(subject: Subject) -> Exception | None:

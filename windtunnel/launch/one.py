@@ -24,7 +24,7 @@ import torch
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.fitting import free_bytes, in_parts
 from windtunnel.launch.pieces import Pieces
-from windtunnel.meaning import identity, meaning
+from windtunnel.meaning import changed_in_memory, identity, meaning
 from windtunnel.places import NO_LOCKS, Place, writing
 from windtunnel.recipe import Tuned
 from windtunnel.runs import Cost, Outcome, Run
@@ -104,12 +104,22 @@ def _recorded(pack: Pack, store: Store) -> bool:
 def _check_unchanged(pack: Pack) -> None:
     """A worker imports what is on disk now; it must be what the runs were asked with."""
     spec = pack.specs[0]
-    same = _code_of(pack.recipe.describe()) == _code_of(spec.recipe) and pack.judge.describe() == dict(spec.judge)
-    if not same:
+    described, judged = pack.recipe.describe(), pack.judge.describe()
+    if _code_of(described) == _code_of(spec.recipe) and judged == dict(spec.judge):
+        return
+    expected = [*identity(dict(spec.recipe)), *identity(dict(spec.judge))]
+    changed = changed_in_memory([*pack.recipe.pieces(), pack.judge.loss, pack.judge.probes], expected)
+    if changed is not None:
+        named = f", {', '.join(dict.fromkeys(changed))}," if changed else ""
         raise InputError(
-            "A part's source or the data changed on disk after this study was started, so its runs would be recorded "
-            "under the wrong key. Finished runs are kept; run again to go on with what is on disk now."
+            f"A value that a part leans on{named} changed while it was used, so its runs would be recorded under the "
+            f"wrong key. Keep what is computed once under functools.cache, or in a name inside the function. Finished "
+            f"runs are kept; run again to go on with the value as it is now."
         )
+    raise InputError(
+        "A part's source or the data changed on disk after this study was started, so its runs would be recorded "
+        "under the wrong key. Finished runs are kept; run again to go on with what is on disk now."
+    )
 
 
 def _code_of(described: Any) -> list[str]:

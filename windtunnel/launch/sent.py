@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +21,10 @@ def pickled(thing: Any) -> bytes:
 
     class Pickler(cloudpickle.CloudPickler):
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, ModuleType) and type(obj) is not ModuleType:
+            if isinstance(obj, ModuleType) and type(obj) is not ModuleType and sys.modules.get(obj.__name__) is obj:
                 return importlib.import_module, (obj.__name__,)
+            if isinstance(obj, ModuleType) and type(obj) is not ModuleType:
+                raise InputError(f"{obj.__name__} is no module that can be imported; name it where it is used")
             return super().reducer_override(obj)
 
     buffer = io.BytesIO()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from windtunnel.errors import InputError
 from windtunnel.recipe import Judge
 
 IGNORED = -100  # the target that torch's cross-entropy leaves out
+_NAMED: WeakValueDictionary[int, Any] = WeakValueDictionary()  # data plans whose fingerprint was checked
 JUDGE_CHUNK_TOKENS = 8192  # held-out tokens judged at once: bounds memory (guess)
 
 
@@ -61,10 +64,19 @@ def check_examples(data: Any, *, own_targets: bool = False) -> None:
 
 
 def check_drawn(data: Any, seed: int, step: int, size: int) -> None:
-    """Raise InputError where a step's loss is not finite because its inputs are not: no other rate would mend that."""
-    _check_finite(
-        f"{type(data).__name__}.batch(seed={seed}, step={step})", data.batch(seed=seed, step=step, size=size)[0]
-    )
+    """Raise InputError where a step's loss is not finite because its inputs are not: no other rate would mend that. Not
+    where those of the step before were not either, for the network bears them."""
+    before = data.batch(seed=seed, step=step - 1, size=size)[0] if step else np.zeros(1)
+    if np.isfinite(before).all():
+        name = f"{type(data).__name__}.batch(seed={seed}, step={step})"
+        _check_finite(name, data.batch(seed=seed, step=step, size=size)[0])
+
+
+def check_judged(data: Any, judge: Judge) -> None:
+    """The same where the judged loss is not finite, unless training inputs that are not finite were borne."""
+    if np.isfinite(data.batch(seed=0, step=0, size=2)[0]).all():
+        for inputs, _ in judge.data.held_out(size=judge_chunk(judge), tokens=judge.tokens):
+            _check_finite(f"{type(judge.data).__name__}.held_out", inputs)
 
 
 def check_held_out(judge: Judge) -> None:
@@ -105,12 +117,16 @@ def held_out_tokens(judge: Judge) -> int:
 
 def _check_named(data: Any) -> None:
     """Raise InputError for a data plan that does not say which data it has: they are part of every run's key."""
+    if _NAMED.get(id(data)) is data:  # a hash of all data takes its time
+        return
     found = data.fingerprint()
     if not isinstance(found, str) or not found or found != data.fingerprint():
         raise InputError(
             f"{type(data).__name__}.fingerprint() returns {found!r}{', another each time' if found else ''}; it "
             f"must return text that changes with the data and with nothing else, such as a hash of them."
         )
+    with suppress(TypeError):  # one with slots cannot be remembered
+        _NAMED[id(data)] = data
 
 
 def _check_call(data: Any, method: str, **given: int) -> None:
@@ -132,12 +148,12 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _check_inputs(name: str, inputs: np.ndarray) -> None:
-    if inputs.dtype not in (np.float32, np.int64, np.int32):
+    """Whole numbers and booleans are the network's to take: pixels that it divides, numbers of tokens."""
+    if inputs.dtype != np.float32 and inputs.dtype != np.uint8 and inputs.dtype.kind not in "bi":
         raise InputError(
             f"{name} gives inputs of {inputs.dtype}; networks are float32, so give inputs.astype(np.float32), of "
             f"pixels divided by 255, or np.int64 where they are the numbers of tokens."
         )
-    _check_finite(name, inputs)
 
 
 def _check_finite(name: str, inputs: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from windtunnel.recipe import is_rate
 from windtunnel.train.compiled import PAYS_FROM, compiled
 from windtunnel.train.cutting import check_cut
-from windtunnel.train.data import check_drawn, pack_batch
+from windtunnel.train.data import check_drawn, check_judged, pack_batch
 from windtunnel.train.extras import (
     OF_NETWORKS,
     Visits,
@@ -285,4 +285,6 @@ class Engine:
         loss, accuracy = self.judging.judge(state)
         state.judged.append((state.step, loss, accuracy))
         bad = [m for m in state.alive if self.judging.due(state, m) and not math.isfinite(loss[m])]
+        if bad:
+            check_judged(self.data, self.pack.judge)
         self._retire(state, bad, f"the judged loss was not finite at step {state.step}")

@@ -24,7 +24,7 @@ from windtunnel.errors import InputError, Stopped
 from windtunnel.recipe import is_rate
 from windtunnel.runs import Run
 from windtunnel.train import sharded_checkpoint as checkpoint
-from windtunnel.train.data import check_drawn, judge_chunk, judge_steps, share
+from windtunnel.train.data import check_drawn, check_judged, judge_chunk, judge_steps, share
 from windtunnel.train.extras import asked_of
 from windtunnel.train.judging import check_positive
 from windtunnel.train.loop import Progress
@@ -222,6 +222,7 @@ class ShardedEngine:
         check_positive(np.array([total / count]), self.pack.judge.loss)
         curves.judged.append((curves.step, total / count, hits / count))
         if not math.isfinite(total):
+            check_judged(self.pack.recipe.data, self.pack.judge)
             curves.diverged = f"the judged loss was not finite at step {curves.step}"
 
     def _judged(self, inputs: Tensor, targets: Tensor, own: int) -> tuple[float, float, float]:

@@ -63,10 +63,25 @@ def called(model: nn.Module, within: Within = nullcontext) -> Callable[[Tree, Te
     def call(named: Tree, inputs: Tensor) -> Tensor:
         tied = {name: named[same] for name, same in others.items()}
         with within():
-            outputs = functional_call(model, named | tied, (inputs,), tie_weights=False)
+            try:
+                outputs = functional_call(model, named | tied, (inputs,), tie_weights=False)
+            except RuntimeError as error:
+                raise _of_kind(error, model, inputs) from error
         return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
 
     return call
+
+
+def _of_kind(error: RuntimeError, model: nn.Module, inputs: Tensor) -> RuntimeError:
+    """An error of a network, with a word on inputs that are neither float32 nor the usual numbers of tokens."""
+    if inputs.dtype in (torch.float32, torch.int64, torch.int32) or is_out_of_memory(error):
+        return error
+    kind = str(inputs.dtype).removeprefix("torch.")
+    return RuntimeError(
+        f"{type(model).__name__} was given inputs of {kind}, as the data plan gives them, and raised: {error}. "
+        f"Give float32 (of pixels divided by 255; int64 for the numbers of tokens), or let the network begin with "
+        f"x.float()."
+    ).with_traceback(error.__traceback__)
 
 
 def gradient(
@@ -128,6 +143,8 @@ def _paired(objective: Any, outputs: Tensor, targets: Tensor) -> Tensor:
     """An objective's losses; an error of its says what it was given, and keeps the line where it was raised."""
     try:
         return objective(outputs, targets)
+    except InputError:
+        raise
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise

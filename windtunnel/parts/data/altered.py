@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from windtunnel.errors import InputError
-from windtunnel.meaning import describe
+from windtunnel.meaning import describe, now
 from windtunnel.parts.data.order import draw, permuted
 from windtunnel.recipe import DataShape
 
@@ -63,7 +63,7 @@ class Subset:
         return self.data.held_out(size=size, tokens=tokens)
 
     def _chosen(self) -> np.ndarray:
-        return _chosen(self.data, self.by)
+        return _chosen(self.data, self.by, now(self.by))
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class NoisyLabels:
 
 
 @lru_cache(maxsize=8)
-def _chosen(data: Any, by: Any) -> np.ndarray:
+def _chosen(data: Any, by: Any, means: str) -> np.ndarray:
     found = np.asarray(by(data), dtype=np.int64)
     if not len(found) or found.min() < 0 or found.max() >= data.examples() or len(np.unique(found)) < len(found):
         raise InputError(

@@ -119,7 +119,7 @@ def _read(path: str, inputs: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}); give an .npz file, as numpy.savez writes it.") from None
-    except (ValueError, zipfile.BadZipFile, AttributeError):
+    except (ValueError, zipfile.BadZipFile, AttributeError, TypeError):  # the last of a plain .npy
         raise InputError(
             f"{path} is not an .npz file of plain arrays of numbers; write one as numpy.savez({Path(path).stem!r}, "
             f"{inputs}=..., {labels}=...) does, labels as whole numbers."

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from windtunnel.errors import InputError
 from windtunnel.ladder import Rung, Size
+from windtunnel.meaning import now
 from windtunnel.recipe import DataShape
 from windtunnel.scaling.meta import on_meta
 from windtunnel.scaling.sites import LOOKUPS
@@ -80,8 +81,8 @@ class Own:
         return found
 
     def size(self, rung: Rung, data: DataShape) -> Size:
-        """Counted once for each width, depth, number of heads and shape of data."""
-        return _counted(self.module, rung.but(tokens=1, batch=None, unique_tokens=None), data)
+        """Counted once for each meaning, width, depth, number of heads and shape of data."""
+        return _counted(self.module, now(self.module), rung.but(tokens=1, batch=None, unique_tokens=None), data)
 
 
 def _logits(module: nn.Module, inputs: Any, outputs: Any, *, one: bool) -> Tensor:
@@ -106,7 +107,7 @@ class _Agreeing(TorchDispatchMode):
 
 
 @cache
-def _counted(module: Built, rung: Rung, data: DataShape) -> Size:
+def _counted(module: Built, means: str, rung: Rung, data: DataShape) -> Size:
     model = on_meta(lambda: Own(module).build(rung, data)).to("meta")
     for param in model.parameters():
         param.data = param.data.float()  # as they are trained
