@@ -18,6 +18,7 @@ GROUND = (
     "libraries",
     "trees",
     "cells",
+    "written",
     "meaning",
     "recipe",
     "runs",

@@ -26,6 +26,7 @@ from windtunnel.cells import CARRIED, Tracer, is_generated
 from windtunnel.errors import InputError
 from windtunnel.libraries import found_in, is_library
 from windtunnel.trees import definitions, followed, short
+from windtunnel.written import check_as_written
 
 ON_DISK = "changed on disk"  # the meaning of a part whose helpers say another thing than where it was sent from
 
@@ -94,11 +95,15 @@ def code_in(thing: Any) -> Iterator[Any]:
 
 
 def meaning(thing: Any) -> str:
-    """Hash of what a class or function does: its own source and that of every name it leans on."""
+    """Hash of what a class or function does: its own source and that of every name it leans on.
+
+    Raises InputError where one of these was replaced in memory, so that no file says what would be trained.
+    """
     carried = _carried(thing)
     if carried is not None and carried["meaning"] is not None:
         return carried["meaning"] if _still(carried["leans on"]) else ON_DISK
     found = _in_cell(thing) if in_cell(thing) else _in_file(thing)
+    check_as_written(found.read)
     if getattr(thing, "__module__", None) == "__main__":
         _carry(thing, found)
     return found.digest
