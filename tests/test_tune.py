@@ -302,6 +302,19 @@ def test_points_that_do_not_bend_cost_what_was_seen_and_not_nothing(losses, tran
     assert found.cost.median >= 0.9 * (losses[1] / min(losses) - 1) and found.cost.high > 0.002
 
 
+@pytest.mark.parametrize("values", [(0.5, 1, 2), (0.25, 0.5, 1, 2, 4)])
+def test_noise_between_single_runs_is_no_sure_cost(values):
+    """Of 20 flat basins none is said to cost something for certain; a rise of a tenth of the loss is."""
+    base = basin("lr", [Tried(0.1 * 2.0**k, 0, 1.8 + 0.02 * k * k) for k in (-2, -1, 0, 1, 2)])
+    for seed in range(20):
+        noise = 0.002 * np.random.default_rng(seed).standard_normal(len(values))
+        flat = basin("lr", [Tried(0.1 * v, 0, 1.65 * (1 + n)) for v, n in zip(values, noise, strict=True)])
+        found = transfer(base, flat, from_width=8, to_width=16, at_width=32)
+        assert found.cost.low == found.carried.low == 0.0 < found.cost.high
+    far = [Tried(0.1 * v, 0, 1.65 * (1 + 0.1 * math.log2(v / values[-1]) ** 2)) for v in values]
+    assert transfer(base, basin("lr", far), from_width=8, to_width=16).cost.median > 0.05
+
+
 def test_three_points_of_one_seed_leave_an_optimum_uncertain_by_their_spacing():
     found = basin("lr", [Tried(2.0**k, 0, 2.0 + 0.1 * (k + 6.2) ** 2) for k in (-8, -6, -4)])
     low, high = math.log2(found.optimum.low), math.log2(found.optimum.high)

@@ -24,6 +24,7 @@ from windtunnel.forecasts import Interval
 from windtunnel.notebook import printed
 from windtunnel.recipe import Tuned, is_rate
 
+OF_ONE_SEED = 0.01  # share of the loss by which two runs of one seed may differ for nothing (guess)
 WELL_AWAY = 0.5  # octaves from the optimum from which a rise that was seen is no noise (guess)
 LEVEL = 0.9
 DRAWS = 400
@@ -280,17 +281,27 @@ def transfer(
     used = base.scale.of(base.optimum.median)
     away, centre = np.array(larger.draws) - used, base.scale.of(larger.optimum.median) - used
     steep = _steep(larger, used)
+    cost, carried = squared(away, centre, steep), squared(away, centre, steep * further**2)
+    if _may_be_noise(larger, used):
+        cost, carried = replace(cost, low=0.0), replace(carried, low=0.0)
     return Transfer(
         field=base.field,
         from_width=from_width,
         to_width=to_width,
         moved=interval_of(moved, centre),
-        cost=squared(away, centre, steep),
+        cost=cost,
         at_width=at_width,
-        carried=squared(away, centre, steep * further**2),
+        carried=carried,
         odds=base.scale.odds,
         axis=axis,
     )
+
+
+def _may_be_noise(basin: Basin, used: float) -> bool:
+    """Whether single runs differ by so little between the value used and the best that nothing tells it from noise."""
+    means = {basin.scale.of(value): loss for value, loss in _means(basin.tried).items()}
+    there = min(means, key=lambda x: abs(x - used))
+    return len({t.seed for t in basin.tried}) == 1 and means[there] / min(means.values()) - 1 < OF_ONE_SEED
 
 
 def _steep(basin: Basin, used: float) -> float:
