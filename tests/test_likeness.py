@@ -72,6 +72,14 @@ def test_rates_searched_at_a_rung_are_read_from_runs_and_those_of_a_ladder_are_n
     assert Observations.from_runs([r for r in store.runs() if r.labels["stage"] == "ladder"]).lr is None
 
 
+def test_runs_of_two_batches_are_no_search_of_rates(study, tmp_path):
+    store = wt.Store(tmp_path / "store")
+    study.run(store, launcher=Inventing())
+    run = next(r for r in store.runs() if r.labels["stage"] == "ladder")
+    spec = replace(run.spec, rung=run.spec.rung.but(batch=2 * run.spec.rung.batch), hyperparameters={"lr": 0.5})
+    assert Observations.from_runs([run, replace(run, spec=spec)]).lr is None
+
+
 def test_scoring_a_run_of_another_recipe_says_in_what_it_differs(study, tmp_path, capsys):
     store = wt.Store(tmp_path / "store")
     whole = replace(study, train_target=True)

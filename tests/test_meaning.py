@@ -206,3 +206,13 @@ def test_a_part_made_inside_a_function_is_explained():
         describe(inner)
     with pytest.raises(InputError, match="<lambda> is a lambda, which has no name"):
         describe(lambda x: x)
+
+
+def test_equal_functions_of_two_modules_are_both_followed(module):
+    def told(scale):
+        body = "SCALE = {}\n\n\ndef scaled(x):\n    return SCALE * x\n"
+        first, second = module(body.format(1)), module(body.format(scale))
+        both = "from {} import scaled as one\nfrom {} import scaled as two\n\n\ndef part(x):\n    return one(two(x))\n"
+        return meaning(module(both.format(first.__name__, second.__name__)).part)
+
+    assert told(2) != told(3) and told(2) == told(2)

@@ -114,7 +114,7 @@ def test_one_pack_is_a_plain_job_and_no_array_and_is_requeued_as_such(corpus, tm
 
 
 def test_jobs_outlive_their_study_are_requeued_under_their_id_and_joined_by_the_next(corpus, tmp_path, state):
-    store, some = wt.Store(tmp_path / "store"), [pack(corpus, Slow()), pack(corpus, Slow(lr=wt.tuned(1e-3, 0.2)))]
+    store, some = wt.Store(tmp_path / "store"), [pack(corpus, Slow()), pack(corpus, Slow(beta1=0.8))]
 
     with pytest.raises(Stopped):
         Slurm()(some, store, lambda progress: os.kill(os.getpid(), signal.SIGTERM))

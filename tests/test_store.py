@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ def test_a_value_has_one_key_however_it_was_found():
     assert tuned.key == wider.key == asked(0.01).key
     assert len({tuned.key, asked(0.02).key, asked(tuned_between(0.001, 0.1), lr=0.02).key}) == 2
     assert asked(0.01, gain=2.0).key not in (asked(0.01).key, asked(0.01, gain=3.0).key)  # one that no field is
+
+
+def test_a_range_that_code_may_lean_on_stays_in_the_key():
+    """Phases are given the recipe with its ranges; a part within a part is not set by hyperparameters."""
+    low, lower = (tuned_between(each, 0.1) for each in (0.01, 0.001))
+    phased = [
+        replace(one, recipe={**one.recipe, "phases": {"is": "Two"}})
+        for one in (asked(low, lr=0.02), asked(lower, lr=0.02))
+    ]
+    inner = [asked({"is": "AdamW", "fields": {"lr": each}, "meaning": "26dc"}, lr=0.02) for each in (low, lower)]
+    assert len({one.key for one in (*phased, *inner)}) == 4
 
 
 def test_what_0_1_0_recorded_is_found_under_the_key_it_had():

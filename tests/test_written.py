@@ -15,12 +15,15 @@ from windtunnel.written import _said, check_as_written
 
 TEXT = """
 import math
+from math import floor
 from dataclasses import dataclass
 from enum import Enum
+from textwrap import dedent as parse
 
 SCALE, WIDTHS = 1.0, (8, 16)
 RATE: float = 0.5
 NAME = "plain"
+EIGHTH = 1 / 8
 built = 0
 memo = {}
 try:
@@ -54,7 +57,7 @@ class Part:
         return NAME, FAST, Kind.ONE, self.hidden()
 
     def hidden(self):
-        return SCALE, WIDTHS
+        return SCALE, WIDTHS, EIGHTH, parse("x"), floor(EIGHTH)
 """
 
 
@@ -64,6 +67,10 @@ def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("mymodel")
     del sys.modules["mymodel"]
+
+
+def module_of_mine(text):
+    return text
 
 
 def setting(path, value):
@@ -79,6 +86,8 @@ def setting(path, value):
     [
         ("RATE", 0.2, "mymodel.RATE is 0.2 in memory and 0.5 in"),
         ("NAME", None, "mymodel.NAME is None"),
+        ("EIGHTH", 0.5, "mymodel.EIGHTH is 0.5 in memory and 0.125 in"),
+        ("parse", module_of_mine, "mymodel.parse is another object in memory and dedent of textwrap in"),
         ("act", abs, "mymodel.act is another object in memory and a function"),
         ("act", lambda x: x, "mymodel.act is another object"),
         ("Part.build", lambda self, rung, data: None, "mymodel.Part.build is another object"),
@@ -123,8 +132,7 @@ import importlib
 from windtunnel.written import _said, check_as_written
 for each in map(importlib.import_module, [
     "windtunnel.ladder", "windtunnel.tune", "torch.nn.modules.transformer", "torch.nn.functional",
-    "torch.optim.optimizer", "torch.nn.modules.module", "json.decoder", "dataclasses", "argparse",
-    "scipy.optimize._minimize", "pandas.core.frame",
+    "torch.nn.modules.rnn", "json.decoder", "scipy.optimize._minimize", "numpy.lib._function_base_impl",
 ]):
     assert _said(each), each
     check_as_written((each, name) for name in _said(each))
@@ -134,3 +142,33 @@ for each in map(importlib.import_module, [
 def test_libraries_as_they_are_pass():
     """In a process of its own, where no test and no other library has replaced anything of them."""
     subprocess.run([sys.executable, "-c", LIBRARIES], check=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffX = 1\n",
+        "X = 1\nglobals()['X'] = 2\n",
+        "class A:\n    k = 1\nsetattr(A, 'k', 2)\n",
+        "class Meta(type):\n    pass\nclass A(metaclass=Meta):\n    k = 1\n",
+        "X = ({},)\nX[0][1] = 2\n",
+        "X = 1\nmatch 3:\n    case X:\n        pass\n",
+    ],
+)
+def test_what_a_file_says_in_other_ways_is_no_fault(tmp_path, monkeypatch, text):
+    (tmp_path / "odd.py").write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    odd = importlib.import_module("odd")
+    check_as_written([(odd, name) for name in vars(odd)])
+    del sys.modules["odd"]
+
+
+def test_a_file_of_another_encoding_is_read(tmp_path, monkeypatch):
+    (tmp_path / "odd.py").write_bytes("# -*- coding: latin-1 -*-\nNAME = 'é'\n".encode("latin-1"))
+    monkeypatch.syspath_prepend(tmp_path)
+    odd = importlib.import_module("odd")
+    check_as_written([(odd, "NAME")])
+    odd.NAME = "e"
+    with pytest.raises(InputError, match="in memory"):
+        check_as_written([(odd, "NAME")])
+    del sys.modules["odd"]

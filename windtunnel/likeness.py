@@ -1,12 +1,13 @@
 """In what the recipes of two runs differ, and a mark by which a table tells recipes apart.
 
-How they were tuned is left out: learning rates, and fields that were open to be tuned. A newcomer would go by the name
-of the idea, which says who asked for a run first; its code may have changed since.
+Left out are learning rates, fields that were open to be tuned, and how often was judged. A newcomer would go by the
+name of the idea, which says who asked for a run first; its code may have changed since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from windtunnel.files import sha256
@@ -19,20 +20,24 @@ _ABSENT: Any = object()
 def differing(one: RunSpec, other: RunSpec) -> list[str]:
     """The slots in which two recipes differ, and "judge" where they were judged otherwise."""
     slots = [slot for slot in (*one.recipe, *other.recipe) if not _alike(one.recipe.get(slot), other.recipe.get(slot))]
-    return list(dict.fromkeys(slots)) + ["judge"] * (not _alike(one.judge, other.judge))
+    return list(dict.fromkeys(slots)) + ["judge"] * (_judging(one.judge) != _judging(other.judge))
 
 
 def marks(recipe: Mapping[str, Any], judge: Mapping[str, Any]) -> dict[str, str]:
     """A letter and eight digits each for a described recipe without its data, for its data, and for its judge."""
     apart = {"recipe": {slot: part for slot, part in recipe.items() if slot != "data"}, "data": recipe.get("data")}
-    return {name: name[0] + _mark(_untuned(held)) for name, held in (*apart.items(), ("judge", judge))}
+    return {name: name[0] + _mark(_untuned(held)) for name, held in (*apart.items(), ("judge", _judging(judge)))}
 
 
 def pooled(specs: Sequence[RunSpec]) -> list[str]:
     """In what recipes differ among runs that are taken together; empty where they are one recipe's."""
     kinds = {tuple(marks(spec.recipe, spec.judge).values()): spec for spec in specs}
-    first, *others = kinds.values()
-    return list(dict.fromkeys(slot for spec in others for slot in differing(first, spec)))
+    return list(dict.fromkeys(slot for one, other in combinations(kinds.values(), 2) for slot in differing(one, other)))
+
+
+def _judging(judge: Mapping[str, Any]) -> dict[str, Any]:
+    """A described judge but for how often it judges: the last judgement is the loss."""
+    return {name: value for name, value in judge.items() if name != "evaluations"}
 
 
 def _alike(one: Any, other: Any) -> bool:

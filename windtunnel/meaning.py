@@ -25,7 +25,7 @@ from uuid import uuid4
 from windtunnel.cells import CARRIED, Tracer, is_generated
 from windtunnel.errors import InputError
 from windtunnel.libraries import found_in, is_library
-from windtunnel.trees import definitions, followed, short
+from windtunnel.trees import definitions, followed, imported, short, text_of
 from windtunnel.written import check_as_written
 
 ON_DISK = "changed on disk"  # the meaning of a part whose helpers say another thing than where it was sent from
@@ -130,13 +130,13 @@ def _in_file(thing: Any) -> _Told:
     if is_library(inspect.getmodule(thing)):
         return _Told(f"{thing.__module__}.{thing.__qualname__}", frozenset(), {})
     told, specs = _IN_FILES.get(thing, (None, {}))
-    if told is not None and all(module.__spec__ is spec for module, spec in specs.items()):
+    if told is not None and all(imported(module) is spec for module, spec in specs.items()):
         return told
     _check_named(thing)
     seen, read = followed(_module_of(thing), [thing.__qualname__.split(".")[0]])
     told = _Told(_hashed(seen), read, {})
     if all(module.__name__ != "__main__" for module, _ in read):
-        _IN_FILES[thing] = told, {module: module.__spec__ for module, _ in read}
+        _IN_FILES[thing] = told, {module: imported(module) for module, _ in read}
     return told
 
 
@@ -199,7 +199,7 @@ def in_cell(thing: Any) -> bool:
         return True
     file = str(getattr(module, "__file__", None) or "")
     if not Path(file).is_file():
-        return module.__spec__ is None
+        return imported(module) is None
     if module.__name__ != "__main__":
         return False
     return thing.__qualname__.split(".")[0] not in definitions(module) or _typed_in(thing, Path(file).name)
@@ -296,7 +296,7 @@ def source_of(thing: Any) -> tuple[str, str] | None:
     module = inspect.getmodule(cls)
     if module is None or is_library(module) or in_cell(cls):
         return None
-    return module.__name__ + ".py", Path(str(module.__file__)).read_text("utf-8")
+    return module.__name__ + ".py", text_of(module)
 
 
 def _module_of(thing: Any) -> ModuleType:

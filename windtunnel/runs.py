@@ -53,7 +53,7 @@ class RunSpec:
         left = {name: value for name, value in values.items() if name not in open_}
         return self._address(_filled(recipe, values) if open_ else recipe, left)
 
-    @property
+    @cached_property
     def former_key(self) -> str:
         """The key that 0.1.0 gave it, with the range of what was tuned: its records are still found."""
         values = {name: float(value) for name, value in self.hyperparameters.items()}
@@ -227,24 +227,36 @@ class _Open:
 
 
 def _meaning_alone(recipe: Mapping[str, Any]) -> tuple[Any, set[str]]:
-    """A described recipe without names, and its open fields; the last is kept, for thousands of specs share one."""
+    """A described recipe without names, and its open fields; the last is kept, for thousands of specs share one.
+
+    Where phases train stretches of their own, they are given the ranges and may lean on them: nothing is open then.
+    """
     if not _last or _last[0] is not recipe:
         open_: set[str] = set()
-        _last[:] = [recipe, (_without_names(_marked(recipe, open_)), open_)]
+        marked = recipe if recipe.get("phases") else {slot: _marked(part, open_) for slot, part in recipe.items()}
+        _last[:] = [recipe, (_without_names(marked), open_)]
     return _last[1]
 
 
 _last: list[Any] = []  # a described recipe, kept so that nothing else has its identity, and what it means
 
 
-def _marked(described: Any, open_: set[str], name: str = "") -> Any:
-    """A described recipe whose open fields are marked as such, and their names added to a set."""
-    if isinstance(described, Mapping):
-        if described.get("is") == "Tuned" and set(described.get("fields", ())) == {"low", "high"}:
-            open_.add(name)
-            return _Open(name, _without_names(described))
-        return {k: _marked(v, open_, k) for k, v in described.items()}
-    return [_marked(item, open_) for item in described] if isinstance(described, list | tuple) else described
+def _marked(part: Any, open_: set[str]) -> Any:
+    """A described part, or several, whose open fields are marked as such, and their names added to a set.
+
+    Fields of parts within it are not set by hyperparameters.
+    """
+    if isinstance(part, list | tuple):
+        return [_marked(item, open_) for item in part]
+    if not isinstance(part, Mapping) or not isinstance(held := part.get("fields"), Mapping):
+        return part
+    marked = {name: _Open(name, _without_names(value)) for name, value in held.items() if _is_range(value)}
+    open_.update(marked)
+    return {**part, "fields": {**held, **marked}}
+
+
+def _is_range(described: Any) -> bool:
+    return isinstance(described, Mapping) and described.get("meaning") == "windtunnel.recipe.Tuned"
 
 
 def _filled(marked: Any, values: Mapping[str, float]) -> Any:

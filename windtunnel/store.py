@@ -31,7 +31,7 @@ from windtunnel.files import RECORD_BYTES, json_of, misfit, seal_of, sealed
 from windtunnel.index import rows
 from windtunnel.places import Local, Place, writing
 from windtunnel.records import read_record, read_run, upgrade, written
-from windtunnel.runs import Run, canonical
+from windtunnel.runs import Run, RunSpec, canonical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +80,10 @@ class Store:
 
     def __contains__(self, key: str) -> bool:
         return bool(_KEY.fullmatch(key)) and self.place.has(f"runs/{key}/run.json")
+
+    def find(self, spec: RunSpec) -> str | None:
+        """The key under which the run that a spec asks for is recorded, 0.1.0's included; None where it is not."""
+        return next((key for key in dict.fromkeys((spec.key, spec.former_key)) if key in self), None)
 
     def add(self, run: Run) -> bool:
         """Record a run; False if a record of that key was already there (it is kept as it is).

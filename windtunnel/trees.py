@@ -12,9 +12,11 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import tokenize
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Number
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -43,17 +45,18 @@ def _follow(name: str, module: ModuleType, seen: dict[str, str], read: Read) -> 
     """Record the tree of `name` in `module` and of everything it refers to."""
     node = definitions(module).get(name)
     if isinstance(node, ast.Import | ast.ImportFrom):
-        _follow_import(name, node, module, seen, read)
+        if (module, name) not in read:
+            read.add((module, name))
+            _follow_import(name, node, module, seen, read)
         return
     if node is None:
+        return
+    if (module, name) in read:
         return
     read.add((module, name))
     # the tree alone identifies: renaming a part, or moving it to another file, does not change what it means
     tree = ast.dump(node)
-    label = short(tree)
-    if label in seen:
-        return
-    seen[label] = tree
+    seen[short(tree)] = tree
     if module.__name__ == "__main__":
         seen.update(_computed(node, module))
     for inner in ast.walk(node):
@@ -132,15 +135,30 @@ def _follow_import(
         _follow(getattr(held, "__name__", alias.name) if held is not None else alias.name, origin, seen, read)
 
 
+def imported(module: ModuleType) -> Any:
+    """What stands for one import of a module: another after a reload. None for `__main__`, which a debugger empties."""
+    return getattr(module, "__spec__", None)
+
+
+def text_of(module: ModuleType) -> str:
+    """The text of a module's file, in the encoding that it says; empty where there is none."""
+    file = str(getattr(module, "__file__", None) or "")
+    if not Path(file).is_file():
+        return ""
+    with tokenize.open(file) as source:
+        return source.read()
+
+
 _DEFINITIONS: dict[ModuleType, tuple[Any, dict[str, ast.stmt]]] = {}  # with what a module was imported by
 
 
 def definitions(module: ModuleType) -> dict[str, ast.stmt]:
     """Top-level name to syntax tree, as when the module was first asked for, or first after it was imported anew."""
     spec, known = _DEFINITIONS.get(module, (None, None))
-    if known is None or spec is not module.__spec__:
+    now = imported(module)
+    if known is None or spec is not now:
         known = _defined(module)
-        _DEFINITIONS[module] = module.__spec__, known
+        _DEFINITIONS[module] = now, known
     return known
 
 

@@ -8,9 +8,13 @@ in memory: the workers would still not have it.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
+import operator
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import EnumType
 from pathlib import Path
@@ -18,6 +22,7 @@ from types import FunctionType, ModuleType, NoneType
 from typing import Any
 
 from windtunnel.errors import InputError
+from windtunnel.trees import imported, text_of
 
 Plain = bool | int | float | complex | str | bytes | tuple | NoneType
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -25,14 +30,17 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class _Written:
-    """What a file says of a name: a value, or a function, or a class with methods and plain values."""
+    """What a file says of a name: a value, or where it is imported from, or a function, or a class with methods and
+    plain values."""
 
     value: str | None = None
+    origin: tuple[str, str] | None = None  # module and name
     methods: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
     kind: type = object  # FunctionType, type, or object for a value
 
 
+_ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _FILES: dict[ModuleType, tuple[Any, dict[str, _Written]]] = {}  # with what the module was imported by
 
 
@@ -42,7 +50,7 @@ def check_as_written(places: Iterable[tuple[ModuleType, str]]) -> None:
     What the file itself may change is left alone: a counter, a name it binds twice, a list that fills.
     """
     for module, name in places:
-        said = _said(module).get(name)
+        said = None if module.__name__ == "__main__" else _said(module).get(name)
         if said is not None and name in vars(module):
             for path, there, expected in _differing(said, vars(module)[name], name, str(module.__file__)):
                 raise InputError(
@@ -56,6 +64,11 @@ def _differing(said: _Written, held: Any, name: str, file: str) -> Iterator[tupl
     if said.value is not None:
         if repr(held) != said.value:
             yield name, _short(repr(held)), _short(said.value)
+    elif said.origin is not None:
+        source, there = said.origin
+        own = isinstance(held, FunctionType | type) and held.__name__ != there
+        if own and getattr(sys.modules.get(source), there, None) is not held:
+            yield name, "another object", f"{there} of {source}"
     elif said.kind is FunctionType:
         if not _is_from(held, name, file):
             yield name, "another object", "a function"
@@ -87,21 +100,37 @@ def _short(text: str) -> str:
 def _said(module: ModuleType) -> dict[str, _Written]:
     """By name what a module's file says, of names that are bound once and by nothing but that line."""
     spec, found = _FILES.get(module, (None, None))
-    if found is None or spec is not module.__spec__:
-        file = Path(str(getattr(module, "__file__", None) or ""))
-        found = _read(ast.parse(file.read_text("utf-8"))) if file.is_file() else {}
-        _FILES[module] = module.__spec__, found
+    if found is None or spec is not imported(module):
+        found = _read(ast.parse(text_of(module)), module.__package__ or "")
+        _FILES[module] = imported(module), found
     return found
 
 
-def _read(tree: ast.Module) -> dict[str, _Written]:
-    bound = Counter(_bound(tree))
-    if bound["*"]:  # of what else, the file does not say
-        return {}
-    changed = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    changed |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and not isinstance(n.ctx, ast.Load)}
-    told = ((name, _of(node, changed)) for node in tree.body for name in _names(node))
+def _read(tree: ast.Module, package: str) -> dict[str, _Written]:
+    bound, nodes = Counter(_bound(tree)), list(ast.walk(tree))
+    if bound["*"] or any(map(_binds_any, nodes)):
+        return {}  # of what else it binds, the file does not say
+    changed = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+    attributes = {n.attr for n in nodes if isinstance(n, ast.Attribute) and not isinstance(n.ctx, ast.Load)}
+    told = [(name, _of(node, attributes)) for node in tree.body for name in _names(node)]
+    told += [place for node in tree.body if isinstance(node, ast.ImportFrom) for place in _imports(node, package)]
     return {name: said for name, said in told if said is not None and bound[name] == 1 and name not in changed}
+
+
+def _binds_any(node: ast.AST) -> bool:
+    """Whether with this a file may bind any name: `globals()`, `setattr` of anything but `self`."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return False
+    first = node.args[0] if node.args else None
+    on_self = isinstance(first, ast.Name) and first.id == "self"
+    return node.func.id in ("exec", "globals", "locals") or (node.func.id == "setattr" and not on_self)
+
+
+def _imports(node: ast.ImportFrom, package: str) -> Iterator[tuple[str, _Written]]:
+    with suppress(ImportError):  # beyond the top of a package
+        source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+        for alias in node.names:
+            yield alias.asname or alias.name, _Written(origin=(source, alias.name))
 
 
 def _names(node: ast.stmt) -> list[str]:
@@ -116,8 +145,8 @@ def _of(node: ast.stmt, changed: set[str]) -> _Written | None:
     if isinstance(node, Function):
         return None if node.decorator_list else _Written(kind=FunctionType)
     if isinstance(node, ast.ClassDef):
-        if not all("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-            return None
+        if node.keywords or not all("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+            return None  # a metaclass or a decorator may make of it what it likes
         methods = [item.name for item in node.body if isinstance(item, Function) and not item.decorator_list]
         methods = [name for name in methods if not name.startswith("__") or name in ("__init__", "__call__")]
         values = {name: value for item in node.body if (value := _literal(item)) is not None for name in _names(item)}
@@ -134,12 +163,28 @@ def _of(node: ast.stmt, changed: set[str]) -> _Written | None:
 def _literal(node: ast.stmt) -> str | None:
     """The value that an assignment writes out, where it is one that cannot change."""
     if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-        try:
-            value = ast.literal_eval(node.value)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return None
-        return repr(value) if isinstance(value, Plain) else None
+        with suppress(ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
+            value = _computed(node.value)
+            return repr(value) if _is_plain(value) else None
     return None
+
+
+def _computed(node: ast.expr) -> Any:
+    """A value that is written out, or a sum, difference, product or ratio of such. Raises ValueError for others."""
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        return _ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
+    return ast.literal_eval(node)
+
+
+def _number(node: ast.expr) -> int | float:
+    value = _computed(node)
+    if isinstance(value, int | float):
+        return value
+    raise ValueError(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, Plain)
 
 
 def _bound(scope: ast.Module | ast.ClassDef) -> Iterator[str]:
@@ -152,6 +197,8 @@ def _bound(scope: ast.Module | ast.ClassDef) -> Iterator[str]:
             continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
             yield node.id
+        elif isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.name
         elif isinstance(node, ast.alias):
             yield (node.asname or node.name).split(".")[0]
         waiting.extend(ast.iter_child_nodes(node))

@@ -236,7 +236,7 @@ def _searched(runs: Sequence[Run]) -> dict[str, np.ndarray]:
     found = {}
     for name in sorted(set.intersection(*(set(run.spec.hyperparameters) for run in runs))):
         values = [run.spec.hyperparameters[name] for run in runs]
-        rungs = [str(run.spec.rung) for run in runs]
+        rungs = [run.spec.rung for run in runs]
         if len(set(zip(rungs, values, strict=True))) > len(set(rungs)):
             found[name] = np.array(values, float)
     return found

@@ -360,7 +360,7 @@ def _known_truth(stages: Stages, name: str) -> list[str]:
         for r in stages.store.rows()
         if (r["width"], r["depth"], r["tokens"], r["batch"]) == size
         and r["outcome"] == "finished"
-        and set(differing(stages.store.get(r["key"]).spec, own)) <= {"judge"}
+        and set(differing(stages.store.get(r["key"], later=True).spec, own)) <= {"judge"}
     ]
     if not known:
         return []

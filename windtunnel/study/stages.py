@@ -236,9 +236,7 @@ class Stages:
     def runs(self, asks: Sequence[Ask]) -> list[Run]:
         """The recorded runs of asks, in order, each once, as they were asked: a record says which fields were open when
         it was made."""
-        specs = {a.spec.key: a.spec for a in asks}
-        found = {spec.key: key for spec in specs.values() if (key := self._recorded(spec)) is not None}
-        return [replace(self._run(key), spec=specs[asked]) for asked, key in found.items()]
+        return [self._run(ask.spec) for ask in _once(asks).values() if self._recorded(ask.spec) is not None]
 
     def transfers(self, name: str, state: TuningState) -> dict[str, Transfer]:
         """The transfer check of each field whose runs are all there and could be fitted."""
@@ -298,7 +296,9 @@ class Stages:
         asked = _once(asks)
         packs, left = [], _once(self.missing(asks))
         for members in interrupted(self.store.place.below("packs")):
-            if any(key in left for key in members) and all(key in asked for key in members):
+            known = [asked.get(key) for key in members]
+            of_one = len({ask and ask.name for ask in known}) == 1  # a run may be asked for by several recipes
+            if any(key in left for key in members) and all(known) and of_one:
                 packs.append(self.packed([asked[key] for key in members]))
                 left = {key: ask for key, ask in left.items() if key not in members}
         alike = self._alike(asks) if left else {}
@@ -374,17 +374,17 @@ class Stages:
             for r in self.runs(asks)
         ]
 
-    def _run(self, key: str) -> Run:
-        if key not in self._runs:
-            self._runs[key] = self.store.get(key, later=True)
-        return self._runs[key]
+    def _run(self, spec: RunSpec) -> Run:
+        if spec.key not in self._runs:
+            run = self.store.get(self._recorded(spec) or spec.key, later=True)
+            same = run.spec.hyperparameters.keys() == spec.hyperparameters.keys()
+            self._runs[spec.key] = run if same else replace(run, spec=spec)
+        return self._runs[spec.key]
 
     def _recorded(self, spec: RunSpec) -> str | None:
         """The key under which the store holds a run, if it does."""
-        for key in (spec.key, spec.former_key):
-            if key in self._runs or key in self.store:
-                return key
-        return None
+        known = self._runs.get(spec.key)
+        return self.store.find(spec) if known is None else known.key
 
 
 def _once(asks: Iterable[Ask]) -> dict[str, Ask]:

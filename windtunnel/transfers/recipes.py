@@ -92,7 +92,7 @@ def _packs(
 
 
 def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> None:
-    left = [pack for pack in packs if any(spec.key not in store for spec in pack.specs)]
+    left = [pack for pack in packs if any(store.find(spec) is None for spec in pack.specs)]
     left.sort(key=Pack.training_flops, reverse=True)
     if left and watch is not None:
         watch.stage("transfer", left)
@@ -103,7 +103,7 @@ def _train(packs: Sequence[Pack], store: Store, launcher: Any, watch: Any) -> No
 
 def tried_in(store: Store, packs: Sequence[Pack], field: str) -> tuple[Tried, ...]:
     """What the recorded runs of packs came to."""
-    runs = [(spec, store.get(spec.key)) for pack in packs for spec in pack.specs]
+    runs = [(spec, store.get(store.find(spec) or spec.key)) for pack in packs for spec in pack.specs]
     crashed = Outcome.CRASHED
     return tuple(
         Tried(spec.hyperparameters[field], spec.seed, r.loss, r.message, r.outcome is crashed) for spec, r in runs

@@ -6,6 +6,7 @@ that is left out; most are names, dates and results.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -106,7 +107,7 @@ def _goes_with(numbers: np.ndarray, size: np.ndarray, rate: np.ndarray) -> bool:
 
 def recipes_pooled(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
     """A caveat where a table of `Store.table` has runs of several recipes, data or judges in one series."""
-    if not set(MARKS) <= set(table.columns):
+    if not all(_is_mark(name, cell) for name in MARKS for cell in table.columns.get(name, "?")):
         return ()
     together, labels = [name for name in MARKS if name not in chosen.values()], np.array(runs.labels())
     evidence = np.isfinite(runs.loss) & runs.fitted
@@ -121,6 +122,10 @@ def recipes_pooled(runs: Observations, table: Table, chosen: Mapping[str, str]) 
         f"Runs of several recipes are fitted as one series: the store marks them apart by {', '.join(several)}. "
         f'Fit them apart with --columns "series={several[0]}", or leave out those of another recipe.',
     )
+
+
+def _is_mark(name: str, cell: Any) -> bool:
+    return re.fullmatch(f"{name[0]}[0-9a-f]{{8}}", str(cell)) is not None
 
 
 def sizes_unnamed(runs: Observations) -> tuple[str, ...]:
