@@ -14,6 +14,7 @@ from windtunnel.files import sha256
 from windtunnel.recipe import Tuned, is_rate
 from windtunnel.runs import RunSpec, canonical
 
+KINDS = 50  # recipes that are compared with one another: of more, these tell in what they differ
 _ABSENT: Any = object()
 
 
@@ -32,7 +33,8 @@ def marks(recipe: Mapping[str, Any], judge: Mapping[str, Any]) -> dict[str, str]
 def pooled(specs: Sequence[RunSpec]) -> list[str]:
     """In what recipes differ among runs that are taken together; empty where they are one recipe's."""
     kinds = {tuple(marks(spec.recipe, spec.judge).values()): spec for spec in specs}
-    return list(dict.fromkeys(slot for one, other in combinations(kinds.values(), 2) for slot in differing(one, other)))
+    some = list(kinds.values())[:KINDS]
+    return list(dict.fromkeys(slot for one, other in combinations(some, 2) for slot in differing(one, other)))
 
 
 def _judging(judge: Mapping[str, Any]) -> dict[str, Any]:
