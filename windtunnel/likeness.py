@@ -6,13 +6,15 @@ name of the idea, which says who asked for a run first; its code may have change
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from windtunnel.errors import InputError
 from windtunnel.files import sha256
 from windtunnel.recipe import Tuned, is_rate
-from windtunnel.runs import RunSpec, canonical
+from windtunnel.runs import RunSpec
 
 KINDS = 50  # recipes that are compared with one another: of more, these tell in what they differ
 _ABSENT: Any = object()
@@ -25,9 +27,16 @@ def differing(one: RunSpec, other: RunSpec) -> list[str]:
 
 
 def marks(recipe: Mapping[str, Any], judge: Mapping[str, Any]) -> dict[str, str]:
-    """A letter and eight digits each for a described recipe without its data, for its data, and for its judge."""
-    apart = {"recipe": {slot: part for slot, part in recipe.items() if slot != "data"}, "data": recipe.get("data")}
-    return {name: name[0] + _mark(_untuned(held)) for name, held in (*apart.items(), ("judge", _judging(judge)))}
+    """A letter and eight digits each for a described recipe without its data, for its data, and for its judge.
+
+    Raises InputError for what is nested too deep.
+    """
+    alone = {slot: part for slot, part in recipe.items() if slot != "data"}
+    held = {"recipe": alone, "data": recipe.get("data"), "judge": _judging(judge)}
+    try:
+        return {name: name[0] + _mark(_untuned(each)) for name, each in held.items()}
+    except RecursionError:  # a stranger's record
+        raise InputError("A recipe is nested too deep to be read; no part of windtunnel's is.") from None
 
 
 def pooled(specs: Sequence[RunSpec]) -> list[str]:
@@ -68,4 +77,4 @@ def _is_open(described: Any) -> bool:
 
 
 def _mark(held: Any) -> str:
-    return sha256(canonical(held).encode())[:8]
+    return sha256(json.dumps(held, sort_keys=True).encode())[:8]  # a stranger's record may say NaN

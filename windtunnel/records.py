@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -155,8 +156,9 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
 
 def _fixed_rate(optimizer: Any) -> dict[str, float]:
     """The learning rate of a recipe that does not leave it open."""
-    rate = optimizer.get("fields", {}).get("lr")
-    return {"lr": rate} if isinstance(rate, int | float) else {}
+    held = optimizer.get("fields")
+    rate = held.get("lr") if isinstance(held, dict) else None
+    return {"lr": rate} if isinstance(rate, float) and math.isfinite(rate) else {}
 
 
 def upgrade(reads: int, facts: Any) -> str:
