@@ -384,14 +384,21 @@ def test_a_global_that_fills_while_it_is_used_is_named(kernel, tmp_path):
         main.study.run(wt.Store(tmp_path), launcher=main.Here(devices=1))
 
 
-def test_an_unrelated_edit_of_a_helper_stops_no_worker(kernel, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    helper, file = tmp_path / "leant_in_part.py", tmp_path / "script.py"
-    helper.write_text("def scaled(x):\n    return x\ndef unrelated(x):\n    return 1\n")
-    file.write_text("from leant_in_part import scaled\ndef part(x):\n    return scaled(x)\n")
+def leaning_on(helper, kernel):
+    """A script beside a helper, run as `__main__`, whose part calls the helper's `scaled`."""
+    file = helper.parent / "script.py"
+    file.write_text(f"from {helper.stem} import scaled\ndef part(x):\n    return scaled(x)\n")
     importlib.invalidate_caches()
     script = kernel("", file=str(file))
     exec(compile(file.read_text(), str(file), "exec", dont_inherit=True), vars(script))
+    return script
+
+
+def test_an_unrelated_edit_of_a_helper_stops_no_worker(kernel, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper = tmp_path / "leant_in_part.py"
+    helper.write_text("def scaled(x):\n    return x\ndef unrelated(x):\n    return 1\n")
+    script = leaning_on(helper, kernel)
     expected, sent = meaning(script.part), pickled(script.part)
     helper.write_text("def scaled(x):\n    return x\ndef unrelated(x):\n    return 22\n")
     assert elsewhere(sent, tmp_path)[0] == expected
@@ -415,12 +422,9 @@ def test_a_part_of_a_script_means_the_same_in_another_process_until_what_it_lean
     kernel, tmp_path, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(tmp_path))
-    helper, file = tmp_path / "leant_by_script.py", tmp_path / "script.py"
+    helper = tmp_path / "leant_by_script.py"
     helper.write_text("def scaled(x):\n    return x\n")
-    file.write_text("from leant_by_script import scaled\ndef part(x):\n    return scaled(x)\n")
-    importlib.invalidate_caches()
-    script = kernel("", file=str(file))
-    exec(compile(file.read_text(), str(file), "exec"), vars(script))
+    script = leaning_on(helper, kernel)
     expected = meaning(script.part)
     sent = pickled(script.part)
     assert elsewhere(sent, tmp_path) == [expected, "True"]

@@ -7,15 +7,17 @@ name of the idea, which says who asked for a run first; its code may have change
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from windtunnel.errors import InputError
 from windtunnel.files import sha256
-from windtunnel.recipe import Tuned, is_rate
-from windtunnel.runs import RunSpec
+from windtunnel.recipe import is_rate
+from windtunnel.runs import RunSpec, is_range
 
+MARKS = ("recipe", "data", "judge")
 KINDS = 50  # recipes that are compared with one another: of more, these tell in what they differ
 _ABSENT: Any = object()
 
@@ -39,6 +41,11 @@ def marks(recipe: Mapping[str, Any], judge: Mapping[str, Any]) -> dict[str, str]
         raise InputError("A recipe is nested too deep to be read; no part of windtunnel's is.") from None
 
 
+def is_mark(name: str, cell: Any) -> bool:
+    """Whether a table's cell is one of `marks`, of this name."""
+    return re.fullmatch(f"{name[0]}[0-9a-f]{{8}}", str(cell)) is not None
+
+
 def pooled(specs: Sequence[RunSpec]) -> list[str]:
     """In what recipes differ among runs that are taken together; empty where they are one recipe's."""
     kinds = {tuple(marks(spec.recipe, spec.judge).values()): spec for spec in specs}
@@ -52,7 +59,7 @@ def _judging(judge: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    if _is_open(one) or _is_open(other):
+    if is_range(one) or is_range(other):
         return one is not _ABSENT and other is not _ABSENT
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return all(_alike(one.get(k, _ABSENT), other.get(k, _ABSENT)) for k in {*one, *other} if _counts(k, one))
@@ -63,17 +70,13 @@ def _alike(one: Any, other: Any) -> bool:
 
 def _untuned(described: Any) -> Any:
     if isinstance(described, Mapping):
-        return {k: _untuned(v) for k, v in described.items() if _counts(k, described) and not _is_open(v)}
+        return {k: _untuned(v) for k, v in described.items() if _counts(k, described) and not is_range(v)}
     return [_untuned(item) for item in described] if isinstance(described, list | tuple) else described
 
 
 def _counts(name: str, described: Mapping[str, Any]) -> bool:
     """Whether an entry tells recipes apart: no learning rate does, nor what a part is called beside what it means."""
     return not is_rate(name) and not (name == "is" and len(described) > 1)
-
-
-def _is_open(described: Any) -> bool:
-    return isinstance(described, Mapping) and described.get("is") == Tuned.__name__
 
 
 def _mark(held: Any) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Raised by one when the engine would train the same spec to other numbers; part of every key.
 ENGINE = 1
+OPEN = "windtunnel.recipe.Tuned"  # the meaning of a field to be tuned, in the description of a recipe
 
 
 class Outcome(StrEnum):
@@ -250,13 +251,14 @@ def _marked(part: Any, open_: set[str]) -> Any:
         return [_marked(item, open_) for item in part]
     if not isinstance(part, Mapping) or not isinstance(held := part.get("fields"), Mapping):
         return part
-    marked = {name: _Open(name, _without_names(value)) for name, value in held.items() if _is_range(value)}
+    marked = {name: _Open(name, _without_names(value)) for name, value in held.items() if is_range(value)}
     open_.update(marked)
     return {**part, "fields": {**held, **marked}}
 
 
-def _is_range(described: Any) -> bool:
-    return isinstance(described, Mapping) and described.get("meaning") == "windtunnel.recipe.Tuned"
+def is_range(described: Any) -> bool:
+    """Whether a described field was left open to be tuned."""
+    return isinstance(described, Mapping) and described.get("meaning") == OPEN
 
 
 def _filled(marked: Any, values: Mapping[str, float]) -> Any:

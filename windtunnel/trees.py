@@ -14,17 +14,18 @@ import inspect
 import sys
 import tokenize
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Number
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from windtunnel.instructions import reads
 from windtunnel.libraries import is_library
 
 Read = set[tuple[ModuleType, str]]  # the names of modules that were read
 _DIGEST = 16
+Told = TypeVar("Told")
 
 
 def short(text: str) -> str:
@@ -149,20 +150,20 @@ def text_of(module: ModuleType) -> str:
         return source.read()
 
 
-_DEFINITIONS: dict[ModuleType, tuple[Any, dict[str, ast.stmt]]] = {}  # with what a module was imported by
+def once_an_import(read: Callable[[ModuleType], Told]) -> Callable[[ModuleType], Told]:
+    """What is read of a module, kept as when it was first asked for, or first after the module was imported anew."""
+    known: dict[ModuleType, tuple[Any, Told]] = {}
+
+    def kept(module: ModuleType) -> Told:
+        if module not in known or known[module][0] is not imported(module):
+            known[module] = imported(module), read(module)
+        return known[module][1]
+
+    return kept
 
 
+@once_an_import
 def definitions(module: ModuleType) -> dict[str, ast.stmt]:
-    """Top-level name to syntax tree, as when the module was first asked for, or first after it was imported anew."""
-    spec, known = _DEFINITIONS.get(module, (None, None))
-    now = imported(module)
-    if known is None or spec is not now:
-        known = _defined(module)
-        _DEFINITIONS[module] = now, known
-    return known
-
-
-def _defined(module: ModuleType) -> dict[str, ast.stmt]:
     """Top-level name to syntax tree, docstrings removed; what stands under `if` or `try` counts as top level."""
     try:
         tree = ast.parse(inspect.getsource(module))

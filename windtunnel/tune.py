@@ -280,9 +280,10 @@ def transfer(
     moved = np.array(larger.draws) - np.array(base.draws)
     used = base.scale.of(base.optimum.median)
     away, centre = np.array(larger.draws) - used, base.scale.of(larger.optimum.median) - used
-    steep = _steep(larger, used)
+    places, rise = _seen(larger, used)
+    steep = _steep(larger, places, rise)
     cost, carried = squared(away, centre, steep), squared(away, centre, steep * further**2)
-    if _may_be_noise(larger, used):
+    if rise < OF_ONE_SEED and len({t.seed for t in larger.tried}) == 1:  # nothing tells it from noise
         cost, carried = replace(cost, low=0.0), replace(carried, low=0.0)
     return Transfer(
         field=base.field,
@@ -297,25 +298,22 @@ def transfer(
     )
 
 
-def _may_be_noise(basin: Basin, used: float) -> bool:
-    """Whether single runs differ by so little between the value used and the best that nothing tells it from noise."""
+def _seen(basin: Basin, used: float) -> tuple[list[float], float]:
+    """Where values were tried, and by what share of the lowest loss the one nearest to the value used lies above it."""
     means = {basin.scale.of(value): loss for value, loss in _means(basin.tried).items()}
     there = min(means, key=lambda x: abs(x - used))
-    return len({t.seed for t in basin.tried}) == 1 and means[there] / min(means.values()) - 1 < OF_ONE_SEED
+    return [there, *(x for x in means if x != there)], means[there] / min(means.values()) - 1
 
 
-def _steep(basin: Basin, used: float) -> float:
+def _steep(basin: Basin, places: Sequence[float], rise: float) -> float:
     """Loss over the lowest, minus one, an octave from the optimum: of the parabola, and where its bottom is not among
     the values tried no less than was seen between the value used and an optimum well away: a parabola through points
     that do not bend is flat, however they fall."""
-    means = {basin.scale.of(value): loss for value, loss in _means(basin.tried).items()}
-    lowest = min(means.values())  # seen: a parabola's bottom may lie below 0
-    there = min(means, key=lambda x: abs(x - used))
-    away = abs(there - basin.scale.of(basin.optimum.median))
+    away = abs(places[0] - basin.scale.of(basin.optimum.median))
     _, bend, bottom = basin.parabola
-    found = bend > 0 and min(means) < bottom < max(means)
-    seen = (means[there] / lowest - 1) / away**2 if away > WELL_AWAY and not found else 0.0
-    return max(bend / lowest, seen)
+    found = bend > 0 and min(places) < bottom < max(places)
+    seen = rise / away**2 if away > WELL_AWAY and not found else 0.0
+    return max(bend / _lowest(basin.tried), seen)  # the lowest seen: a parabola's bottom may lie below 0
 
 
 def interval_of(draws: Any, centre: float) -> Interval:

@@ -22,7 +22,7 @@ from types import FunctionType, ModuleType, NoneType
 from typing import Any
 
 from windtunnel.errors import InputError
-from windtunnel.trees import imported, text_of
+from windtunnel.trees import once_an_import, text_of
 
 Plain = bool | int | float | complex | str | bytes | tuple | NoneType
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -41,7 +41,6 @@ class _Written:
 
 
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-_FILES: dict[ModuleType, tuple[Any, dict[str, _Written]]] = {}  # with what the module was imported by
 
 
 def check_as_written(places: Iterable[tuple[ModuleType, str]]) -> None:
@@ -97,16 +96,10 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+@once_an_import
 def _said(module: ModuleType) -> dict[str, _Written]:
     """By name what a module's file says, of names that are bound once and by nothing but that line."""
-    spec, found = _FILES.get(module, (None, None))
-    if found is None or spec is not imported(module):
-        found = _read(ast.parse(text_of(module)), module.__package__ or "")
-        _FILES[module] = imported(module), found
-    return found
-
-
-def _read(tree: ast.Module, package: str) -> dict[str, _Written]:
+    tree, package = ast.parse(text_of(module)), module.__package__ or ""
     bound, nodes = Counter(_bound(tree)), list(ast.walk(tree))
     if bound["*"] or any(map(_binds_any, nodes)):
         return {}  # of what else it binds, the file does not say

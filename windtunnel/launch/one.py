@@ -24,10 +24,9 @@ import torch
 from windtunnel.errors import InputError, Stopped
 from windtunnel.launch.fitting import free_bytes, in_parts
 from windtunnel.launch.pieces import Pieces
-from windtunnel.meaning import changed_in_memory, identity, meaning
+from windtunnel.meaning import changed_in_memory, identity
 from windtunnel.places import NO_LOCKS, Place, writing
-from windtunnel.recipe import Tuned
-from windtunnel.runs import Cost, Outcome, Run
+from windtunnel.runs import OPEN, Cost, Outcome, Run
 from windtunnel.store import Store
 from windtunnel.train import checkpoint
 from windtunnel.train.loop import Progress, train
@@ -37,7 +36,6 @@ from windtunnel.train.record import versions, written_sources
 
 Report = Callable[[Progress], None]
 Stop = Callable[[], bool] | None
-OPEN = meaning(Tuned)  # in the description of a recipe with a field to be tuned
 LOCK_SECONDS = 0.2  # between two looks at a lock that another process holds (guess)
 # Errors of the machine or the question, not of a run: nothing is recorded. An AcceleratorError is a device fault.
 _FAULT = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # newer than the oldest torch we allow

@@ -6,7 +6,6 @@ that is left out; most are names, dates and results.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,8 @@ from windtunnel.laws.observations import Observations, joint
 from windtunnel.laws.prepare import best_of_search
 from windtunnel.laws.reading.naming import is_numeric, is_tuned, usual_for
 from windtunnel.laws.reading.tables import Table
+from windtunnel.likeness import MARKS, is_mark
 
-MARKS = ("recipe", "data", "judge")  # of the tables that `Store.table` gives
 MOST_VALUES = 24  # a column of more is hardly a setting (guess)
 NAMED = 4  # columns that one caveat names
 UNEVEN = 0.1  # difference of a word's share of the runs between sizes from which it is no variant (guess)
@@ -107,7 +106,7 @@ def _goes_with(numbers: np.ndarray, size: np.ndarray, rate: np.ndarray) -> bool:
 
 def recipes_pooled(runs: Observations, table: Table, chosen: Mapping[str, str]) -> tuple[str, ...]:
     """A caveat where a table of `Store.table` has runs of several recipes, data or judges in one series."""
-    if not all(_is_mark(name, cell) for name in MARKS for cell in table.columns.get(name, "?")):
+    if not all(is_mark(name, cell) for name in MARKS for cell in table.columns.get(name, "?")):
         return ()
     together, labels = [name for name in MARKS if name not in chosen.values()], np.array(runs.labels())
     evidence = np.isfinite(runs.loss) & runs.fitted
@@ -122,10 +121,6 @@ def recipes_pooled(runs: Observations, table: Table, chosen: Mapping[str, str]) 
         f"Runs of several recipes are fitted as one series: the store marks them apart by {', '.join(several)}. "
         f'Fit them apart with --columns "series={several[0]}", or leave out those of another recipe.',
     )
-
-
-def _is_mark(name: str, cell: Any) -> bool:
-    return re.fullmatch(f"{name[0]}[0-9a-f]{{8}}", str(cell)) is not None
 
 
 def sizes_unnamed(runs: Observations) -> tuple[str, ...]:
